@@ -1,0 +1,87 @@
+"""Move DataFrames of cities into PostgreSQL and back, ask which are the biggest, and chart them.
+
+>>> engine = await citykit.connect()
+>>> await citykit.create_tables(engine)
+>>> await citykit.load_cities(engine, citykit.world_cities(), on_conflict="skip")
+>>> frame = await citykit.biggest_cities(engine, 20)
+>>> ax = citykit.plot_biggest(frame)
+
+Importing citykit changes nothing in the process and loads nothing: each name is fetched at first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from citykit.cities import add_city, biggest_cities, load_cities
+    from citykit.datasets import world_cities
+    from citykit.engine import Bind, connect, sessions
+    from citykit.errors import (
+        CitykitError,
+        DatabaseUnavailableError,
+        DuplicateCityError,
+        DuplicateKeyError,
+        InvalidFrameError,
+        MissingDependencyError,
+        MissingTableError,
+        WrongLoopError,
+    )
+    from citykit.load import LoadReport
+    from citykit.models import Base, City
+    from citykit.notebook import run
+    from citykit.plot import plot_biggest
+    from citykit.schema import create_tables
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Base",
+    "Bind",
+    "City",
+    "CitykitError",
+    "DatabaseUnavailableError",
+    "DuplicateCityError",
+    "DuplicateKeyError",
+    "InvalidFrameError",
+    "LoadReport",
+    "MissingDependencyError",
+    "MissingTableError",
+    "WrongLoopError",
+    "__version__",
+    "add_city",
+    "biggest_cities",
+    "connect",
+    "create_tables",
+    "load_cities",
+    "plot_biggest",
+    "run",
+    "sessions",
+    "world_cities",
+]
+
+_ROOMS = {
+    "cities": ("add_city", "biggest_cities", "load_cities"),
+    "datasets": ("world_cities",),
+    "engine": ("Bind", "connect", "sessions"),
+    "errors": tuple(name for name in __all__ if name.endswith("Error")),
+    "load": ("LoadReport",),
+    "models": ("Base", "City"),
+    "notebook": ("run",),
+    "plot": ("plot_biggest",),
+    "schema": ("create_tables",),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'citykit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"citykit.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *globals()})

@@ -1,0 +1,5 @@
+"""``python -m citykit`` is ``citykit``."""
+
+from citykit.cli import main
+
+main()

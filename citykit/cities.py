@@ -1,0 +1,211 @@
+"""What one does with cities: load many, add one, ask for the biggest."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Table, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from citykit.engine import Bind, sqlstate, transaction
+from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
+from citykit.frames import rules_of, validate
+from citykit.load import LoadReport, OnConflict, OnInvalid, load_frame
+from citykit.models import City
+from citykit.progress import Progress
+
+KEY = ("name", "country", "region")
+COLUMNS = {
+    "name": "str",
+    "country": "str",
+    "region": "str",
+    "population": "int64",
+    "latitude": "float64",
+    "longitude": "float64",
+}
+assert isinstance(City.__table__, Table)  # noqa: S101  what a mapped class has, for the type checker
+CITIES = City.__table__
+
+
+async def load_cities(
+    bind: Bind,
+    frame: pd.DataFrame,
+    *,
+    on_conflict: OnConflict = "error",
+    on_invalid: OnInvalid = "error",
+    progress: Progress = None,
+) -> LoadReport:
+    """Load a frame of cities: all of its rows or none.
+
+    It equals adding the rows one by one, in order. The frame is not changed.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+        An engine: one transaction, committed. A connection or a session: a savepoint in the caller's
+        transaction, which the caller commits.
+    frame : DataFrame, shape (n, 2 to 6)
+        ``name`` and ``population`` (persons), and where known ``country``, ``region``, ``latitude`` and
+        ``longitude`` (degrees). A missing country or region is ``''``, a missing coordinate NULL.
+    on_conflict : {"error", "skip", "update"}
+        What happens to a row whose (name, country, region) is already there, in the table or earlier in
+        the frame. "error": the load fails. "skip": what is there stays. "update": the columns of the
+        frame replace what is there; the others stay.
+    on_invalid : {"error", "skip"}
+        "error": one bad value refuses the whole frame. "skip": the valid rows are loaded and the bad
+        values are in the report's ``rejects``.
+    progress : bool or callable, optional
+        None: a bar from 200,000 rows up, in terminals and notebooks. A callable gets
+        ``(rows_done, rows_total)`` while rows travel.
+
+    Returns
+    -------
+    LoadReport
+        ``inserted``, ``updated``, ``skipped``, ``rejects``, ``seconds``.
+
+    Raises
+    ------
+    InvalidFrameError
+        ``error.rejects`` names every bad value by row label, column and reason.
+    DuplicateCityError
+        ``error.keys`` has the (name, country, region) of every city already there.
+    MissingTableError
+        Before ``await citykit.create_tables(engine)``.
+
+    Examples
+    --------
+    >>> frame = pandas.DataFrame({"name": ["Reykjavík", "Akureyri"], "population": [118_918, 18_925]})
+    >>> report = await citykit.load_cities(engine, frame, on_conflict="update")
+    >>> report.inserted
+    2
+    """
+    try:
+        return await load_frame(
+            bind, frame, CITIES, key=KEY, on_conflict=on_conflict, on_invalid=on_invalid, progress=progress
+        )
+    except DuplicateKeyError as exc:
+        raise DuplicateCityError(str(exc), exc.keys) from exc
+
+
+async def add_city(
+    bind: Bind,
+    name: str,
+    population: int,
+    *,
+    country: str = "",
+    region: str = "",
+    latitude: float | None = None,
+    longitude: float | None = None,
+) -> City:
+    """Add one city.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+        An engine commits; with a connection or a session, the caller does. A session keeps the object.
+    name, country, region : str
+        Together the city's key.
+    population : int
+        Persons, 0 or more.
+    latitude, longitude : float, optional
+        Degrees; None where unknown.
+
+    Returns
+    -------
+    City
+        As stored, with its ``id``.
+
+    Raises
+    ------
+    DuplicateCityError
+        "The city is already stored", with the key; ``error.keys`` has it too.
+    InvalidFrameError
+        If a value breaks the table's rules.
+
+    Examples
+    --------
+    >>> await citykit.add_city(engine, "Springfield", 114_394, country="US", region="IL")
+    City('Springfield', country='US', region='IL', population=114394)
+    """
+    given = {
+        "name": name,
+        "country": country,
+        "region": region,
+        "population": population,
+        "latitude": latitude,
+        "longitude": longitude,
+    }
+    rules = rules_of(CITIES)
+    rows, rejects = validate(
+        pd.DataFrame({column: pd.Series([given[column]], dtype=object) for column in given}), rules
+    )
+    if len(rejects):
+        said = [f"{r.column} {r.value!r} cannot be stored ({r.reason})" for r in rejects.itertuples()]
+        broken = [rule.meaning for rule in rules if rule.name in set(rejects["column"])]
+        raise InvalidFrameError(f"{'; '.join(said)}; nothing was changed.\n{' '.join(broken)}", rejects)
+    values: dict[str, Any] = rows.select(list(COLUMNS)).to_pylist()[0]
+    city = City(**values)
+    try:
+        async with transaction(bind) as connection:
+            if isinstance(bind, AsyncSession):
+                bind.add(city)
+                await bind.flush([city])
+            else:
+                async with (
+                    AsyncSession(
+                        connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
+                    ) as session,
+                    session.begin(),
+                ):
+                    session.add(city)
+    except IntegrityError as exc:
+        if sqlstate(exc) != "23505":
+            raise
+        key = tuple(values[column] for column in KEY)
+        shown = ", ".join(filter(None, key))
+        raise DuplicateCityError(f"The city is already stored: {shown}", [key]) from exc
+    return city
+
+
+async def biggest_cities(bind: Bind, n: int = 20, *, country: str | None = None) -> pd.DataFrame:
+    """Return the most populated cities, largest first; ties by name, country, region.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+    n : int
+        How many at most, 1 or more.
+    country : str, optional
+        Only this one, spelled as stored (``"IS"``); None: all.
+
+    Returns
+    -------
+    DataFrame, shape (≤ n, 6)
+        ``name``, ``country``, ``region`` (str), ``population`` (int64, persons), ``latitude``,
+        ``longitude`` (float64, degrees, NaN where unknown); the same for no rows.
+
+    Raises
+    ------
+    ValueError
+        If n is below 1.
+    MissingTableError
+        Before ``await citykit.create_tables(engine)``.
+
+    Examples
+    --------
+    >>> await citykit.biggest_cities(engine, 3)  # doctest: +SKIP
+    """
+    count = operator.index(n)
+    if count < 1:
+        raise ValueError(f"n is the number of cities, 1 or more, not {n}")
+    columns = [CITIES.columns[name] for name in COLUMNS]
+    order = (CITIES.columns["population"].desc(), *(CITIES.columns[name] for name in KEY))
+    statement = select(*columns).order_by(*order).limit(min(count, 2**63 - 1))
+    if country is not None:
+        statement = statement.where(CITIES.columns["country"] == country)
+    async with transaction(bind) as connection:
+        rows = (await connection.execute(statement)).all()
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)

@@ -1,0 +1,298 @@
+"""The command line: each command is a few of the package's helpers in a row."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from sqlalchemy.exc import SQLAlchemyError
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+import citykit
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+
+class _OneLineErrors(TyperGroup):
+    """Ends on an error with one line on stderr and exit code 1, whatever the error."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        options["standalone_mode"] = False
+        try:
+            sys.exit(super().main(*args, **options) or 0)
+        except (citykit.CitykitError, OSError, SQLAlchemyError, ValueError) as exc:
+            said = " ".join(str(getattr(exc, "orig", None) or exc).split())
+        except typer.Abort:
+            said = "interrupted"
+        except TyperException as exc:  # wrong words on the command line
+            said = f"{exc.format_message()} See citykit --help."
+        typer.echo(f"citykit: {said}", err=True)
+        sys.exit(1)
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Real cities in a real PostgreSQL: load them, ask which are the biggest, chart them. "
+    "The database is citykit's own one unless CITYKIT_URL names another.",
+)
+
+
+class Format(StrEnum):
+    """How `biggest` prints."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+class OnConflict(StrEnum):
+    """What happens to a row whose city is already stored."""
+
+    ERROR = "error"
+    SKIP = "skip"
+    UPDATE = "update"
+
+
+class OnInvalid(StrEnum):
+    """What happens to a row with a bad value."""
+
+    ERROR = "error"
+    SKIP = "skip"
+
+
+Count = Annotated[int, typer.Option("-n", "--count", help="How many cities.")]
+Country = Annotated[str | None, typer.Option(help="Only this country, spelled as stored (US).")]
+MinPopulation = Annotated[int, typer.Option(help="Leave out smaller cities; 500 or more.")]
+
+
+@asynccontextmanager
+async def _database() -> AsyncIterator[AsyncEngine]:
+    engine = await citykit.connect()
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@app.command()
+def init(
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Drop the table first, with all its cities.")
+    ] = False,
+) -> None:
+    """Create the table of cities, unless it exists."""
+
+    async def work() -> None:
+        async with _database() as engine:
+            await citykit.create_tables(engine, reset=reset)
+
+    citykit.run(work())
+    typer.echo("The table is empty and ready." if reset else "The table is ready.")
+
+
+@app.command()
+def seed(min_population: MinPopulation = 15_000) -> None:
+    """Store real cities of the world (GeoNames); those already stored stay as they are."""
+    frame = citykit.world_cities(min_population)
+
+    async def work() -> citykit.LoadReport:
+        async with _database() as engine:
+            await citykit.create_tables(engine)
+            return await citykit.load_cities(engine, frame, on_conflict="skip")
+
+    _echo_report(citykit.run(work()))
+    typer.echo(f"Source: {frame.attrs['source']}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # -5 is a population, if a bad one
+def add(
+    name: Annotated[str, typer.Argument(help="Its name.")],
+    population: Annotated[int, typer.Argument(help="Persons.")],
+    country: Annotated[str, typer.Option(help="Its country, as an ISO code (US).")] = "",
+    region: Annotated[str, typer.Option(help="Its first-level division (IL).")] = "",
+) -> None:
+    """Store one city."""
+
+    async def work() -> citykit.City:
+        async with _database() as engine:
+            return await citykit.add_city(engine, name, population, country=country, region=region)
+
+    typer.echo(f"Stored {citykit.run(work())!r}")
+
+
+@app.command()
+def load(
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv|FILE.parquet", help="Columns as in the table.")],
+    on_conflict: Annotated[
+        OnConflict, typer.Option(help="A city already stored: fail, keep it, or replace it.")
+    ] = OnConflict.ERROR,
+    on_invalid: Annotated[
+        OnInvalid, typer.Option(help="A row with a bad value: fail, or leave it out and list it.")
+    ] = OnInvalid.ERROR,
+) -> None:
+    """Store the cities of a CSV or Parquet file: all of them or none."""
+    from citykit.datasets import read_cities
+
+    frame = read_cities(file)
+
+    async def work() -> citykit.LoadReport:
+        async with _database() as engine:
+            return await citykit.load_cities(
+                engine, frame, on_conflict=on_conflict.value, on_invalid=on_invalid.value
+            )
+
+    _echo_report(citykit.run(work()))
+
+
+@app.command()
+def biggest(
+    n: Count = 20,
+    country: Country = None,
+    format_: Annotated[Format, typer.Option("--format", help="How to print them.")] = Format.TABLE,
+) -> None:
+    """Print the most populated cities, largest first."""
+    frame = _biggest(n, country)
+    match format_:
+        case Format.TABLE:
+            typer.echo(_table(frame))
+        case Format.CSV:
+            typer.echo(frame.to_csv(index=False), nl=False)
+        case Format.JSON:
+            records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+            typer.echo(json.dumps(records, ensure_ascii=False, indent=2))
+
+
+@app.command()
+def chart(
+    out: Annotated[Path, typer.Argument(metavar="OUT.png", help="The picture: .png, .svg or .pdf.")],
+    n: Count = 20,
+    country: Country = None,
+) -> None:
+    """Draw the most populated cities as bars."""
+    _draw(_biggest(n, country), out)
+    typer.echo(f"Wrote {out}")
+
+
+@app.command()
+def demo() -> None:
+    """Show all of it: start the database, store the world's cities, print and draw the biggest."""
+
+    async def work() -> pd.DataFrame:
+        with _step("Starting PostgreSQL"):
+            engine = await citykit.connect()
+        try:
+            with _step("Creating the table"):
+                await citykit.create_tables(engine)
+            with _step("Reading the world's cities"):
+                cities = citykit.world_cities()
+            with _step(f"Storing {len(cities):,} of them"):
+                report = await citykit.load_cities(engine, cities, on_conflict="skip")
+            with _step("Asking for the 20 biggest"):
+                frame = await citykit.biggest_cities(engine, 20)
+        finally:
+            await engine.dispose()
+        frame.attrs["source"] = cities.attrs["source"]
+        typer.echo()
+        _echo_report(report)
+        return frame
+
+    frame = citykit.run(work())
+    typer.echo(f"\n{_table(frame)}\n")
+    with _step("Drawing them"):
+        _draw(frame, Path("biggest.png"))
+    typer.echo(
+        f"\nWrote {Path('biggest.png').resolve()}\nSource: {frame.attrs['source']}\n\n"
+        "Try next:\n"
+        "  citykit biggest --country US       the biggest of one country\n"
+        "  citykit add Springfield 114394 --country US --region IL\n"
+        "  citykit seed --min-population 500  many more cities\n"
+        "  citykit lab                        the same in notebooks"
+    )
+
+
+@app.command()
+def lab(
+    directory: Annotated[
+        Path, typer.Argument(help="Where your copies of the notebooks are, or are to be.")
+    ] = Path("citykit-notebooks"),
+) -> None:
+    """Open JupyterLab on copies of the notebooks, with the same database."""
+    from citykit.account import is_root
+    from citykit.local import default_home
+
+    originals = next(
+        folder
+        for folder in (Path(__file__).parent / "notebooks", Path(__file__).parents[1] / "notebooks")
+        if folder.is_dir()
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    for notebook in sorted(originals.glob("*.ipynb")):
+        if not (directory / notebook.name).exists():  # your own changes stay
+            shutil.copy(notebook, directory)
+    typer.echo(f"The notebooks are in {directory.resolve()}; Ctrl-C twice ends JupyterLab.")
+    os.environ["CITYKIT_HOME"] = str(default_home())  # a relative one would mean another place in a kernel
+    options = ["--allow-root"] if is_root() else []
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(directory), *options])  # noqa: S606
+
+
+def _biggest(n: int, country: str | None) -> pd.DataFrame:
+    async def work() -> pd.DataFrame:
+        async with _database() as engine:
+            return await citykit.biggest_cities(engine, n, country=country)
+
+    return citykit.run(work())
+
+
+def _table(frame: pd.DataFrame) -> str:
+    if frame.empty:
+        return "No cities are stored there. citykit seed stores the world's."
+    formats: dict[str, Callable[[Any], str]] = {"population": "{:,}".format}
+    return frame.to_string(index=False, formatters=formats, na_rep="")
+
+
+def _draw(frame: pd.DataFrame, out: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")  # a picture needs no screen
+    axes = citykit.plot_biggest(frame)
+    axes.get_figure(root=True).savefig(out, dpi=150)
+
+
+def _echo_report(report: citykit.LoadReport) -> None:
+    typer.echo(f"{report.inserted:,} inserted, {report.updated:,} updated, {report.skipped:,} skipped.")
+    if len(report.rejects):
+        typer.echo(f"{len(report.rejects):,} bad values; their rows were left out:\n")
+        typer.echo(report.rejects.to_string(index=False, max_rows=20))
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    typer.echo(f"{title} … ", nl=False)
+    started = time.perf_counter()
+    yield
+    typer.echo(f"{time.perf_counter() - started:.2f} s")
+
+
+def main() -> None:
+    """Run the command line (the entry point ``citykit``)."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

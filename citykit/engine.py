@@ -1,0 +1,215 @@
+"""Where the database is: engines, transactions, and the errors of a server in the words of this package."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeAlias
+
+import asyncpg
+from sqlalchemy import URL, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+
+from citykit.errors import DatabaseUnavailableError, MissingTableError
+
+Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
+
+OLDEST_SERVER = 14
+CONNECT_SECONDS = 4.5
+_ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+# What a URL made for libpq (psql, psycopg, hosted databases) says, in asyncpg's words; None: it has none.
+_LIBPQ_OPTIONS = {"sslmode": "ssl", "connect_timeout": "timeout", "channel_binding": None}
+
+# What to do about a server that says no, by SQLSTATE.
+_HINTS = {
+    "28P01": "The password is wrong.",
+    "28000": "The server does not let this user in: see its pg_hba.conf.",
+    "3D000": "Create the database first: createdb NAME.",
+    "53300": "It has no connection left: close some, or raise max_connections.",
+    "57P03": "It is starting or stopping: try again in a moment.",
+}
+
+
+async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_options: Any) -> AsyncEngine:
+    """Connect to a PostgreSQL server, and check that it answers.
+
+    Parameters
+    ----------
+    url : str or sqlalchemy.URL, optional
+        ``postgresql://user:password@host:port/database``. None: the environment variable
+        ``CITYKIT_URL``; where that is not set, the embedded PostgreSQL of this user, which is started
+        (or attached to) in ``CITYKIT_HOME`` and stopped when the last process that uses it ends.
+    echo : bool
+        Log every statement.
+    **engine_options
+        Passed on to :func:`sqlalchemy.ext.asyncio.create_async_engine`.
+
+    Returns
+    -------
+    AsyncEngine
+        Over asyncpg. ``await engine.dispose()`` closes its connections.
+
+    Raises
+    ------
+    DatabaseUnavailableError
+        Within 5 seconds, if no server answers there, it does not let us in, or it is older than
+        PostgreSQL 14.
+    """
+    wanted = url or os.environ.get("CITYKIT_URL")
+    if wanted:
+        target = _asyncpg_url(wanted)
+    else:
+        from citykit import local
+
+        target = await asyncio.to_thread(local.attach)
+    try:
+        engine = create_async_engine(target, echo=echo, **engine_options)
+    except (ArgumentError, TypeError, ValueError) as exc:
+        raise DatabaseUnavailableError(f"No engine could be made for {_shown(target)}: {exc}") from exc
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS), engine.connect() as connection:
+            version = int(await connection.scalar(text("SHOW server_version_num")) or 0)
+    except (OSError, TypeError, ValueError, SQLAlchemyError, *_ASYNCPG_ERRORS) as exc:
+        await engine.dispose()
+        raise DatabaseUnavailableError(_unreachable(target, exc)) from exc
+    except BaseException:
+        await engine.dispose()
+        raise
+    if version < OLDEST_SERVER * 10_000:
+        await engine.dispose()
+        raise DatabaseUnavailableError(
+            f"{_shown(target)} is PostgreSQL {version // 10_000}; citykit needs {OLDEST_SERVER} or newer."
+        )
+    return engine
+
+
+def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Return a factory of sessions whose objects stay readable after a commit.
+
+    Examples
+    --------
+    >>> session_factory = citykit.sessions(engine)
+    >>> async with session_factory.begin() as session:
+    ...     city = await citykit.add_city(session, "Reykjavík", 118_918, country="IS")
+    """
+    return async_sessionmaker(engine, expire_on_commit=False)
+
+
+@asynccontextmanager
+async def transaction(bind: Bind) -> AsyncIterator[AsyncConnection]:
+    """Open a transaction on `bind`, by the one rule of this package.
+
+    An engine: a connection and a transaction of its own, committed at the end. A connection or a
+    session: a savepoint in the caller's transaction, which this never ends.
+    """
+    with server_errors_named():
+        if isinstance(bind, AsyncEngine):
+            async with bind.begin() as connection:
+                yield connection
+        elif isinstance(bind, AsyncConnection):
+            async with bind.begin_nested():
+                yield bind
+        elif isinstance(bind, AsyncSession):
+            async with bind.begin_nested():
+                yield await bind.connection()
+        else:
+            hint = "await citykit.connect() makes one"
+            if asyncio.iscoroutine(bind):
+                bind.close()
+                hint = "put await before the call that made it"
+            elif isinstance(bind, async_sessionmaker):
+                hint = "call it to make a session: async with session_factory() as session"
+            raise TypeError(
+                "an AsyncEngine, AsyncConnection or AsyncSession is needed, "
+                f"not {type(bind).__name__}; {hint}"
+            )
+
+
+@contextmanager
+def server_errors_named() -> Iterator[None]:
+    """Raise what the server says about missing tables and lost connections as this package's errors."""
+    try:
+        yield
+    except (DBAPIError, *_ASYNCPG_ERRORS) as exc:
+        if sqlstate(exc) == "42P01":
+            raise MissingTableError(
+                f"{server_message(exc)}. Create the tables first: await citykit.create_tables(engine)"
+            ) from exc
+        if _lost(exc):
+            raise DatabaseUnavailableError(
+                f"The connection to the server was lost ({server_message(exc)}); "
+                "what was under way was not stored. Run it again."
+            ) from exc
+        raise
+    except ConnectionError as exc:
+        raise DatabaseUnavailableError(
+            f"The server cannot be reached ({exc}); what was under way was not stored. Run it again."
+        ) from exc
+
+
+def sqlstate(exc: BaseException) -> str | None:
+    """Return the server's five-character code for what went wrong, None where there is none."""
+    original = getattr(exc, "orig", None) or exc
+    code = getattr(original, "sqlstate", None)
+    return code if isinstance(code, str) else None
+
+
+def server_message(exc: BaseException) -> str:
+    """Return what the server (or asyncpg) said, without SQLAlchemy's frame around it."""
+    original = getattr(exc, "orig", None) or exc
+    original = getattr(original, "__cause__", None) or original
+    return str(original).strip() or type(original).__name__
+
+
+def _lost(exc: BaseException) -> bool:
+    code = sqlstate(exc)
+    if code is None:
+        return bool(getattr(exc, "connection_invalidated", False))
+    return code.startswith(("08", "57P"))
+
+
+def _asyncpg_url(url: str | URL) -> URL:
+    try:
+        target = make_url(url)
+    except (ArgumentError, ValueError):
+        raise DatabaseUnavailableError(
+            "The database URL cannot be read. It looks like postgresql://user:password@host:5432/database, "
+            "with @ : / % in a password written as %40 %3A %2F %25."
+        ) from None  # what SQLAlchemy says repeats the text, and with it the password
+    if target.get_backend_name() not in ("postgresql", "postgres"):
+        raise DatabaseUnavailableError(
+            f"citykit speaks to PostgreSQL, and the URL is for {target.drivername}. "
+            "It looks like postgresql://user:password@host:5432/database."
+        )
+    query: dict[str, Any] = {}
+    for name, value in target.query.items():
+        word = _LIBPQ_OPTIONS.get(name, name)
+        if word:
+            query[word] = value
+    return target.set(drivername="postgresql+asyncpg", query=query)
+
+
+def _shown(url: URL) -> str:
+    """Show a URL without any of its secrets."""
+    query = {name: "***" if "password" in name.lower() else value for name, value in url.query.items()}
+    return url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
+
+
+def _unreachable(url: URL, exc: BaseException) -> str:
+    said = f"no answer within {CONNECT_SECONDS} s" if isinstance(exc, TimeoutError) else server_message(exc)
+    hint = _HINTS.get(
+        sqlstate(exc) or "",
+        "Check that the server runs there and that CITYKIT_URL is right; "
+        "without CITYKIT_URL citykit brings a server of its own.",
+    )
+    return f"No connection to {_shown(url)}: {said}. {hint}"

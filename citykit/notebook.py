@@ -1,0 +1,96 @@
+"""`run`: for people and places that cannot await."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import weakref
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from citykit.errors import WrongLoopError
+
+T = TypeVar("T")
+
+_thread = threading.local()
+
+
+class _LastingLoop:
+    """A thread's loop, closed when the thread or the process ends."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        weakref.finalize(self, self.loop.close)
+
+
+def run(awaitable: Awaitable[T]) -> T:
+    """Wait for an awaitable and return its result, where ``await`` cannot be written.
+
+    Outside of a running event loop (a script, the Python prompt, a thread) it runs on one loop per
+    thread, which lasts, so that an engine made in one call works in the next. Inside a running loop (a
+    notebook cell that is not to have an ``await``) it runs on that loop, which nest-asyncio2 makes
+    possible at the first such call; nothing is patched before.
+
+    Parameters
+    ----------
+    awaitable : awaitable
+        What a helper of citykit returns, for example.
+
+    Raises
+    ------
+    WrongLoopError
+        Inside a running loop that cannot be entered again: uvloop's, or one in a process that the older
+        nest-asyncio has patched. Nothing is changed then.
+
+    Examples
+    --------
+    >>> engine = citykit.run(citykit.connect())
+    >>> frame = citykit.run(citykit.biggest_cities(engine))
+    """
+    if not inspect.isawaitable(awaitable):
+        raise TypeError(f"an awaitable is needed, such as a helper returns, not {type(awaitable).__name__}")
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        if not hasattr(_thread, "lasting") or _thread.lasting.loop.is_closed():
+            _thread.lasting = _LastingLoop()
+        return _wait(_thread.lasting.loop, awaitable)
+    try:
+        _make_nestable(running)
+    except WrongLoopError:
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()
+        raise
+    return _wait(running, awaitable)
+
+
+def _wait(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[T]) -> T:
+    async def waited() -> T:
+        return await awaitable
+
+    task = loop.create_task(waited())
+    try:
+        return loop.run_until_complete(task)
+    except BaseException:
+        if not task.done():  # interrupted: unlike asyncio.run, run_until_complete would leave it running
+            task.cancel()
+            loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        raise
+
+
+def _make_nestable(loop: asyncio.AbstractEventLoop) -> None:
+    """Let `loop` be entered again, or say why not before anything is patched."""
+    if hasattr(asyncio, "_nest_patched") and not hasattr(asyncio, "_nest_asyncio2"):
+        raise WrongLoopError(
+            "The older nest-asyncio has patched this process, and cells are lost with it on ipykernel 7. "
+            "Restart the kernel, remove nest_asyncio.apply(), and use await or citykit.run."
+        )
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        raise WrongLoopError(
+            f"The running loop is {type(loop).__module__}'s, which cannot be entered again. "
+            "Write await instead of citykit.run(…), or call citykit.run from another thread."
+        )
+    import nest_asyncio2
+
+    nest_asyncio2.apply(loop)

@@ -1,0 +1,52 @@
+"""Creating the tables."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Table, func, inspect, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.engine import Bind, transaction
+from citykit.errors import CitykitError
+from citykit.models import Base
+
+# Whoever creates tables holds this lock until the commit, so that two notebooks can start at once.
+_LOCK = 0x6369_7479_6B69_74  # "citykit"
+
+
+async def create_tables(bind: Bind, *, reset: bool = False) -> None:
+    """Create the tables and indexes that do not exist yet.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+        An engine commits; with a connection or a session, the caller does.
+    reset : bool
+        Drop the tables first, **with every row in them**.
+
+    Raises
+    ------
+    CitykitError
+        If a table of that name exists that is not citykit's (it lacks columns); nothing is changed.
+    """
+    async with transaction(bind) as connection:
+        await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        if reset:
+            await connection.run_sync(Base.metadata.drop_all)
+        await connection.run_sync(Base.metadata.create_all)
+        await _check_columns(connection)
+
+
+async def _check_columns(connection: AsyncConnection) -> None:
+    for table in Base.metadata.sorted_tables:
+        found = await connection.run_sync(_column_names, table)
+        missing = [column.name for column in table.columns if column.name not in found]
+        if missing:
+            raise CitykitError(
+                f"a table {table.name!r} that is not citykit's exists: it has no column "
+                f"{', '.join(map(repr, missing))}; nothing was changed. Use another database, or replace it "
+                "and lose its rows: await citykit.create_tables(engine, reset=True)"
+            )
+
+
+def _column_names(connection: Connection, table: Table) -> set[str]:
+    return {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}

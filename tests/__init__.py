@@ -1,0 +1,1 @@
+"""Tests of citykit, against a real PostgreSQL."""

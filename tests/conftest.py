@@ -1,0 +1,59 @@
+"""The database of the tests: the embedded server, or the one that CITYKIT_TEST_URL names (it is emptied)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import citykit
+
+matplotlib.use("agg")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The settings by which every process of the tests finds the same server."""
+    settings = {"CITYKIT_HOME": str(tmp_path_factory.mktemp("home"))}
+    if url := os.environ.get("CITYKIT_TEST_URL"):
+        settings["CITYKIT_URL"] = url
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CITYKIT_URL", raising=False)
+        patch.setenv("PYTHONWARNINGS", "default")
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield settings
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[AsyncEngine]:
+    """An engine on a database whose table is empty."""
+    engine = await citykit.connect()
+    await citykit.create_tables(engine, reset=True)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def three_cities() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "name": ["Reykjavík", "London", "London"],
+            "country": ["IS", "GB", "CA"],
+            "region": ["39", "ENG", "08"],
+            "population": [118_918, 8_961_989, 422_324],
+            "latitude": [64.13548, 51.50853, None],
+            "longitude": [-21.89541, -0.12574, None],
+        }
+    )

