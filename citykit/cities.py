@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Table, select
+from sqlalchemy import Select, Table, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -152,7 +152,7 @@ async def add_city(
         async with transaction(bind) as connection:
             if isinstance(bind, AsyncSession):
                 bind.add(city)
-                await bind.flush([city])
+                await bind.flush()
             else:
                 async with (
                     AsyncSession(
@@ -196,8 +196,17 @@ async def biggest_cities(bind: Bind, n: int = 20, *, country: str | None = None)
 
     Examples
     --------
-    >>> await citykit.biggest_cities(engine, 3)  # doctest: +SKIP
+    >>> frame = await citykit.biggest_cities(engine, 3)
+    >>> frame["name"].tolist()
+    ['Shanghai', 'Beijing', 'Shenzhen']
     """
+    statement = _biggest(n, country)
+    async with transaction(bind) as connection:
+        rows = (await connection.execute(statement)).all()
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _biggest(n: int, country: str | None) -> Select[Any]:
     count = operator.index(n)
     if count < 1:
         raise ValueError(f"n is the number of cities, 1 or more, not {n}")
@@ -206,6 +215,4 @@ async def biggest_cities(bind: Bind, n: int = 20, *, country: str | None = None)
     statement = select(*columns).order_by(*order).limit(min(count, 2**63 - 1))
     if country is not None:
         statement = statement.where(CITIES.columns["country"] == country)
-    async with transaction(bind) as connection:
-        rows = (await connection.execute(statement)).all()
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    return statement

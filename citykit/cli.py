@@ -267,11 +267,11 @@ def _table(frame: pd.DataFrame) -> str:
 
 
 def _draw(frame: pd.DataFrame, out: Path) -> None:
-    import matplotlib
+    from matplotlib import pyplot
 
-    matplotlib.use("agg")  # a picture needs no screen
-    axes = citykit.plot_biggest(frame)
-    axes.get_figure(root=True).savefig(out, dpi=150)
+    pyplot.switch_backend("agg")  # a picture needs no screen
+    citykit.plot_biggest(frame)
+    pyplot.savefig(out, dpi=150)
 
 
 def _echo_report(report: citykit.LoadReport) -> None:

@@ -202,7 +202,8 @@ def _asyncpg_url(url: str | URL) -> URL:
 def _shown(url: URL) -> str:
     """Show a URL without any of its secrets."""
     query = {name: "***" if "password" in name.lower() else value for name, value in url.query.items()}
-    return url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
+    shown = url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
+    return shown.replace("%2F", "/").replace("%2A", "*")  # a socket's path, and the stars above
 
 
 def _unreachable(url: URL, exc: BaseException) -> str:

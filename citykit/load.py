@@ -23,7 +23,7 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.dialects.postgresql import Insert, distinct_on, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.schema import CreateTable, DropTable
@@ -179,7 +179,7 @@ class _Merge:
         position = self.staging.columns[POSITION]
         order = position.desc() if latest else position
         columns = [self.staging.columns[name] for name in self._names]
-        rows = select(*columns).distinct(*self._staged_key).order_by(*self._staged_key, order)
+        rows = select(*columns).ext(distinct_on(*self._staged_key)).order_by(*self._staged_key, order)
         if only_repeated:
             repeated = select(*self._staged_key).group_by(*self._staged_key).having(func.count() > 1)
             rows = rows.where(tuple_(*self._staged_key).in_(repeated))

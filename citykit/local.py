@@ -12,8 +12,8 @@ import atexit
 import contextlib
 import importlib.util
 import os
-import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -43,7 +43,7 @@ SETTINGS = {
     "shared_buffers": "256MB",
     "maintenance_work_mem": "256MB",  # index builds
 }
-START_SECONDS = 60  # recovery after a crash included
+SERVER_SECONDS = 60  # for it to start (recovery after a crash included) and to stop
 SOCKET_PATH_BYTES = 103  # what macOS allows; Linux allows 107
 
 
@@ -120,19 +120,19 @@ class _Server:
             if not self.held:
                 self.users.acquire_read_lock()
                 self.held = True
-                atexit.register(self.leave, owner)
+                atexit.register(self.leave)
             return self._url()
 
-    def leave(self, owner: account.Owner) -> None:
+    def leave(self) -> None:
         """Give up this process's hold, and stop the server if it was the last."""
-        if self.pid != os.getpid():
+        atexit.unregister(self.leave)
+        if self.pid != os.getpid() or not self.held or not self.home.exists():
             return
         with self._alone():
             self.users.release_read_lock()
             self.held = False
             if self.users.acquire_write_lock(blocking=False):
-                with contextlib.suppress(OSError, subprocess.SubprocessError):
-                    self._run(owner, "pg_ctl", "stop", "-D", self.pgdata, "-m", "fast", "-w")
+                self._stop()
                 self.users.release_write_lock()
 
     def _initialise(self, owner: account.Owner) -> None:
@@ -147,7 +147,8 @@ class _Server:
         fresh.mkdir(mode=0o700)
         owner.take(fresh)
         encoding = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        self._run(owner, "initdb", "-D", fresh, "-U", DATABASE, "--auth=trust", *encoding)
+        initdb = _programs() / "initdb"
+        self._run(owner, initdb, "-D", fresh, "-U", DATABASE, "--auth=trust", *encoding)
         fresh.replace(self.pgdata)
 
     def _check_version(self) -> None:
@@ -170,36 +171,56 @@ class _Server:
         lines = self._postmaster()
         if not lines:
             return False
-        try:
-            if psutil.Process(int(lines[0])).name().startswith("postgres"):
-                self._wait_until_ready()
-                return True
-        except psutil.NoSuchProcess:
+        process = _process(int(lines[0]))
+        if process is None:
             return False  # a crash left the file; the server clears it up at its start
-        # After a crash another program has got the number: the server would refuse to start.
-        (self.pgdata / "postmaster.pid").unlink()
-        return False
-
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while (lines := self._postmaster()) and lines[7:8] != ["ready"]:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"it is running but not ready after {START_SECONDS} s, see {self.log}")
-            time.sleep(0.02)
+        if not process.name().startswith("postgres"):
+            # After a crash another program has got the number: the server would refuse to start.
+            (self.pgdata / "postmaster.pid").unlink()
+            return False
+        self._wait_until_ready(process.pid)
+        return True
 
     def _start(self, owner: account.Owner) -> None:
-        socket_directory = self.pgdata
-        if len(os.fsencode(socket_directory / ".s.PGSQL.5432")) > SOCKET_PATH_BYTES:
-            socket_directory = Path(tempfile.mkdtemp(prefix="citykit-"))  # mode 0700; postmaster.pid tells
-            owner.take(socket_directory)
-        settings = {**SETTINGS, "unix_socket_directories": str(socket_directory)}
-        options = shlex.join(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))
-        start = ("start", "-D", self.pgdata, "-w", "-t", START_SECONDS, "-l", self.log, "-o", options)
-        try:
-            self._run(owner, "pg_ctl", *start)
-        except OSError as exc:
-            last_words = "".join(f"\n  {line}" for line in self.log.read_text().splitlines()[-5:])
-            raise OSError(f"{exc}; its log {self.log} ends with{last_words or ' nothing'}\n") from exc
+        socket_directory = str(self.pgdata)
+        too_long = len(os.fsencode(f"{socket_directory}/.s.PGSQL.5432")) > SOCKET_PATH_BYTES
+        if too_long or set(socket_directory) & set(',:"'):  # these part the names of several hosts
+            socket_directory = tempfile.mkdtemp(prefix="citykit-")  # mode 0700; postmaster.pid tells
+            owner.take(Path(socket_directory))
+        settings = {**SETTINGS, "unix_socket_directories": f'"{socket_directory}"'}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        command = (_programs() / "postgres", "-D", self.pgdata, *options)
+        # pg_ctl would put the directory's name into a shell's command; here it is an argument.
+        in_background = 'log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
+        for last_try in (False, False, False, True):
+            printed = self._run(owner, "/bin/sh", "-c", in_background, "sh", self.log, *command)
+            try:
+                return self._wait_until_ready(int(printed))
+            except OSError:
+                # After a killed server its children may live on for a moment, and keep a new one out.
+                if last_try or not self._postmaster():
+                    raise
+                time.sleep(0.5)
+
+    def _stop(self) -> None:
+        """End the server's connections, write everything to disk, and stop it ("fast shutdown")."""
+        lines = self._postmaster()
+        process = _process(int(lines[0])) if lines else None
+        if process is not None:
+            process.send_signal(signal.SIGINT)
+            deadline = time.monotonic() + SERVER_SECONDS
+            while _process(process.pid) and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    def _wait_until_ready(self, pid: int) -> None:
+        deadline = time.monotonic() + SERVER_SECONDS
+        while (lines := self._postmaster())[:1] != [str(pid)] or lines[7:8] != ["ready"]:
+            if _process(pid) is None:
+                last_words = "; ".join(self.log.read_text(errors="replace").splitlines()[-3:])
+                raise OSError(f"it ended at once, and its log {self.log} with: {last_words}")
+            if time.monotonic() > deadline:
+                raise OSError(f"it is not ready after {SERVER_SECONDS} s, see its log {self.log}")
+            time.sleep(0.01)
 
     def _url(self) -> URL:
         """Where it listens, by its own word: an earlier start may have chosen another socket directory."""
@@ -210,26 +231,36 @@ class _Server:
             query={"host": self._postmaster()[4], "port": self._postmaster()[3]},
         )
 
-    def _run(self, owner: account.Owner, program: str, *arguments: object) -> None:
-        """Run one of the server's programs as `owner`, away from this terminal's signals and PG* settings."""
+    def _run(self, owner: account.Owner, *command: object) -> str:
+        """Run a program as `owner`, away from this terminal's signals and PG* settings."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         done = subprocess.run(
-            [str(word) for word in (_programs() / program, *arguments)],
+            [str(word) for word in command],
             env={**environment, "LC_ALL": "C"},
             cwd=self.home,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             start_new_session=True,
-            timeout=2 * START_SECONDS,
+            timeout=SERVER_SECONDS,
             **owner.popen_options(),
         )
         if done.returncode:
-            raise OSError(f"{program} said: {(done.stderr or done.stdout).strip()}")
+            raise OSError(f"{command[0]} said: {' '.join((done.stderr or done.stdout).split())}")
+        return str(done.stdout)
 
 
 _servers: dict[Path, _Server] = {}
 _this_process = threading.Lock()
+
+
+def _process(pid: int) -> psutil.Process | None:
+    """Return the process of that number, None where it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _programs() -> Path:

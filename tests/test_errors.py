@@ -29,9 +29,11 @@ def test_tree(name: str) -> None:
 
 def test_the_picture_of_the_tree_names_every_error() -> None:
     defined = {name for name, value in vars(errors).items() if inspect.isclass(value) and "Error" in name}
-    assert set(re.findall(r"\w+Error\b", errors.__doc__ or "")) - {"ValueError", "RuntimeError", "ImportError"} == (
-        defined
-    )
+    assert set(re.findall(r"\w+Error\b", errors.__doc__ or "")) - {
+        "ValueError",
+        "RuntimeError",
+        "ImportError",
+    } == (defined)
 
 
 def test_errors_survive_pickling_with_what_they_carry() -> None:

@@ -1,0 +1,239 @@
+"""The command line as a person types it, in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import citykit
+
+COMMANDS = ["init", "seed", "add", "load", "biggest", "chart", "demo", "lab"]
+
+
+@pytest.fixture(autouse=True)
+def empty_table(in_tmp_path: Path) -> Iterator[None]:
+    engine = citykit.run(citykit.connect())
+    citykit.run(citykit.create_tables(engine, reset=True))
+    yield
+    citykit.run(engine.dispose())
+
+
+def typed(*words: str, code: int = 0) -> str:
+    """What a command prints, having seen that it ends as it should."""
+    done = subprocess.run(
+        [sys.executable, "-m", "citykit", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    if code:
+        assert done.stdout == ""
+        [line] = done.stderr.splitlines()
+        assert line.startswith("citykit: ")
+        return line
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_installed_command_is_the_module() -> None:
+    command = Path(sys.executable).with_name("citykit")
+    done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout == typed("--help").replace("python -m citykit", "citykit")
+
+
+def test_help_names_every_command_and_each_says_what_it_does() -> None:
+    overview = typed("--help")
+    for command in COMMANDS:
+        assert f"  {command} " in overview
+        assert len(typed(command, "--help").splitlines()) > 4
+    assert "Usage" in subprocess.run(
+        [sys.executable, "-m", "citykit"], capture_output=True, text=True, check=False
+    ).stdout  # fmt: skip
+
+
+def test_the_readme_names_every_command() -> None:
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    for command in COMMANDS:
+        assert f"citykit {command}" in readme
+
+
+def test_init_add_biggest() -> None:
+    assert typed("init") == "The table is ready.\n"
+    assert "Stored City('Springfield', country='US', region='IL', population=114394)" in typed(
+        "add", "Springfield", "114394", "--country", "US", "--region", "IL"
+    )
+    typed("add", "Reykjavík", "118918", "--country", "IS")
+    assert [line.split()[0] for line in typed("biggest").splitlines()] == ["name", "Reykjavík", "Springfield"]
+    assert "118,918" in typed("biggest", "-n", "1")
+    assert "Springfield" not in typed("biggest", "-n", "1")
+    assert "Reykjavík" not in typed("biggest", "--country", "US")
+    assert typed("init", "--reset") == "The table is empty and ready.\n"
+    assert "citykit seed" in typed("biggest")
+
+
+def test_biggest_as_csv_and_json() -> None:
+    typed("add", "Reykjavík", "118918", "--country", "IS")
+    assert typed("biggest", "--format", "csv").splitlines() == [
+        "name,country,region,population,latitude,longitude",
+        "Reykjavík,IS,,118918,,",
+    ]
+    assert json.loads(typed("biggest", "--format", "json")) == [
+        {
+            "name": "Reykjavík",
+            "country": "IS",
+            "region": "",
+            "population": 118918,
+            "latitude": None,
+            "longitude": None,
+        }
+    ]
+    typed("init", "--reset")
+    assert json.loads(typed("biggest", "--format", "json")) == []
+
+
+def test_seed_twice() -> None:
+    assert "GeoNames" in typed("seed", "--min-population", "1000000")
+    assert "0 inserted" in typed("seed", "--min-population", "1000000")
+    assert "Shanghai" in typed("biggest", "-n", "1")
+
+
+def test_load_csv_and_parquet(three_cities: pd.DataFrame) -> None:
+    three_cities.to_csv("cities.csv", index=False)
+    assert typed("load", "cities.csv") == "3 inserted, 0 updated, 0 skipped.\n"
+    three_cities.assign(population=5).to_parquet("cities.parquet")
+    assert typed("load", "cities.parquet", "--on-conflict", "update") == "0 inserted, 3 updated, 0 skipped.\n"
+    assert typed("load", "cities.parquet", "--on-conflict", "skip") == "0 inserted, 0 updated, 3 skipped.\n"
+    assert "3 rows are already there" in typed("load", "cities.csv", code=1)
+
+
+def test_load_lists_the_rows_that_it_leaves_out() -> None:
+    Path("cities.csv").write_text("name,population\na,1\nb,many\n,3\n", encoding="utf-8")
+    line = typed("load", "cities.csv", code=1)
+    assert "column 'population' has 1 value not a number (first at row label 1: 'many')" in line
+    printed = typed("load", "cities.csv", "--on-invalid", "skip")
+    assert printed.startswith("1 inserted")
+    assert "many" in printed
+    assert "missing" in printed
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.svg", "out.pdf"])
+def test_chart(name: str) -> None:
+    typed("add", "Reykjavík", "118918")
+    assert typed("chart", name) == f"Wrote {name}\n"
+    magic = {"out.png": b"\x89PNG", "out.svg": b"<?xml", "out.pdf": b"%PDF"}
+    assert Path(name).read_bytes().startswith(magic[name])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["biggest", "-n", "0"], "n is the number of cities, 1 or more"),
+        (["biggest", "-n", "many"], "'-n'"),
+        (["biggest", "--format", "xml"], "xml"),
+        (["bigest"], "biggest"),
+        (["add"], "NAME"),
+        (["add", "a"], "POPULATION"),
+        (["add", "a", "-5"], "population -5 cannot be stored (negative)"),
+        (["add", "", "5"], "empty"),
+        (["add", "a", "5.5"], "5.5"),
+        (["add", "a", "99999999999999999999"], "above 2,147,483,647"),
+        (["load", "nowhere.csv"], "nowhere.csv"),
+        (["load", "."], "neither a .csv nor a .parquet"),
+        (["load", "cities.csv", "--on-conflict", "replace"], "replace"),
+        (["seed", "--min-population", "499"], "500 or more"),
+        (["chart", "out.xyz"], "xyz"),
+        (["chart", "nowhere/out.png"], "nowhere/out.png"),
+    ],
+    ids=" ".join,
+)
+def test_an_error_is_one_line_and_exit_code_1(words: list[str], said: str) -> None:
+    assert said in typed(*words, code=1)
+
+
+def test_a_city_that_is_stored() -> None:
+    typed("add", "Springfield", "114394", "--country", "US")
+    assert "The city is already stored: Springfield, US" in typed(
+        "add", "Springfield", "5", "--country", "US", code=1
+    )
+
+
+def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CITYKIT_URL", "postgresql://ada:s3cr3t@127.0.0.1:1/geo")
+    line = typed("biggest", code=1)
+    assert "ada:***@127.0.0.1:1/geo" in line
+    assert "s3cr3t" not in line
+
+
+def test_a_table_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CITYKIT_URL", raising=False)
+    monkeypatch.setenv("CITYKIT_HOME", str(tmp_path / "new"))
+    assert "citykit init" in typed("biggest", code=1)
+
+
+def test_the_demo_works_the_first_time_and_the_second() -> None:
+    for inserted in ("33,839 inserted", "0 inserted"):
+        Path("biggest.png").unlink(missing_ok=True)
+        printed = typed("demo")
+        assert inserted in printed
+        assert printed.count(" s\n") == 6  # the steps and how long each took
+        assert printed.index("Shanghai") < printed.index("Beijing") < printed.index("Seoul")
+        assert "Try next" in printed
+        assert "GeoNames" in printed
+        assert Path("biggest.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_demo_from_a_relative_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CITYKIT_URL", raising=False)
+    monkeypatch.setenv("CITYKIT_HOME", "data")
+    assert "33,839 inserted" in typed("demo")
+    assert (tmp_path / "data" / "postgres" / "PG_VERSION").exists()
+    assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
+
+
+def test_lab_opens_copies_of_the_notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONFIG", "DATA", "RUNTIME"):
+        monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / name))
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "01_seed.ipynb").write_text("changed")
+    (tmp_path / "CONFIG").mkdir()
+    (tmp_path / "CONFIG" / "jupyter_server_config.json").write_text(
+        json.dumps({"ServerApp": {"open_browser": False, "port": 0, "ip": "127.0.0.1"}})
+    )
+    lab = subprocess.Popen(
+        [sys.executable, "-m", "citykit", "lab", "mine"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := list((tmp_path / "RUNTIME").glob("jpserver-*.json"))):
+            assert lab.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        while not (text := found[0].read_text()):
+            time.sleep(0.1)
+        server = json.loads(text)
+        listing = f"{server['url']}api/contents/?token={server['token']}"
+        with urllib.request.urlopen(listing, timeout=30) as answer:  # noqa: S310
+            names = {item["name"] for item in json.load(answer)["content"]}
+        assert {"01_seed.ipynb", "02_query.ipynb", "03_chart.ipynb"} <= names
+        assert (mine / "01_seed.ipynb").read_text() == "changed"
+        assert server["pid"] == lab.pid  # nothing stands between the terminal and JupyterLab
+        assert os.fspath(mine) == server["root_dir"]
+    finally:
+        lab.terminate()
+        lab.communicate(timeout=30)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+import citykit
+
+
+def test_run_outside_of_a_loop_keeps_one_loop_per_thread() -> None:
+    engine = citykit.run(citykit.connect())
+    citykit.run(citykit.create_tables(engine, reset=True))
+    assert citykit.run(citykit.add_city(engine, "a", 1)).name == "a"
+    assert citykit.run(citykit.biggest_cities(engine))["name"].tolist() == ["a"]
+    citykit.run(engine.dispose())
+
+    async def loop() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    loops = [citykit.run(loop())]
+    thread = threading.Thread(target=lambda: loops.extend([citykit.run(loop()), citykit.run(loop())]))
+    thread.start()
+    thread.join()
+    assert loops[1] is loops[2]
+    assert loops[0] is not loops[1]
+    assert loops[1].is_closed()  # with its thread
+    assert not loops[0].is_closed()
+
+
+def test_run_takes_any_awaitable_and_passes_errors_on() -> None:
+    class Awaitable:
+        def __await__(self) -> Any:
+            return asyncio.sleep(0, "result").__await__()
+
+    assert citykit.run(Awaitable()) == "result"
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        citykit.run(fail())
+    nothing: Any = None
+    with pytest.raises(TypeError, match="an awaitable is needed"):
+        citykit.run(nothing)
+
+
+NESTED = """
+import asyncio, citykit
+async def main():
+    {before}
+    return citykit.run(asyncio.sleep(0, "nested"))
+print({run}(main()))
+"""
+
+
+def nested(before: str = "pass", run: str = "asyncio.run") -> subprocess.CompletedProcess[str]:
+    script = NESTED.format(before=before, run=run)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+
+def test_run_inside_of_a_running_loop() -> None:
+    done = nested()
+    assert done.stdout == "nested\n", done.stderr
+    assert nested(run="citykit.run").stdout == "nested\n"
+
+
+def test_run_refuses_a_process_that_the_older_nest_asyncio_has_patched() -> None:
+    done = nested(before="asyncio._nest_patched = True")  # what it leaves behind
+    assert "WrongLoopError" in done.stderr
+    assert "Restart the kernel" in done.stderr
+    assert "never awaited" not in done.stderr
+
+
+def test_run_refuses_a_loop_that_cannot_be_entered_again_before_anything_is_patched() -> None:
+    script = """
+import asyncio, citykit
+class Foreign(asyncio.AbstractEventLoop):
+    is_running = lambda self: True
+asyncio._set_running_loop(Foreign())
+task = asyncio.Task
+try:
+    citykit.run(asyncio.sleep(0))
+except citykit.WrongLoopError as error:
+    print(error)
+assert asyncio.Task is task and not hasattr(asyncio, "_nest_patched")
+asyncio._set_running_loop(None)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "Write await instead" in done.stdout
+    assert done.stderr == ""
+
+
+def test_an_interrupted_run_cancels_what_it_waited_for() -> None:
+    script = """
+import asyncio, citykit, os, signal
+async def wait():
+    try:
+        asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGINT)
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        print("cancelled")
+        raise
+try:
+    citykit.run(wait())
+except KeyboardInterrupt:
+    print("interrupted")
+print(citykit.run(asyncio.sleep(0, "works")))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["cancelled", "interrupted", "works"]
+    assert done.stderr == ""
