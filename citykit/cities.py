@@ -127,8 +127,8 @@ async def add_city(
 
     Examples
     --------
-    >>> await citykit.add_city(engine, "Springfield", 114_394, country="US", region="IL")
-    City('Springfield', country='US', region='IL', population=114394)
+    >>> await citykit.add_city(engine, "Brigadoon", 1_000, country="GB", region="SCT")
+    City('Brigadoon', country='GB', region='SCT', population=1000)
     """
     given = {
         "name": name,

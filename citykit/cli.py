@@ -7,11 +7,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,51 +27,39 @@ if TYPE_CHECKING:
 class _OneLineErrors(TyperGroup):
     """Ends on an error with one line on stderr and exit code 1, whatever the error."""
 
-    def main(self, *args: Any, **options: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
         options["standalone_mode"] = False
         try:
-            sys.exit(super().main(*args, **options) or 0)
+            sys.exit(super().main(words or ["--help"], *rest, **options) or 0)
         except (citykit.CitykitError, OSError, SQLAlchemyError, ValueError) as exc:
-            said = " ".join(str(getattr(exc, "orig", None) or exc).split())
+            said = str(getattr(exc, "orig", None) or exc)
+            for in_python, typed in _TYPED.items():
+                said = said.replace(in_python, typed)
         except typer.Abort:
             said = "interrupted"
         except TyperException as exc:  # wrong words on the command line
-            said = f"{exc.format_message()} See citykit --help."
-        typer.echo(f"citykit: {said}", err=True)
+            said = f"{exc.format_message().rstrip('.')}. See citykit --help."
+        typer.echo(f"citykit: {' '.join(said.split())}", err=True)
         sys.exit(1)
 
 
+# What the messages say to type in Python, as it is typed here.
+_TYPED = {
+    "await citykit.create_tables(engine)": "citykit init",
+    "await citykit.create_tables(engine, reset=True)": "citykit init --reset",
+    "on_conflict='skip'": "--on-conflict skip",
+    "on_conflict='update'": "--on-conflict update",
+    "See error.rejects for all; on_invalid='skip'": "--on-invalid skip",
+}
+
 app = typer.Typer(
     cls=_OneLineErrors,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Real cities in a real PostgreSQL: load them, ask which are the biggest, chart them. "
     "The database is citykit's own one unless CITYKIT_URL names another.",
 )
-
-
-class Format(StrEnum):
-    """How `biggest` prints."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
-
-
-class OnConflict(StrEnum):
-    """What happens to a row whose city is already stored."""
-
-    ERROR = "error"
-    SKIP = "skip"
-    UPDATE = "update"
-
-
-class OnInvalid(StrEnum):
-    """What happens to a row with a bad value."""
-
-    ERROR = "error"
-    SKIP = "skip"
 
 
 Count = Annotated[int, typer.Option("-n", "--count", help="How many cities.")]
@@ -139,11 +126,13 @@ def add(
 def load(
     file: Annotated[Path, typer.Argument(metavar="FILE.csv|FILE.parquet", help="Columns as in the table.")],
     on_conflict: Annotated[
-        OnConflict, typer.Option(help="A city already stored: fail, keep it, or replace it.")
-    ] = OnConflict.ERROR,
+        Literal["error", "skip", "update"],
+        typer.Option(help="A city already stored: fail, keep it, or replace it."),
+    ] = "error",
     on_invalid: Annotated[
-        OnInvalid, typer.Option(help="A row with a bad value: fail, or leave it out and list it.")
-    ] = OnInvalid.ERROR,
+        Literal["error", "skip"],
+        typer.Option(help="A row with a bad value: fail, or leave it out and list it."),
+    ] = "error",
 ) -> None:
     """Store the cities of a CSV or Parquet file: all of them or none."""
     from citykit.datasets import read_cities
@@ -152,9 +141,7 @@ def load(
 
     async def work() -> citykit.LoadReport:
         async with _database() as engine:
-            return await citykit.load_cities(
-                engine, frame, on_conflict=on_conflict.value, on_invalid=on_invalid.value
-            )
+            return await citykit.load_cities(engine, frame, on_conflict=on_conflict, on_invalid=on_invalid)
 
     _echo_report(citykit.run(work()))
 
@@ -163,16 +150,18 @@ def load(
 def biggest(
     n: Count = 20,
     country: Country = None,
-    format_: Annotated[Format, typer.Option("--format", help="How to print them.")] = Format.TABLE,
+    format_: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", help="How to print them.")
+    ] = "table",
 ) -> None:
     """Print the most populated cities, largest first."""
     frame = _biggest(n, country)
     match format_:
-        case Format.TABLE:
+        case "table":
             typer.echo(_table(frame))
-        case Format.CSV:
+        case "csv":
             typer.echo(frame.to_csv(index=False), nl=False)
-        case Format.JSON:
+        case "json":
             records = frame.astype(object).where(frame.notna(), None).to_dict("records")
             typer.echo(json.dumps(records, ensure_ascii=False, indent=2))
 
@@ -219,7 +208,7 @@ def demo() -> None:
         f"\nWrote {Path('biggest.png').resolve()}\nSource: {frame.attrs['source']}\n\n"
         "Try next:\n"
         "  citykit biggest --country US       the biggest of one country\n"
-        "  citykit add Springfield 114394 --country US --region IL\n"
+        "  citykit add Brigadoon 1000 --country GB --region SCT\n"
         "  citykit seed --min-population 500  many more cities\n"
         "  citykit lab                        the same in notebooks"
     )

@@ -69,9 +69,7 @@ async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_
     if wanted:
         target = _asyncpg_url(wanted)
     else:
-        from citykit import local
-
-        target = await asyncio.to_thread(local.attach)
+        target = await asyncio.to_thread(_embedded)
     try:
         engine = create_async_engine(target, echo=echo, **engine_options)
     except (ArgumentError, TypeError, ValueError) as exc:
@@ -176,6 +174,17 @@ def _lost(exc: BaseException) -> bool:
     if code is None:
         return bool(getattr(exc, "connection_invalidated", False))
     return code.startswith(("08", "57P"))
+
+
+def _embedded() -> URL:
+    if os.name != "posix":
+        raise DatabaseUnavailableError(
+            "The embedded PostgreSQL runs on Linux and macOS only. "
+            "Set CITYKIT_URL=postgresql://user:password@host/database to use another server."
+        )
+    from citykit import local
+
+    return local.attach()
 
 
 def _asyncpg_url(url: str | URL) -> URL:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -21,8 +22,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
-import fasteners
 import platformdirs
 import psutil
 from sqlalchemy import URL
@@ -71,11 +72,6 @@ def attach(home: Path | None = None) -> URL:
         If it cannot be started; the message ends with the server's own last words.
     """
     home = home or default_home()
-    if os.name == "nt":
-        raise DatabaseUnavailableError(
-            "The embedded PostgreSQL runs on Linux and macOS only. "
-            "Set CITYKIT_URL=postgresql://user:password@host/database to use another server."
-        )
     try:
         with _this_process:
             server = _servers.get(home)
@@ -94,18 +90,18 @@ class _Server:
     """One data directory and this process's hold on it."""
 
     home: Path
-    pid: int = field(default_factory=os.getpid)  # a forked child starts anew: locks are not inherited
-    held: bool = False
+    pid: int = field(default_factory=os.getpid)  # a forked child is a user of its own
+    users: IO[str] | None = None  # open and locked while this process is one of them
 
     def __post_init__(self) -> None:
         self.pgdata = self.home / "postgres"
         self.log = self.pgdata / "server.log"
-        self.users = fasteners.InterProcessReaderWriterLock(self.home / "users.lock")
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other processes from starting or stopping the server meanwhile."""
-        with fasteners.InterProcessLock(self.home / "start.lock"):
+        with (self.home / "start.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def attach(self) -> URL:
@@ -117,23 +113,21 @@ class _Server:
             self._check_version()
             if not self._is_running():
                 self._start(owner)
-            if not self.held:
-                self.users.acquire_read_lock()
-                self.held = True
+            if self.users is None:
+                self.users = (self.home / "users.lock").open("a")
+                fcntl.flock(self.users, fcntl.LOCK_SH)
                 atexit.register(self.leave)
             return self._url()
 
     def leave(self) -> None:
         """Give up this process's hold, and stop the server if it was the last."""
         atexit.unregister(self.leave)
-        if self.pid != os.getpid() or not self.held or not self.home.exists():
+        if self.pid != os.getpid() or self.users is None or not self.home.exists():
             return
-        with self._alone():
-            self.users.release_read_lock()
-            self.held = False
-            if self.users.acquire_write_lock(blocking=False):
-                self._stop()
-                self.users.release_write_lock()
+        with self._alone(), self.users, contextlib.suppress(BlockingIOError):
+            fcntl.flock(self.users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while there are others
+            self._stop()
+        self.users = None
 
     def _initialise(self, owner: account.Owner) -> None:
         """Make the data directory beside its place and move it there: one that is there is whole."""
@@ -195,7 +189,8 @@ class _Server:
         for last_try in (False, False, False, True):
             printed = self._run(owner, "/bin/sh", "-c", in_background, "sh", self.log, *command)
             try:
-                return self._wait_until_ready(int(printed))
+                self._wait_until_ready(int(printed))
+                return
             except OSError:
                 # After a killed server its children may live on for a moment, and keep a new one out.
                 if last_try or not self._postmaster():

@@ -32,6 +32,8 @@ def plot_biggest(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> ax.get_yticklabels()[0].get_text()
     'Shanghai, CN'
     """
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
     missing = {"name", "population"} - set(frame.columns)
     if missing:
         raise ValueError(f"the frame has no column {', '.join(map(repr, sorted(missing)))} to draw")
@@ -52,8 +54,9 @@ def plot_biggest(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_yticks(places, labels)
     ax.invert_yaxis()
     ax.set_xlabel("population (persons)")
-    ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.margins(x=0.12, y=0.01)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(EngFormatter())  # 20 M: the exact number is beside its bar
+    ax.margins(x=0.2, y=0.01)
     ax.spines[["top", "right"]].set_visible(False)
     if not len(ordered):
         ax.text(0.5, 0.5, "no cities", transform=ax.transAxes, ha="center", va="center", color="0.4")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import matplotlib
 import pandas as pd
@@ -37,12 +36,6 @@ async def engine() -> AsyncIterator[AsyncEngine]:
     await citykit.create_tables(engine, reset=True)
     yield engine
     await engine.dispose()
-
-
-@pytest.fixture
-def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_bars_are_horizontal_and_the_largest_is_on_top(three_cities: pd.DataFram
 def test_thousands_are_readable(three_cities: pd.DataFrame) -> None:
     ax = citykit.plot_biggest(three_cities)
     assert [text.get_text() for text in ax.texts] == ["8,961,989", "422,324", "118,918"]
-    assert ax.xaxis.get_major_formatter()(2_000_000, 0) == "2,000,000"
+    assert ax.xaxis.get_major_formatter()(2_000_000, 0) == "2 M"
 
 
 def test_it_draws_where_it_is_told_and_shows_nothing(three_cities: pd.DataFrame) -> None:

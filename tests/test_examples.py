@@ -1,0 +1,124 @@
+"""Every example in a docstring, and every code block of the README, runs and shows what it says it shows."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import image, pyplot
+
+import citykit
+from tests.examples import shown_by
+
+ROOT = Path(__file__).parents[1]
+README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
+BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def engine() -> Iterator[Any]:
+    """An engine of `citykit.run`'s loop, on a database with the world's cities."""
+    engine = citykit.run(citykit.connect())
+    citykit.run(citykit.create_tables(engine, reset=True))
+    citykit.run(citykit.load_cities(engine, citykit.world_cities()))
+    yield engine
+    citykit.run(engine.dispose())
+    pyplot.close("all")
+
+
+def documented() -> Iterator[Any]:
+    finder = doctest.DocTestFinder()
+    for module in pkgutil.iter_modules(citykit.__path__):
+        if module.name != "__main__":
+            for test in finder.find(importlib.import_module(f"citykit.{module.name}")):
+                if test.examples:
+                    yield pytest.param(test, id=test.name)
+
+
+@pytest.mark.parametrize("test", list(documented()))
+def test_docstring(test: doctest.DocTest, engine: Any) -> None:
+    namespace = {**test.globs, "citykit": citykit, "engine": engine, "pandas": pd}
+    for example in test.examples:
+        shown = shown_by(example.source, namespace, "single")
+        assert shown == example.want, example.source
+    if namespace["engine"] is not engine:
+        citykit.run(namespace["engine"].dispose())
+
+
+def test_every_public_function_has_an_example() -> None:
+    for name in citykit.__all__:
+        thing = getattr(citykit, name)
+        if inspect.isfunction(thing) and name not in ("connect", "create_tables"):
+            assert ">>> " in (inspect.getdoc(thing) or ""), name
+
+
+def test_the_kinds_of_blocks_of_the_readme() -> None:
+    assert {kind for kind, _ in BLOCKS} == {"sh", "python", "text", "console"}
+
+
+def test_the_python_blocks_of_the_readme(engine: Any) -> None:
+    namespace: dict[str, Any] = {"engine": engine}
+    for (kind, source), (following, output) in zip(BLOCKS, [*BLOCKS[1:], ("", "")], strict=True):
+        if kind == "python":
+            if "engine = " in source and namespace["engine"] is not engine:
+                citykit.run(namespace["engine"].dispose())
+            shown = shown_by(source, namespace)
+            assert shown == (output if following == "text" else ""), source
+    citykit.run(namespace["engine"].dispose())
+
+
+def test_the_console_blocks_of_the_readme(engine: Any, tmp_path: Path) -> None:
+    assert engine is not None
+    ran = 0
+    for kind, source in BLOCKS:
+        if kind == "console":
+            for command, output in re.findall(r"^\$ citykit (.*)\n((?:[^$].*\n)*)", source, re.MULTILINE):
+                done = subprocess.run(
+                    [sys.executable, "-m", "citykit", *shlex.split(command)],
+                    capture_output=True,
+                    check=False,
+                    cwd=tmp_path,
+                    encoding="utf-8",
+                )
+                assert done.stdout + done.stderr == output, command
+                ran += 1
+    assert ran == 3
+
+
+def test_the_shell_blocks_of_the_readme_are_the_two_commands_that_ci_runs() -> None:
+    commands = [source for kind, source in BLOCKS if kind == "sh"]
+    assert len(commands) == 2
+    assert commands[0].endswith("&& .venv/bin/citykit demo\n")
+    assert commands[1].endswith("&& .venv/bin/pytest\n")
+    ci = ROOT.joinpath(".ci", "run").read_text(encoding="utf-8")
+    assert "```sh" in ci  # takes them from here
+
+
+def test_the_session_of_the_readme_has_eight_lines() -> None:
+    _, source = next(block for block in BLOCKS if block[0] == "python")
+    assert len(source.splitlines()) - source.count("\n\n") == 8
+
+
+def test_the_picture_of_the_readme_is_current(engine: Any, tmp_path: Path) -> None:
+    ax = citykit.plot_biggest(citykit.run(citykit.biggest_cities(engine, 20)))
+    ax.figure.savefig(tmp_path / "biggest.png", dpi=100)  # type: ignore[union-attr]
+    committed = ROOT / "notebooks" / "biggest.png"
+    if os.environ.get("CITYKIT_RENEW_PICTURES"):
+        committed.write_bytes((tmp_path / "biggest.png").read_bytes())
+    fresh, old = image.imread(tmp_path / "biggest.png"), image.imread(committed)
+    how = "CITYKIT_RENEW_PICTURES=1 pytest tests/test_examples.py renews it"
+    assert fresh.shape == old.shape, how
+    assert np.sqrt(np.mean((fresh - old) ** 2)) < 0.02, how

