@@ -143,16 +143,17 @@ def server_errors_named() -> Iterator[None]:
             raise MissingTableError(
                 f"{server_message(exc)}. Create the tables first: await citykit.create_tables(engine)"
             ) from exc
-        if _lost(exc):
-            raise DatabaseUnavailableError(
-                f"The connection to the server was lost ({server_message(exc)}); "
-                "what was under way was not stored. Run it again."
-            ) from exc
-        raise
+        if not _lost(exc):
+            raise
+        raise _connection_lost(server_message(exc)) from exc
     except ConnectionError as exc:
-        raise DatabaseUnavailableError(
-            f"The server cannot be reached ({exc}); what was under way was not stored. Run it again."
-        ) from exc
+        raise _connection_lost(str(exc)) from exc
+
+
+def _connection_lost(said: str) -> DatabaseUnavailableError:
+    return DatabaseUnavailableError(
+        f"The connection to the server was lost ({said}); what was under way was not stored. Run it again."
+    )
 
 
 def sqlstate(exc: BaseException) -> str | None:

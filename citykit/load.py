@@ -136,17 +136,32 @@ async def _copy(
 
     raw = (await connection.get_raw_connection()).driver_connection
     assert raw is not None  # noqa: S101  a connection that is open has one
-    try:
-        await raw.copy_to_table(
+    copying = asyncio.ensure_future(
+        raw.copy_to_table(
             staging.name, schema_name=staging.schema, columns=rows.column_names, format="csv", source=chunks()
         )
+    )
+
+    def give_up(_: object) -> None:
+        copying.cancel()
+
+    # asyncpg waits forever for a server that vanished while its buffer was full.
+    raw.add_termination_listener(give_up)
+    try:
+        await copying
     except asyncpg.PostgresError:
         raise  # the server ended the COPY itself: the connection is in order
-    except BaseException:
+    except BaseException as exc:
+        lost = raw.is_closed()
         # A COPY given up half way can leave a connection that hangs: nobody gets it again.
         raw.terminate()
         await connection.invalidate()
+        task = asyncio.current_task()
+        if lost and isinstance(exc, asyncio.CancelledError) and not (task and task.cancelling()):
+            raise ConnectionResetError("the server closed the connection") from exc
         raise
+    finally:
+        raw.remove_termination_listener(give_up)
 
 
 @dataclass(frozen=True)

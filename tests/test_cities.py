@@ -271,9 +271,10 @@ async def test_a_load_cancelled_at_any_moment_is_all_or_nothing(engine: AsyncEng
     await asyncio.wait([loading], timeout=delay)
     loading.cancel()
     done = await asyncio.gather(loading, return_exceptions=True)
-    expected = 0 if isinstance(done[0], BaseException) else 20_000
-    assert await scalar(engine, "SELECT count(*) FROM cities") == expected
-    assert (await citykit.load_cities(engine, many(20_000), on_conflict="skip")).inserted == 20_000 - expected
+    count = await scalar(engine, "SELECT count(*) FROM cities")
+    # Cancelled while the commit is on its way, it may have happened; but all of it.
+    assert count in ((0, 20_000) if isinstance(done[0], BaseException) else (20_000,))
+    assert (await citykit.load_cities(engine, many(20_000), on_conflict="skip")).inserted == 20_000 - count
 
 
 async def test_an_error_in_the_callback_leaves_no_row(engine: AsyncEngine) -> None:
