@@ -57,7 +57,7 @@ def default_home() -> Path:
     if home := os.environ.get("CITYKIT_HOME"):
         return Path(home).expanduser().absolute()
     if account.is_root():
-        return platformdirs.user_state_path("citykit", use_site_for_root=True)
+        return platformdirs.site_state_path("citykit")
     return platformdirs.user_data_path("citykit", appauthor=False)
 
 

@@ -249,6 +249,7 @@ def test_root_opens_nothing_to_others(tmp_path: Path, monkeypatch: pytest.Monkey
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     monkeypatch.setenv("CITYKIT_HOME", str(closed / "home"))
+    monkeypatch.delenv("CITYKIT_URL", raising=False)
     User().ready().leave()
     assert not closed.stat().st_mode & stat.S_IRWXO
     nobody = subprocess.run(["ls", closed / "home"], user="nobody", capture_output=True, check=False)
