@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-from citykit.errors import DatabaseUnavailableError, MissingTableError
+from citykit.errors import CitykitError, DatabaseUnavailableError, MissingTableError
 
 Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
 
@@ -37,6 +37,20 @@ _HINTS = {
     "3D000": "Create the database first: createdb NAME.",
     "53300": "It has no connection left: close some, or raise max_connections.",
     "57P03": "It is starting or stopping: try again in a moment.",
+}
+
+# What to do about a statement that it refuses for no fault of the values, likewise.
+_REFUSALS = {
+    "25006": "Use a connection that may write.",
+    "25P01": "The connection is in autocommit mode: give the engine, or a connection without AUTOCOMMIT.",
+    "25P02": "The transaction has failed earlier: await connection.rollback() ends it.",
+    "40001": "Another transaction changed the same rows: run it again.",
+    "40P01": "Another transaction changed the same rows: run it again.",
+    "42501": "Ask the owner of the table for the right to do this.",
+    "42703": "The table is not citykit's: await citykit.create_tables(engine, reset=True) replaces it.",
+    "53100": "The server's disk is full.",
+    "55P03": "Another transaction holds the table: run it again.",
+    "57014": "It was cancelled, or took longer than the server's statement_timeout.",
 }
 
 
@@ -112,8 +126,11 @@ async def transaction(bind: Bind) -> AsyncIterator[AsyncConnection]:
     """
     with server_errors_named():
         if isinstance(bind, AsyncEngine):
-            async with bind.begin() as connection:
-                yield connection
+            async with bind.connect() as connection:
+                if await _autocommits(connection):
+                    await connection.execution_options(isolation_level="READ COMMITTED")
+                async with connection.begin():
+                    yield connection
         elif isinstance(bind, AsyncConnection):
             async with bind.begin_nested():
                 yield bind
@@ -133,9 +150,15 @@ async def transaction(bind: Bind) -> AsyncIterator[AsyncConnection]:
             )
 
 
+async def _autocommits(connection: AsyncConnection) -> bool:
+    """Tell whether each statement would be a transaction of its own, and nothing all or nothing."""
+    adapted = (await connection.get_raw_connection()).dbapi_connection
+    return getattr(adapted, "isolation_level", None) == "autocommit"
+
+
 @contextmanager
 def server_errors_named() -> Iterator[None]:
-    """Raise what the server says about missing tables and lost connections as this package's errors."""
+    """Raise what the server says about the state of things (not about values) as this package's errors."""
     try:
         yield
     except (DBAPIError, *_ASYNCPG_ERRORS) as exc:
@@ -143,9 +166,11 @@ def server_errors_named() -> Iterator[None]:
             raise MissingTableError(
                 f"{server_message(exc)}. Create the tables first: await citykit.create_tables(engine)"
             ) from exc
-        if not _lost(exc):
-            raise
-        raise _connection_lost(server_message(exc)) from exc
+        if _lost(exc):
+            raise _connection_lost(server_message(exc)) from exc
+        if hint := _REFUSALS.get(sqlstate(exc) or ""):
+            raise CitykitError(f"{server_message(exc)}; nothing was changed. {hint}") from exc
+        raise
     except ConnectionError as exc:
         raise _connection_lost(str(exc)) from exc
 

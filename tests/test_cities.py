@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import citykit
@@ -396,6 +397,47 @@ async def test_a_failed_helper_leaves_the_callers_transaction_usable(
         await citykit.add_city(bind, "Akureyri", 18_925, country="IS")
         await bind.commit()
     assert len(await stored(engine)) == 4
+
+
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "REPEATABLE READ", "SERIALIZABLE"])
+async def test_an_engine_of_any_isolation_level_is_all_or_nothing(
+    engine: AsyncEngine, three_cities: pd.DataFrame, level: str
+) -> None:
+    other = await citykit.connect(engine.url, isolation_level=level)
+    await citykit.load_cities(other, three_cities)
+    with pytest.raises(citykit.DuplicateCityError) as caught:
+        await citykit.load_cities(other, pd.concat([many(1), three_cities]))
+    assert len(caught.value.keys) == 3
+    await citykit.add_city(other, "another", 1)
+    await other.dispose()
+    assert len(await stored(engine)) == 4
+
+
+async def test_a_connection_in_autocommit_is_refused_with_the_way_out(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        with pytest.raises(citykit.CitykitError, match="give the engine"):
+            await citykit.load_cities(connection, many(1))
+
+
+async def test_a_transaction_that_has_failed_is_said_to_have_failed(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        with pytest.raises(DBAPIError):
+            await connection.execute(text("SELECT 1/0"))
+        with pytest.raises(citykit.CitykitError, match=r"await connection.rollback\(\)"):
+            await citykit.load_cities(connection, many(1))
+        await connection.rollback()
+        await citykit.load_cities(connection, many(1))
+        await connection.commit()
+    assert len(await stored(engine)) == 1
+
+
+async def test_what_may_not_be_written_is_said(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        await connection.execute(text("SET TRANSACTION READ ONLY"))
+        with pytest.raises(citykit.CitykitError, match=r"read-only.*nothing was changed"):
+            await citykit.add_city(connection, "a", 1)
+        assert (await citykit.biggest_cities(connection)).empty
 
 
 @pytest.mark.parametrize(
