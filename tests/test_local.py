@@ -267,7 +267,7 @@ def test_where_there_are_no_access_control_lists_others_may_pass_and_not_look(
     monkeypatch.setattr(account, "_grant_search", none)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    account.for_server(closed, local._programs().parent)
+    account.for_server(closed)
     assert stat.S_IMODE(closed.stat().st_mode) == 0o701
 
 
@@ -279,8 +279,23 @@ def test_an_access_control_list_that_is_there_is_kept() -> None:
     account._grant_search(closed, other)
     account._grant_search(closed, owner)
     account._grant_search(closed, owner)
-    assert account._may(owner, "-x", closed)
-    assert account._may(other, "-x", closed)
-    assert not account._may(account.Owner(12346, 12346), "-x", closed)
+    assert account._may_search(owner, closed)
+    assert account._may_search(other, closed)
+    assert not account._may_search(account.Owner(12346, 12346), closed)
     assert stat.S_IMODE(closed.stat().st_mode) == 0o750
     closed.rmdir()
+
+
+@as_root
+def test_programs_installed_under_a_strict_umask_can_be_run(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    program = closed / "bin" / "program"
+    program.parent.mkdir(mode=0o700)
+    program.write_text("#!/bin/sh\ncat $(dirname $0)/../data")
+    program.chmod(0o700)
+    (closed / "data").write_text("works")
+    (closed / "data").chmod(0o600)
+    owner = account.for_server(tmp_path, closed)
+    done = subprocess.run([program], capture_output=True, text=True, check=True, **owner.popen_options())
+    assert done.stdout == "works"
