@@ -148,8 +148,8 @@ async def add_city(
         raise InvalidFrameError(f"{'; '.join(said)}; nothing was changed.\n{' '.join(broken)}", rejects)
     values: dict[str, Any] = rows.select(list(COLUMNS)).to_pylist()[0]
     city = City(**values)
-    try:
-        async with transaction(bind) as connection:
+    async with transaction(bind) as connection:  # what else a session holds is flushed here
+        try:
             if isinstance(bind, AsyncSession):
                 bind.add(city)
                 await bind.flush()
@@ -161,12 +161,12 @@ async def add_city(
                     session.begin(),
                 ):
                     session.add(city)
-    except IntegrityError as exc:
-        if sqlstate(exc) != "23505":
-            raise
-        key = tuple(values[column] for column in KEY)
-        shown = ", ".join(filter(None, key))
-        raise DuplicateCityError(f"The city is already stored: {shown}", [key]) from exc
+        except IntegrityError as exc:
+            if sqlstate(exc) != "23505":
+                raise
+            key = tuple(values[column] for column in KEY)
+            shown = ", ".join(filter(None, key))
+            raise DuplicateCityError(f"The city is already stored: {shown}", [key]) from exc
     return city
 
 
@@ -214,5 +214,9 @@ def _biggest(n: int, country: str | None) -> Select[Any]:
     order = (CITIES.columns["population"].desc(), *(CITIES.columns[name] for name in KEY))
     statement = select(*columns).order_by(*order).limit(min(count, 2**63 - 1))
     if country is not None:
+        if not isinstance(country, str):
+            raise TypeError(f"country is text, spelled as stored, not {type(country).__name__}")
+        if "\0" in country or country.encode(errors="replace").decode() != country:
+            raise ValueError(f"no country can be stored as {country!r}")
         statement = statement.where(CITIES.columns["country"] == country)
     return statement

@@ -36,8 +36,6 @@ class _OneLineErrors(TyperGroup):
             said = str(getattr(exc, "orig", None) or exc)
             for in_python, typed in _TYPED.items():
                 said = said.replace(in_python, typed)
-        except typer.Abort:
-            said = "interrupted"
         except TyperException as exc:  # wrong words on the command line
             said = f"{exc.format_message().rstrip('.')}. See citykit --help."
         typer.echo(f"citykit: {' '.join(said.split())}", err=True)
@@ -169,10 +167,12 @@ def biggest(
 @app.command()
 def chart(
     out: Annotated[Path, typer.Argument(metavar="OUT.png", help="The picture: .png, .svg or .pdf.")],
-    n: Count = 20,
+    n: Annotated[int, typer.Option("-n", "--count", max=500, help="How many cities, 500 at most.")] = 20,
     country: Country = None,
 ) -> None:
     """Draw the most populated cities as bars."""
+    if not out.suffix:
+        raise ValueError(f"{out} has no ending that says which kind of picture it is to be, such as .png")
     _draw(_biggest(n, country), out)
     typer.echo(f"Wrote {out}")
 
@@ -250,7 +250,7 @@ def _biggest(n: int, country: str | None) -> pd.DataFrame:
 
 def _table(frame: pd.DataFrame) -> str:
     if frame.empty:
-        return "No cities are stored there. citykit seed stores the world's."
+        return "No such cities are stored. citykit seed stores the world's; countries are codes such as US."
     formats: dict[str, Callable[[Any], str]] = {"population": "{:,}".format}
     return frame.to_string(index=False, formatters=formats, na_rep="")
 

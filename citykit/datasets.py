@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 import json
 import operator
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
 
 from citykit.errors import CitykitError
 
@@ -93,21 +98,41 @@ def read_cities(path: str | Path) -> pd.DataFrame:
     try:
         match path.suffix.lower():
             case ".csv":
-                texts = pd.read_csv(path, dtype="str", keep_default_na=False, na_values=[""])
-                return texts.assign(**{name: _numbers(texts[name]) for name in texts if name in _NUMERIC})
+                return _read_csv(path)
             case ".parquet":
                 return pd.read_parquet(path)
-    except (OSError, ValueError, pd.errors.ParserError) as exc:
-        said = getattr(exc, "strerror", None) or " ".join(str(exc).split())
+    except (OSError, ValueError, StopIteration, csv.Error) as exc:
+        said = getattr(exc, "strerror", None) or " ".join(str(exc).split()) or "it is empty"
         raise CitykitError(f"{path} cannot be read: {said}") from exc
     raise CitykitError(f"{path} is neither a .csv nor a .parquet file")
 
 
-_NUMERIC = ("population", "latitude", "longitude")
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read every field as text, and an empty one as missing; a row of another length is an error."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names = next(csv.reader(file))
+    texts: pd.DataFrame = arrow_csv.read_csv(
+        path,
+        parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+        convert_options=arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
+        ),
+    ).to_pandas()
+    parsed = {name: _numbers(texts[name], parse) for name, parse in _PARSE.items() if names.count(name) == 1}
+    return texts.assign(**parsed)
 
 
-def _numbers(texts: pd.Series[Any]) -> pd.Series[Any]:
+_PARSE: dict[str, Callable[[str], object]] = {"population": Decimal, "latitude": float, "longitude": float}
+
+
+def _numbers(texts: pd.Series[Any], parse: Callable[[str], object]) -> pd.Series[Any]:
     """Make numbers of a column of texts; a text that is none stays, for the check to name its row."""
-    numbers = pd.to_numeric(texts, errors="coerce")
-    wrong = numbers.isna() & texts.notna()
-    return numbers.astype(object).mask(wrong, texts) if wrong.any() else numbers
+    if parse is Decimal and texts.dropna().str.fullmatch(r"[0-9]{1,15}").all():
+        return pd.to_numeric(texts)
+    values: list[object] = []
+    for text in texts:
+        try:
+            values.append(parse(text) if isinstance(text, str) else None)
+        except (ValueError, ArithmeticError):
+            values.append(text)
+    return pd.Series(values, index=texts.index, dtype=object)

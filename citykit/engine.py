@@ -28,7 +28,12 @@ CONNECT_SECONDS = 4.5
 _ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 # What a URL made for libpq (psql, psycopg, hosted databases) says, in asyncpg's words; None: it has none.
-_LIBPQ_OPTIONS = {"sslmode": "ssl", "connect_timeout": "timeout", "channel_binding": None}
+_LIBPQ_OPTIONS = {
+    "sslmode": "ssl",
+    "application_name": None,
+    "channel_binding": None,
+    "connect_timeout": None,
+}
 
 # What to do about a server that says no, by SQLSTATE.
 _HINTS = {
@@ -41,6 +46,8 @@ _HINTS = {
 
 # What to do about a statement that it refuses for no fault of the values, likewise.
 _REFUSALS = {
+    "2BP01": "Something else was built on the table: drop that first.",
+    "42809": "Something that is no table has its name: use another database.",
     "25006": "Use a connection that may write.",
     "25P01": "The connection is in autocommit mode: give the engine, or a connection without AUTOCOMMIT.",
     "25P02": "The transaction has failed earlier: await connection.rollback() ends it.",
@@ -91,7 +98,7 @@ async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_
     try:
         async with asyncio.timeout(CONNECT_SECONDS), engine.connect() as connection:
             version = int(await connection.scalar(text("SHOW server_version_num")) or 0)
-    except (OSError, TypeError, ValueError, SQLAlchemyError, *_ASYNCPG_ERRORS) as exc:
+    except (OSError, OverflowError, TypeError, ValueError, SQLAlchemyError, *_ASYNCPG_ERRORS) as exc:
         await engine.dispose()
         raise DatabaseUnavailableError(_unreachable(target, exc)) from exc
     except BaseException:
@@ -124,13 +131,14 @@ async def transaction(bind: Bind) -> AsyncIterator[AsyncConnection]:
     An engine: a connection and a transaction of its own, committed at the end. A connection or a
     session: a savepoint in the caller's transaction, which this never ends.
     """
-    with server_errors_named():
+    with server_errors_named() as outcome:
         if isinstance(bind, AsyncEngine):
             async with bind.connect() as connection:
                 if await _autocommits(connection):
                     await connection.execution_options(isolation_level="READ COMMITTED")
                 async with connection.begin():
                     yield connection
+                    outcome.append("may have been stored: it was just being committed. Look before you")
         elif isinstance(bind, AsyncConnection):
             async with bind.begin_nested():
                 yield bind
@@ -157,27 +165,30 @@ async def _autocommits(connection: AsyncConnection) -> bool:
 
 
 @contextmanager
-def server_errors_named() -> Iterator[None]:
+def server_errors_named() -> Iterator[list[str]]:
     """Raise what the server says about the state of things (not about values) as this package's errors."""
+    outcome = ["was not stored. Connect again if the server was restarted, and"]
     try:
-        yield
+        yield outcome
     except (DBAPIError, *_ASYNCPG_ERRORS) as exc:
         if sqlstate(exc) == "42P01":
             raise MissingTableError(
                 f"{server_message(exc)}. Create the tables first: await citykit.create_tables(engine)"
             ) from exc
         if _lost(exc):
-            raise _connection_lost(server_message(exc)) from exc
+            raise _connection_lost(server_message(exc), outcome[-1]) from exc
         if hint := _REFUSALS.get(sqlstate(exc) or ""):
             raise CitykitError(f"{server_message(exc)}; nothing was changed. {hint}") from exc
-        raise
-    except ConnectionError as exc:
-        raise _connection_lost(str(exc)) from exc
+        if isinstance(exc, DBAPIError):
+            raise
+        raise CitykitError(f"{server_message(exc)}; nothing was changed.") from exc
+    except (ConnectionError, FileNotFoundError) as exc:  # the latter: a socket that is gone
+        raise _connection_lost(str(exc), outcome[-1]) from exc
 
 
-def _connection_lost(said: str) -> DatabaseUnavailableError:
+def _connection_lost(said: str, outcome: str) -> DatabaseUnavailableError:
     return DatabaseUnavailableError(
-        f"The connection to the server was lost ({said}); what was under way was not stored. Run it again."
+        f"The connection to the server was lost ({said}); what was under way {outcome} run it again."
     )
 
 

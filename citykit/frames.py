@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-import reprlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from sqlalchemy import Column, Double, Integer, Table, Text
 
 from citykit.errors import InvalidFrameError
+from citykit.rejects import rejects_frame
 
-REJECT_COLUMNS = ("row", "column", "value", "reason")
 POSITION = "citykit_position"  # of a row in its frame: where two rows have one key, their order counts
 
 Kind = Literal["text", "integer", "float"]
@@ -95,7 +95,7 @@ def validate(frame: pd.DataFrame, rules: Sequence[Rule]) -> tuple[pa.Table, pd.D
         valid = np.ones(count, dtype=bool)
         valid[[position for position, *_ in bad]] = False
         typed = typed.filter(pa.array(valid))
-    return typed, _rejects(
+    return typed, rejects_frame(
         [
             (frame.index[position], rules[number].name, frame[rules[number].name].iloc[position], reason)
             for position, number, reason in bad
@@ -103,41 +103,10 @@ def validate(frame: pd.DataFrame, rules: Sequence[Rule]) -> tuple[pa.Table, pd.D
     )
 
 
-def refuse(rejects: pd.DataFrame, rules: Sequence[Rule]) -> InvalidFrameError:
-    """Return the error that says, per column and reason, how many values are bad and where the first is."""
-    parts = []
-    for (column, reason), group in rejects.groupby(["column", "reason"], sort=False):
-        first = group.iloc[0]
-        parts.append(
-            f"column {column!r} has {_counted(len(group), str(reason))} "
-            f"(first at row label {_plain(first['row'])}: {reprlib.repr(_plain(first['value']))})"
-        )
-    broken = set(rejects["column"])
-    meanings = [rule.meaning for rule in rules if rule.name in broken and rule.meaning]
-    hint = " ".join([*meanings, "See error.rejects for all; on_invalid='skip' loads the valid rows."])
-    return InvalidFrameError(f"{'; '.join(parts)}; nothing was loaded.\n{hint}", rejects)
-
-
-def _counted(count: int, reason: str) -> str:
-    values = "value" if count == 1 else "values"
-    return f"{count:,} {values} {reason}" if " " in reason else f"{count:,} {reason} {values}"
-
-
-def _plain(value: object) -> object:
-    return value.item() if isinstance(value, np.generic) and not isinstance(value, np.datetime64) else value
-
-
-def _rejects(rows: Sequence[tuple[object, object, object, str]]) -> pd.DataFrame:
-    columns = zip(*rows, strict=True) if rows else [()] * len(REJECT_COLUMNS)
-    named = zip(REJECT_COLUMNS, columns, strict=True)
-    frame = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in named})
-    return frame.astype({"column": "str", "reason": "str"})
-
-
 def _check_columns(frame: pd.DataFrame, rules: Sequence[Rule]) -> None:
     known = [rule.name for rule in rules]
     repeated = list(dict.fromkeys(frame.columns[frame.columns.duplicated()]))
-    unknown = [name for name in frame.columns if name not in known]
+    unknown = [name for name in frame.columns if not (isinstance(name, str) and name in known)]
     required = [rule.name for rule in rules if not rule.nullable and rule.default is None]
     missing = [name for name in required if name not in frame.columns]
     problems = (
@@ -150,7 +119,7 @@ def _check_columns(frame: pd.DataFrame, rules: Sequence[Rule]) -> None:
         raise InvalidFrameError(
             f"{said}; nothing was loaded.\n"
             f"The columns are {', '.join(known)}; {' and '.join(required)} are needed.",
-            _rejects([(None, str(name), None, reason) for name, reason in problems]),
+            rejects_frame([(None, str(name), None, reason) for name, reason in problems]),
         )
 
 
@@ -164,7 +133,8 @@ def _meant(name: object, known: Sequence[str]) -> str:
 def _convert(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, dict[int, str]]:
     """Return the typed column and, by position, why a value is bad (it is null in the column then)."""
     if isinstance(series.dtype, pd.CategoricalDtype):
-        series = series.astype(series.cat.categories.dtype)
+        dtype = series.cat.categories.dtype
+        series = series.astype(object if dtype.kind in "iub" and series.hasnans else dtype)
     array, reasons = _typed_at_once(series, rule) or _typed_one_by_one(series, rule)
     for reason, flawed in _flaws(array, rule):
         for position in np.flatnonzero(flawed.fill_null(False).to_numpy(zero_copy_only=False)).tolist():
@@ -218,11 +188,14 @@ def _typed_one_by_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, dic
 
 
 def _is_missing(value: Any) -> bool:
+    if isinstance(value, Decimal):
+        return value.is_nan()  # pandas stumbles over a signalling one
     return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (numbers.Real, Decimal)) and not isinstance(value, (bool, np.bool_))
+    no_numbers = (bool, np.bool_, np.timedelta64)  # though Python's numbers count them in
+    return isinstance(value, (numbers.Real, Decimal)) and not isinstance(value, no_numbers)
 
 
 def _ask_text(value: Any) -> tuple[str | None, str | None]:
@@ -238,6 +211,8 @@ def _ask_text(value: Any) -> tuple[str | None, str | None]:
 def _ask_integer(value: Any) -> tuple[int | None, str | None]:
     if not _is_number(value):
         return None, "not a number"
+    if isinstance(value, Decimal) and value.is_finite() and value.adjusted() > 18:
+        return (-(2**63) if value < 0 else 2**63 - 1), None  # its digits would fill the memory
     try:
         number = int(value)
     except OverflowError:
@@ -254,8 +229,13 @@ def _ask_float(value: Any) -> tuple[float | None, str | None]:
     try:
         number = float(value)
     except OverflowError:
-        return (math.inf if value > 0 else -math.inf), None
-    exact = Decimal(repr(number)) == value if isinstance(value, Decimal) else number == value
+        number = math.inf
+    if math.isinf(number) and (not isinstance(value, Decimal) or value.is_finite()) and value != number:
+        return math.copysign(sys.float_info.max, 1 if value > 0 else -1), None  # beyond any limit
+    if isinstance(value, Decimal) and number not in (math.inf, -math.inf):
+        exact = value in (Decimal(number), Decimal(repr(number)))  # 0.1 as written, or to the last bit
+    else:
+        exact = bool(number == value)
     return (number, None) if exact else (None, "not exact in double precision")
 
 

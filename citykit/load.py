@@ -21,6 +21,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    text,
     tuple_,
 )
 from sqlalchemy.dialects.postgresql import Insert, distinct_on, insert
@@ -30,8 +31,9 @@ from sqlalchemy.schema import CreateTable, DropTable
 
 from citykit.engine import Bind, server_message, sqlstate, transaction
 from citykit.errors import DuplicateKeyError
-from citykit.frames import POSITION, refuse, rules_of, validate
+from citykit.frames import POSITION, rules_of, validate
 from citykit.progress import Progress, reporting
+from citykit.rejects import refuse
 from citykit.wire import encode_csv
 
 OnConflict: TypeAlias = Literal["error", "skip", "update"]
@@ -92,8 +94,11 @@ async def load_frame(
     rules = rules_of(table)
     rows, rejects = await asyncio.to_thread(validate, frame, rules)
     if len(rejects) and on_invalid == "error":
-        raise refuse(rejects, rules)
+        raise refuse(rejects, {rule.name: rule.meaning for rule in rules})
     async with transaction(bind) as connection:
+        # Held to the end, so that a reset that waits for it meanwhile cannot come in between.
+        name = connection.dialect.identifier_preparer.format_table(table)
+        await connection.execute(text(f"LOCK TABLE {name} IN ROW EXCLUSIVE MODE"))
         staging = await _stage(connection, rows, table, progress)
         merge = _Merge(connection, staging, table, list(key))
         inserted, updated = await merge.run(on_conflict)
@@ -138,7 +143,12 @@ async def _copy(
     assert raw is not None  # noqa: S101  a connection that is open has one
     copying = asyncio.ensure_future(
         raw.copy_to_table(
-            staging.name, schema_name=staging.schema, columns=rows.column_names, format="csv", source=chunks()
+            staging.name,
+            schema_name=staging.schema,
+            columns=rows.column_names,
+            format="csv",
+            encoding="utf8",
+            source=chunks(),
         )
     )
 
@@ -153,6 +163,8 @@ async def _copy(
         raise  # the server ended the COPY itself: the connection is in order
     except BaseException as exc:
         lost = raw.is_closed()
+        if isinstance(exc, Exception) and not lost:
+            raise  # the callback's, say: asyncpg has ended the COPY on the server
         # A COPY given up half way can leave a connection that hangs: nobody gets it again.
         raw.terminate()
         await connection.invalidate()
@@ -211,7 +223,9 @@ class _Merge:
             if sqlstate(exc) != "23505":
                 raise
             keys = await self._conflicts()
-            raise DuplicateKeyError(_duplicates_message(keys) or server_message(exc), keys) from exc
+            raise DuplicateKeyError(
+                _duplicates_message(keys) or f"{server_message(exc)}; nothing was loaded", keys
+            ) from exc
 
     async def _conflicts(self) -> list[tuple[Any, ...]]:
         stored = and_(*(self.table.columns[name] == self.staging.columns[name] for name in self.key))

@@ -78,7 +78,7 @@ def attach(home: Path | None = None) -> URL:
             if server is None or server.pid != os.getpid():
                 server = _servers[home] = _Server(home)
             return server.attach()
-    except (OSError, subprocess.SubprocessError) as exc:
+    except (OSError, ValueError, subprocess.SubprocessError) as exc:
         raise DatabaseUnavailableError(
             f"The embedded PostgreSQL in {home} could not be started: {exc}. "
             "Set CITYKIT_HOME to a directory that you can write to, or CITYKIT_URL to use another server."
@@ -113,11 +113,19 @@ class _Server:
             self._check_version()
             if not self._is_running():
                 self._start(owner)
-            if self.users is None:
+            if not self._is_user():
                 self.users = (self.home / "users.lock").open("a")
                 fcntl.flock(self.users, fcntl.LOCK_SH)
                 atexit.register(self.leave)
             return self._url()
+
+    def _is_user(self) -> bool:
+        if self.users is None:
+            return False
+        if os.fstat(self.users.fileno()).st_nlink:
+            return True
+        self.users.close()  # the directory was deleted meanwhile, and this lock with it
+        return False
 
     def leave(self) -> None:
         """Give up this process's hold, and stop the server if it was the last."""
@@ -206,6 +214,8 @@ class _Server:
             deadline = time.monotonic() + SERVER_SECONDS
             while _process(process.pid) and time.monotonic() < deadline:
                 time.sleep(0.01)
+            if lines[4] != str(self.pgdata):
+                shutil.rmtree(lines[4], ignore_errors=True)  # the socket's own directory
 
     def _wait_until_ready(self, pid: int) -> None:
         deadline = time.monotonic() + SERVER_SECONDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import threading
 import weakref
 from collections.abc import Awaitable
@@ -21,6 +22,7 @@ class _LastingLoop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.pid = os.getpid()  # in a forked child it is the parent's, whose threads are not there
         weakref.finalize(self, self.loop.close)
 
 
@@ -53,7 +55,8 @@ def run(awaitable: Awaitable[T]) -> T:
     try:
         running = asyncio.get_running_loop()
     except RuntimeError:
-        if not hasattr(_thread, "lasting") or _thread.lasting.loop.is_closed():
+        lasting = getattr(_thread, "lasting", None)
+        if lasting is None or lasting.loop.is_closed() or lasting.pid != os.getpid():
             _thread.lasting = _LastingLoop()
         return _wait(_thread.lasting.loop, awaitable)
     try:
@@ -76,6 +79,8 @@ def _wait(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[T]) -> T:
         if not task.done():  # interrupted: unlike asyncio.run, run_until_complete would leave it running
             task.cancel()
             loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        elif not task.cancelled():
+            task.exception()  # interrupted inside of it: nobody else will ask for that
         raise
 
 

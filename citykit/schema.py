@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Table, func, inspect, select
+from sqlalchemy import Connection, Table, UniqueConstraint, func, inspect, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.engine import Bind, transaction
@@ -39,14 +39,24 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
 async def _check_columns(connection: AsyncConnection) -> None:
     for table in Base.metadata.sorted_tables:
         found = await connection.run_sync(_column_names, table)
-        missing = [column.name for column in table.columns if column.name not in found]
+        missing = [f"column {column.name!r}" for column in table.columns if column.name not in found]
+        unique = await connection.run_sync(_unique_columns, table)
+        for constraint in table.constraints:
+            if isinstance(constraint, UniqueConstraint) and not missing:
+                key = constraint.columns.keys()
+                missing += [] if frozenset(key) in unique else [f"unique key ({', '.join(key)})"]
         if missing:
             raise CitykitError(
-                f"a table {table.name!r} that is not citykit's exists: it has no column "
-                f"{', '.join(map(repr, missing))}; nothing was changed. Use another database, or replace it "
-                "and lose its rows: await citykit.create_tables(engine, reset=True)"
+                f"a table {table.name!r} that is not citykit's exists: it has no {', no '.join(missing)}; "
+                "nothing was changed. Use another database, or replace it and lose its rows: "
+                "await citykit.create_tables(engine, reset=True)"
             )
 
 
 def _column_names(connection: Connection, table: Table) -> set[str]:
     return {column["name"] for column in inspect(connection).get_columns(table.name, schema=table.schema)}
+
+
+def _unique_columns(connection: Connection, table: Table) -> set[frozenset[str | None]]:
+    indexes = inspect(connection).get_indexes(table.name, schema=table.schema)
+    return {frozenset(index["column_names"]) for index in indexes if index["unique"]}

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import citykit
@@ -288,6 +288,43 @@ async def test_an_error_in_the_callback_leaves_no_row(engine: AsyncEngine) -> No
     assert (await citykit.load_cities(engine, many(10))).inserted == 10
 
 
+@pytest.mark.parametrize("rows", [10, 3 * CHUNK_ROWS])
+async def test_an_error_in_the_callback_leaves_the_callers_transaction_usable(
+    engine: AsyncEngine, rows: int
+) -> None:
+    def fail(_done: int, _total: int) -> None:
+        raise ZeroDivisionError
+
+    async with engine.begin() as connection:
+        await citykit.add_city(connection, "before", 1)
+        with pytest.raises(ZeroDivisionError):
+            await citykit.load_cities(connection, many(rows), progress=fail)
+        await citykit.load_cities(connection, many(2))
+    assert set(await stored(engine)) == {("before", "", ""), ("city 0", "", ""), ("city 1", "", "")}
+
+
+async def test_a_connection_lost_at_the_commit_is_not_said_to_have_stored_nothing(
+    engine: AsyncEngine,
+) -> None:
+    # A deferred trigger ends the connection while it commits.
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "CREATE OR REPLACE FUNCTION end_it() RETURNS trigger LANGUAGE plpgsql AS "
+                "'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END'"
+            )
+        )
+        await connection.execute(
+            text(
+                "CREATE CONSTRAINT TRIGGER end_it AFTER INSERT ON cities DEFERRABLE INITIALLY DEFERRED "
+                "FOR EACH ROW EXECUTE FUNCTION end_it()"
+            )
+        )
+    with pytest.raises(citykit.DatabaseUnavailableError, match="may have been stored"):
+        await citykit.load_cities(engine, many(1))
+    assert await stored(engine) == {}
+
+
 async def test_a_process_killed_while_it_loads_leaves_no_row(engine: AsyncEngine) -> None:
     script = f"""
 import os, signal, citykit
@@ -341,6 +378,22 @@ async def test_two_loads_of_the_same_keys_at_once(engine: AsyncEngine, policy: P
         assert len(error.keys) == 5_000
     else:
         assert len(reports) == 2
+
+
+async def test_loads_and_resets_at_once_do_not_deadlock(engine: AsyncEngine) -> None:
+    repeated = pd.concat([many(1), many(1)])
+
+    async def load() -> None:
+        for _ in range(15):
+            with pytest.raises(citykit.DuplicateCityError):
+                await citykit.load_cities(engine, repeated)
+
+    async def reset() -> None:
+        for _ in range(15):
+            await citykit.create_tables(engine, reset=True)
+
+    await asyncio.gather(load(), reset(), load(), reset())
+    assert await stored(engine) == {}
 
 
 async def test_eight_updates_of_overlapping_keys_at_once_do_not_deadlock(engine: AsyncEngine) -> None:
@@ -480,6 +533,14 @@ async def test_a_city_that_exists_is_refused_by_its_key(engine: AsyncEngine) -> 
     assert (await stored(engine))["Springfield", "US", "IL"] == (114_394, None, None)
 
 
+async def test_what_else_a_session_holds_is_not_blamed_on_the_new_city(engine: AsyncEngine) -> None:
+    async with citykit.sessions(engine)() as session:
+        session.add_all([citykit.City(name="twice", population=1), citykit.City(name="twice", population=2)])
+        with pytest.raises(IntegrityError):
+            await citykit.add_city(session, "new", 5)
+        await session.rollback()
+
+
 async def test_of_many_who_add_the_same_city_one_succeeds(engine: AsyncEngine) -> None:
     done = await asyncio.gather(
         *(citykit.add_city(engine, "a", i) for i in range(20)), return_exceptions=True
@@ -557,6 +618,12 @@ async def test_n_and_country(engine: AsyncEngine, three_cities: pd.DataFrame) ->
     assert (await citykit.biggest_cities(engine, np.int64(2)))["country"].tolist() == ["GB", "CA"]  # type: ignore[arg-type]
     assert (await citykit.biggest_cities(engine, country="CA"))["population"].tolist() == [422_324]
     assert (await citykit.biggest_cities(engine, country="' OR true --")).empty
+
+
+@pytest.mark.parametrize(("country", "error"), [(5, TypeError), ("\0", ValueError), ("\ud800", ValueError)])
+async def test_a_bad_country(engine: AsyncEngine, country: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="country"):
+        await citykit.biggest_cities(engine, country=country)
 
 
 @pytest.mark.parametrize(

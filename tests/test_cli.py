@@ -153,6 +153,8 @@ def test_chart(name: str) -> None:
         (["load", "cities.csv", "--on-conflict", "replace"], "replace"),
         (["seed", "--min-population", "499"], "500 or more"),
         (["chart", "out.xyz"], "xyz"),
+        (["chart", "out"], ".png"),
+        (["chart", "out.png", "-n", "501"], "-n"),
         (["chart", "nowhere/out.png"], "nowhere/out.png"),
     ],
     ids=" ".join,

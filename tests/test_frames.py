@@ -13,9 +13,11 @@ import pytest
 
 import citykit
 from citykit.cities import CITIES
-from citykit.frames import POSITION, refuse, rules_of, validate
+from citykit.frames import POSITION, rules_of, validate
+from citykit.rejects import refuse
 
 RULES = rules_of(CITIES)
+MEANINGS = {rule.name: rule.meaning for rule in RULES}
 COLUMNS = ["name", "country", "region", "population", "latitude", "longitude"]
 
 
@@ -62,6 +64,7 @@ def test_rules_follow_the_table() -> None:
         pd.Series([1, 2, 3], dtype="double[pyarrow]"),
         pd.Series([Decimal(1), Decimal("2.0"), Decimal("3")], dtype=pd.ArrowDtype(pa.decimal128(5, 1))),
         pd.Series([1, 2, 3], dtype="category"),
+        pd.Categorical([1, 2, 3], categories=[3, 2, 1, 0]),
         pd.Series([1, 2, 3], dtype="Sparse[int64]"),
         [1, 2, 3],
         [1, 2.0, Decimal("3")],
@@ -141,7 +144,14 @@ def test_a_column_with_nothing_in_it(dtype: str) -> None:
         ("latitude", np.nextafter(90, 91), "above 90"),
         ("latitude", -90.5, "below -90"),
         ("latitude", np.inf, "infinite"),
-        ("latitude", 10**400, "infinite"),
+        ("latitude", 10**400, "above 90"),
+        ("latitude", Decimal("1E+1000"), "above 90"),
+        ("latitude", Decimal("-1E+1000"), "below -90"),
+        ("population", Decimal("1E+1000000"), "above 2,147,483,647"),
+        ("population", Decimal("-1E+1000000"), "negative"),
+        ("population", np.timedelta64(5, "s"), "not a number"),
+        ("latitude", np.timedelta64(5, "s"), "not a number"),
+        ("population", Decimal("sNaN"), "missing"),
         ("latitude", "51.5", "not a number"),
         ("latitude", False, "not a number"),
         ("latitude", Decimal("51.123456789012345678901"), "not exact in double precision"),
@@ -194,6 +204,7 @@ def test_bad_values_in_typed_columns(column: str, values: Any, why: str) -> None
         ("latitude", 90),
         ("latitude", -90.0),
         ("latitude", Decimal("51.50853")),
+        ("latitude", Decimal.from_float(0.1)),
         ("longitude", -180),
         ("longitude", 1 / 3),
     ],
@@ -269,6 +280,8 @@ def test_columns_that_the_frame_lacks() -> None:
         (["name", "Population"], r"column 'Population': unknown column \(did you mean 'population'\?\)"),
         (["name", "population", "id"], "column 'id': unknown column"),
         (["name", "population", 7], "column 7: unknown column"),
+        (["name", "population", pd.NA], "column <NA>: unknown column"),
+        (["name", "population", "\ud800"], r"column '\\ud800': unknown column"),
         (["name", "population", ("a", "b")], r"column \('a', 'b'\): unknown column"),
         (["name"], "column 'population': this column is needed and missing"),
         ([], "column 'name': this column is needed and missing"),
@@ -293,7 +306,7 @@ def test_what_is_no_frame(frame: Any) -> None:
 def test_the_message_names_column_count_first_row_value_and_what_to_do() -> None:
     frame = frame_of("population", [1, -5, 2, -6, -7], index=[10, 17, 20, 30, 40])
     _, rejects = validate(frame, RULES)
-    error = refuse(rejects, RULES)
+    error = refuse(rejects, MEANINGS)
     assert str(error) == (
         "column 'population' has 3 negative values (first at row label 17: -5); nothing was loaded.\n"
         "Populations are persons, 0 or more. See error.rejects for all; "
@@ -301,6 +314,18 @@ def test_the_message_names_column_count_first_row_value_and_what_to_do() -> None
     )
 
 
+def test_a_missing_value_among_categories_that_are_numbers() -> None:
+    rows, rejects = validate(frame_of("population", pd.Series(pd.Categorical([1, None, 2]))), RULES)
+    assert rows.column("population").to_pylist() == [1, 2]
+    assert rejects["reason"].tolist() == ["missing"]
+
+
+@pytest.mark.parametrize("number", [10**5000, -(10**5000)], ids=["huge", "negative"])
+def test_a_number_with_more_digits_than_python_prints(number: int) -> None:
+    _, rejects = validate(frame_of("population", [number], index=pd.Index([number], dtype=object)), RULES)
+    assert "a very long int" in str(refuse(rejects, MEANINGS))
+
+
 def test_a_very_long_value_is_shortened_in_the_message() -> None:
     _, rejects = validate(frame_of("name", ["x" * 1_000_000]), RULES)
-    assert len(str(refuse(rejects, RULES))) < 400
+    assert len(str(refuse(rejects, MEANINGS))) < 400

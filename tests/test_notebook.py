@@ -48,6 +48,29 @@ def test_run_takes_any_awaitable_and_passes_errors_on() -> None:
         citykit.run(nothing)
 
 
+def test_run_in_a_forked_child_has_a_loop_of_its_own() -> None:
+    script = """
+import citykit, os, sys
+async def main():
+    engine = await citykit.connect()
+    frame = await citykit.biggest_cities(engine, 1)
+    await engine.dispose()
+    return frame.columns[0]
+async def create():
+    engine = await citykit.connect()
+    await citykit.create_tables(engine)
+    await engine.dispose()
+citykit.run(create())
+child = os.fork()
+print(citykit.run(main()), flush=True)
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "name\nname\n"
+
+
 NESTED = """
 import asyncio, citykit
 async def main():

@@ -64,6 +64,21 @@ def test_no_cities_and_no_countries(three_cities: pd.DataFrame) -> None:
     assert labels(citykit.plot_biggest(unknown)) == ["London", "London, CA", "Reykjavík"]
 
 
+@pytest.mark.parametrize("dtype", ["Int64", "int64[pyarrow]", "float64", "object"])
+def test_cities_of_unknown_population_are_left_out(dtype: str) -> None:
+    frame = pd.DataFrame({"name": ["a", "b", "c"], "population": pd.Series([1, None, 3], dtype=dtype)})
+    ax = citykit.plot_biggest(frame.assign(country=pd.Categorical(["X", "Y", None])))
+    assert labels(ax) == ["c", "a, X"]
+    assert [text.get_text() for text in ax.texts] == ["3", "1"]
+
+
+def test_drawing_twice_on_the_same_axes_keeps_the_largest_on_top(three_cities: pd.DataFrame) -> None:
+    ax = citykit.plot_biggest(three_cities)
+    citykit.plot_biggest(three_cities, ax=ax)
+    low, high = ax.get_ylim()
+    assert low > high
+
+
 def test_a_name_is_no_formula() -> None:
     ax = citykit.plot_biggest(pd.DataFrame({"name": [r"$\frac$", "a_b^c"], "population": [2, 1]}))
     ax.figure.canvas.draw()

@@ -1,0 +1,55 @@
+"""Bad values as a frame, and as a message. No I/O."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from citykit.errors import InvalidFrameError
+
+REJECT_COLUMNS = ("row", "column", "value", "reason")
+
+
+def rejects_frame(rows: Sequence[tuple[object, object, object, str]]) -> pd.DataFrame:
+    """Return bad values (row label, column, value, reason) as a frame of these columns."""
+    rows = [(row, _printable(column), value, reason) for row, column, value, reason in rows]
+    columns = zip(*rows, strict=True) if rows else [()] * len(REJECT_COLUMNS)
+    named = zip(REJECT_COLUMNS, columns, strict=True)
+    frame = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in named})
+    return frame.astype({"column": "str", "reason": "str"})
+
+
+def refuse(rejects: pd.DataFrame, meanings: Mapping[str, str]) -> InvalidFrameError:
+    """Return the error that says, per column and reason, how many values are bad and where the first is."""
+    parts = []
+    for (column, reason), group in rejects.groupby(["column", "reason"], sort=False):
+        first = group.iloc[0]
+        parts.append(
+            f"column {column!r} has {_counted(len(group), str(reason))} "
+            f"(first at row label {_shown(first['row'], str)}: {_shown(first['value'], reprlib.repr)})"
+        )
+    broken = set(rejects["column"])
+    rules = [meaning for column, meaning in meanings.items() if column in broken and meaning]
+    hint = " ".join([*rules, "See error.rejects for all; on_invalid='skip' loads the valid rows."])
+    return InvalidFrameError(f"{'; '.join(parts)}; nothing was loaded.\n{hint}", rejects)
+
+
+def _counted(count: int, reason: str) -> str:
+    values = "value" if count == 1 else "values"
+    return f"{count:,} {values} {reason}" if " " in reason else f"{count:,} {reason} {values}"
+
+
+def _shown(value: object, show: Callable[[object], str]) -> str:
+    if isinstance(value, (np.number, np.bool_)) and not isinstance(value, np.timedelta64):
+        value = value.item()
+    try:
+        return show(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return f"a very long {type(value).__name__}"
+
+
+def _printable(text: object) -> str:
+    return str(text).encode(errors="backslashreplace").decode()
