@@ -2,7 +2,7 @@
 
 >>> engine = await citykit.connect()
 >>> await citykit.create_tables(engine)
->>> await citykit.load_cities(engine, citykit.world_cities(), on_conflict="skip")
+>>> report = await citykit.load_cities(engine, citykit.world_cities(), on_conflict="skip")
 >>> frame = await citykit.biggest_cities(engine, 20)
 >>> ax = citykit.plot_biggest(frame)
 

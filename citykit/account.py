@@ -45,11 +45,13 @@ def for_server(home: Path, *installed: Path) -> Owner:
     """Return who runs the server, having let that account through to `home` and to what is `installed`."""
     if not is_root():
         return Owner()
-    owner = _service_account()
+    data = home / "postgres"
+    found = data.stat() if data.exists() else None
+    owner = Owner(found.st_uid, found.st_gid) if found and found.st_uid else _service_account()
     for tree in installed:
         for path in (tree, *tree.rglob("*")):
-            mode = path.stat().st_mode
-            if not mode & stat.S_IROTH:  # installed under a strict umask
+            mode = path.lstat().st_mode
+            if not stat.S_ISLNK(mode) and not mode & stat.S_IROTH:  # installed under a strict umask
                 path.chmod(mode | (0o555 if mode & stat.S_IXUSR else 0o444))
     for path in (home, *installed):
         for directory in reversed((path, *path.parents)):
@@ -104,11 +106,19 @@ def _grant_search(directory: Path, owner: Owner) -> None:
             (_GROUP_OBJ, mode >> 3 & 7, _NO_ID),
             (_OTHER, mode & 7, _NO_ID),
         ]
-    kept = [entry for entry in entries if entry[0] != _MASK and entry[::2] != (_USER, owner.uid)]
-    kept.append((_USER, 1, owner.uid))
+    masked = (_USER, _GROUP_OBJ, _GROUP)
+    [old_mask] = [rights for tag, rights, _ in entries if tag == _MASK] or [7]
+    # What the old mask (a chmod, say) has taken away stays away.
+    kept = [
+        (tag, rights & old_mask if tag in masked else rights, number)
+        for tag, rights, number in entries
+        if tag != _MASK
+    ]
+    [mine] = [rights for tag, rights, number in kept if (tag, number) == (_USER, owner.uid)] or [0]
+    kept = [entry for entry in kept if entry[::2] != (_USER, owner.uid)] + [(_USER, mine | 1, owner.uid)]
     mask = 0
     for tag, rights, _ in kept:
-        mask |= rights if tag in (_USER, _GROUP_OBJ, _GROUP) else 0
+        mask |= rights if tag in masked else 0
     kept.append((_MASK, mask, _NO_ID))
     kept.sort(key=lambda entry: (entry[0], entry[2]))
     os.setxattr(directory, _ACCESS, struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *e) for e in kept))

@@ -112,6 +112,8 @@ def add(
     region: Annotated[str, typer.Option(help="Its first-level division (IL).")] = "",
 ) -> None:
     """Store one city."""
+    if name.startswith("--"):
+        raise typer.BadParameter(f"No such option: {name}")
 
     async def work() -> citykit.City:
         async with _database() as engine:
@@ -272,7 +274,7 @@ def _echo_report(report: citykit.LoadReport) -> None:
 
 @contextmanager
 def _step(title: str) -> Iterator[None]:
-    typer.echo(f"{title} … ", nl=False)
+    typer.echo(f"{title} ... ", nl=False)
     started = time.perf_counter()
     yield
     typer.echo(f"{time.perf_counter() - started:.2f} s")

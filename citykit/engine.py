@@ -85,6 +85,10 @@ async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_
     DatabaseUnavailableError
         Within 5 seconds, if no server answers there, it does not let us in, or it is older than
         PostgreSQL 14.
+
+    Examples
+    --------
+    >>> engine = await citykit.connect()
     """
     wanted = url or os.environ.get("CITYKIT_URL")
     if wanted:
@@ -242,6 +246,8 @@ def _asyncpg_url(url: str | URL) -> URL:
         word = _LIBPQ_OPTIONS.get(name, name)
         if word:
             query[word] = value
+    if isinstance(password := query.pop("password", None), str):  # nothing would hide it there
+        target = target.set(password=password)
     return target.set(drivername="postgresql+asyncpg", query=query)
 
 

@@ -166,7 +166,8 @@ def _typed_at_once(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, dict[i
             texts = kinds.is_string(array.type) or kinds.is_large_string(array.type)
             return (array.cast(pa.large_string()), {}) if texts else None
         if kinds.is_floating(array.type):
-            return array.cast(pa.float64()), {}
+            array = array.cast(pa.float64())
+            return pc.if_else(pc.is_nan(array), None, array), {}  # an Arrow column may hold both
         if kinds.is_integer(array.type):  # a cast that would change a number fails
             return array.cast(pa.int64() if rule.kind == "integer" else pa.float64()), {}
     except (pa.ArrowException, UnicodeError, TypeError, ValueError):

@@ -57,7 +57,7 @@ def default_home() -> Path:
     if home := os.environ.get("CITYKIT_HOME"):
         return Path(home).expanduser().absolute()
     if account.is_root():
-        return platformdirs.site_state_path("citykit")
+        return Path("/var/lib/citykit")
     return platformdirs.user_data_path("citykit", appauthor=False)
 
 
@@ -169,19 +169,28 @@ class _Server:
         except FileNotFoundError:
             return []
 
-    def _is_running(self) -> bool:
+    def _server(self) -> psutil.Process | None:
+        """Return the process of the running server; None where postmaster.pid names another or none."""
         lines = self._postmaster()
-        if not lines:
-            return False
-        process = _process(int(lines[0]))
+        process = _process(int(lines[0])) if lines else None
         if process is None:
-            return False  # a crash left the file; the server clears it up at its start
-        if not process.name().startswith("postgres"):
-            # After a crash another program has got the number: the server would refuse to start.
-            (self.pgdata / "postmaster.pid").unlink()
-            return False
-        self._wait_until_ready(process.pid)
-        return True
+            return None  # if a crash left the file, the server clears it up at its start
+        with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess, FileNotFoundError):
+            if process.name().startswith("postgres") and os.path.samefile(process.cwd(), self.pgdata):
+                return process
+        # Another program has got the number of a crashed server, which would refuse to start.
+        (self.pgdata / "postmaster.pid").unlink(missing_ok=True)
+        return None
+
+    def _is_running(self) -> bool:
+        deadline = time.monotonic() + SERVER_SECONDS
+        while self._server() is not None:  # until it is ready, or gone if it is stopping
+            if self._postmaster()[7:8] == ["ready"]:
+                return True
+            if time.monotonic() > deadline:
+                raise OSError(f"it is running but not ready after {SERVER_SECONDS} s, see its log {self.log}")
+            time.sleep(0.01)
+        return False
 
     def _start(self, owner: account.Owner) -> None:
         socket_directory = str(self.pgdata)
@@ -207,15 +216,15 @@ class _Server:
 
     def _stop(self) -> None:
         """End the server's connections, write everything to disk, and stop it ("fast shutdown")."""
-        lines = self._postmaster()
-        process = _process(int(lines[0])) if lines else None
+        process = self._server()
         if process is not None:
+            socket_directory = Path(self._postmaster()[4])
             process.send_signal(signal.SIGINT)
             deadline = time.monotonic() + SERVER_SECONDS
             while _process(process.pid) and time.monotonic() < deadline:
                 time.sleep(0.01)
-            if lines[4] != str(self.pgdata):
-                shutil.rmtree(lines[4], ignore_errors=True)  # the socket's own directory
+            if socket_directory != self.pgdata:
+                shutil.rmtree(socket_directory, ignore_errors=True)  # made for it alone
 
     def _wait_until_ready(self, pid: int) -> None:
         deadline = time.monotonic() + SERVER_SECONDS

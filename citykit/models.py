@@ -75,9 +75,9 @@ class City(Base):
     )
 
     def __repr__(self) -> str:
-        parts = [repr(self.name)]
+        parts = [repr(self.__dict__.get("name"))]
         for column in ("country", "region", "population", "latitude", "longitude"):
-            value = getattr(self, column)
+            value = self.__dict__.get(column)  # asking for an expired one would ask the database
             if value not in (None, ""):
                 parts.append(f"{column}={value!r}")
         return f"City({', '.join(parts)})"

@@ -26,7 +26,12 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
     Raises
     ------
     CitykitError
-        If a table of that name exists that is not citykit's (it lacks columns); nothing is changed.
+        If a table of that name exists that is not citykit's (it lacks columns or the key); nothing is
+        changed.
+
+    Examples
+    --------
+    >>> await citykit.create_tables(engine)
     """
     async with transaction(bind) as connection:
         await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))

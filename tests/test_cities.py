@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -679,7 +678,3 @@ async def test_a_bar_in_a_pipe_only_when_asked_for(
 ) -> None:
     await citykit.load_cities(engine, many(250_000), progress=progress)
     assert ("250k" in capsys.readouterr().err) is bar
-
-
-def test_this_machine_has_the_signal_that_kills() -> None:
-    assert os.name == "posix", "the tests of killed processes need SIGKILL"

@@ -151,6 +151,12 @@ async def test_a_password_is_in_no_repr(engine: AsyncEngine) -> None:
     await other.dispose()
 
 
+def test_a_password_among_the_options_is_hidden_too() -> None:
+    url = _asyncpg_url(f"postgresql://ada@h/geo?password={SECRET}")
+    assert url.password == SECRET
+    assert SECRET not in repr(url) + str(url)
+
+
 async def test_a_lost_connection_is_said_and_the_next_call_works(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         pid = await connection.scalar(text("SELECT pg_backend_pid()"))

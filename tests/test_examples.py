@@ -40,7 +40,8 @@ def engine() -> Iterator[Any]:
 
 
 def documented() -> Iterator[Any]:
-    finder = doctest.DocTestFinder()
+    finder = doctest.DocTestFinder(recurse=True)
+    yield pytest.param(doctest.DocTestFinder(recurse=False).find(citykit)[0], id="citykit")
     for module in pkgutil.iter_modules(citykit.__path__):
         if module.name != "__main__":
             for test in finder.find(importlib.import_module(f"citykit.{module.name}")):
@@ -61,7 +62,7 @@ def test_docstring(test: doctest.DocTest, engine: Any) -> None:
 def test_every_public_function_has_an_example() -> None:
     for name in citykit.__all__:
         thing = getattr(citykit, name)
-        if inspect.isfunction(thing) and name not in ("connect", "create_tables"):
+        if inspect.isfunction(thing):
             assert ">>> " in (inspect.getdoc(thing) or ""), name
 
 

@@ -154,6 +154,32 @@ def test_a_stale_pid_file_with_the_number_of_another_program(home: Path) -> None
     assert server(home) is None
 
 
+def test_a_server_that_is_stopping_is_waited_for(home: Path) -> None:
+    user = User().ready()
+    pid = server(home)
+    assert pid is not None
+    os.kill(pid, signal.SIGINT)
+    User().ready().leave()
+    user.leave()
+    assert server(home) is None
+
+
+def test_a_program_that_has_the_number_of_a_crashed_server_is_left_alone(home: Path) -> None:
+    other = User().ready()
+    running = server(home)
+    assert running is not None
+    second = home / "second"
+    local.attach(second)
+    local._servers.pop(second).leave()
+    lines = (home / "postgres" / "postmaster.pid").read_text()
+    (second / "postgres" / "postmaster.pid").write_text(lines)  # names the other server
+    local.attach(second)
+    local._servers.pop(second).leave()
+    assert server(second) is None
+    assert server(home) == running
+    other.leave()
+
+
 def test_the_socket_is_reached_by_its_owner_alone_and_nothing_listens_on_a_port(home: Path) -> None:
     user = User().ready()
     assert stat.S_IMODE((home / "postgres").stat().st_mode) == 0o700
@@ -252,8 +278,7 @@ def test_root_opens_nothing_to_others(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("CITYKIT_URL", raising=False)
     User().ready().leave()
     assert not closed.stat().st_mode & stat.S_IRWXO
-    nobody = subprocess.run(["ls", closed / "home"], user="nobody", capture_output=True, check=False)
-    assert nobody.returncode != 0
+    assert not (closed / "home").stat().st_mode & stat.S_IRWXO
     assert (closed / "home" / "postgres").stat().st_uid not in (0, closed.stat().st_uid)
 
 
@@ -269,6 +294,28 @@ def test_where_there_are_no_access_control_lists_others_may_pass_and_not_look(
     closed.mkdir(mode=0o700)
     account.for_server(closed)
     assert stat.S_IMODE(closed.stat().st_mode) == 0o701
+
+
+@as_root
+def test_what_a_chmod_has_taken_away_stays_away() -> None:
+    closed = Path(tempfile.mkdtemp())
+    closed.chmod(0o750)
+    owner = account._service_account()
+    account._grant_search(closed, owner)
+    closed.chmod(0o700)
+    account._grant_search(closed, owner)
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o710  # the mask lets one account search
+    group = account.Owner(12346, closed.stat().st_gid)
+    assert not account._may_search(group, closed)
+    assert account._may_search(owner, closed)
+    closed.rmdir()
+
+
+@as_root
+def test_root_uses_the_home_of_a_user_as_that_user(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    os.chown(tmp_path / "postgres", 12345, 12345)
+    assert account.for_server(tmp_path) == account.Owner(12345, 12345)
 
 
 @as_root
