@@ -1,8 +1,9 @@
 """The account that the embedded server runs under.
 
 PostgreSQL refuses to run as root. Started by root (containers, hosted notebooks), it runs as the system
-user ``citykit``, which is created if the system lets us, else as ``nobody``. That account gets the right
-to pass through the directories on its way, and no more: an access-control entry for it alone.
+user ``citykit``, which is created if the system lets us, else as ``nobody``; on a data directory that a
+user has made, as that user. That account gets the right to pass through the directories on its way, and
+no more: an access-control entry for it alone.
 """
 
 from __future__ import annotations

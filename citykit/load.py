@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-import asyncpg
 import pandas as pd
 import pyarrow as pa
 from sqlalchemy import (
@@ -159,12 +158,10 @@ async def _copy(
     raw.add_termination_listener(give_up)
     try:
         await copying
-    except asyncpg.PostgresError:
-        raise  # the server ended the COPY itself: the connection is in order
     except BaseException as exc:
         lost = raw.is_closed()
         if isinstance(exc, Exception) and not lost:
-            raise  # the callback's, say: asyncpg has ended the COPY on the server
+            raise  # the server's or the callback's: the COPY has ended there, the connection is in order
         # A COPY given up half way can leave a connection that hangs: nobody gets it again.
         raw.terminate()
         await connection.invalidate()

@@ -206,16 +206,18 @@ def test_a_home_with_blanks_and_quotes(home: Path, monkeypatch: pytest.MonkeyPat
     assert server(odd) is None
 
 
-@pytest.mark.usefixtures("home")
-def test_settings_of_another_postgresql_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_another_postgresql_do_no_harm(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PGPORT": "1", "PGDATA": "/nowhere", "PGHOST": "nowhere", "PGUSER": "nobody"}.items():
         monkeypatch.setenv(name, value)
     User().ready().leave()
+    assert server(home) is None
 
 
 def test_an_interrupted_first_start_is_made_good(home: Path) -> None:
     (home / "postgres.new" / "base").mkdir(parents=True)
     User().ready().leave()
+    assert (home / "postgres" / "PG_VERSION").exists()
+    assert not (home / "postgres.new").exists()
 
 
 @pytest.mark.parametrize(
