@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         MissingTableError,
         WrongLoopError,
     )
-    from citykit.load import LoadReport
+    from citykit.load import LoadReport, load_frame
     from citykit.models import Base, City
     from citykit.notebook import run
     from citykit.plot import plot_biggest
@@ -55,6 +55,7 @@ __all__ = [
     "connect",
     "create_tables",
     "load_cities",
+    "load_frame",
     "plot_biggest",
     "run",
     "sessions",
@@ -66,7 +67,7 @@ _ROOMS = {
     "datasets": ("world_cities",),
     "engine": ("Bind", "connect", "sessions"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
-    "load": ("LoadReport",),
+    "load": ("LoadReport", "load_frame"),
     "models": ("Base", "City"),
     "notebook": ("run",),
     "plot": ("plot_biggest",),

@@ -12,10 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from citykit.engine import Bind, sqlstate, transaction
 from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
-from citykit.frames import rules_of, validate
-from citykit.load import LoadReport, OnConflict, OnInvalid, load_frame
+from citykit.frames import validate
+from citykit.load import LoadReport, OnInvalid, load_frame
+from citykit.merge import OnConflict
 from citykit.models import City
 from citykit.progress import Progress
+from citykit.rules import rules_of
 
 KEY = ("name", "country", "region")
 COLUMNS = {
@@ -32,7 +34,7 @@ CITIES = City.__table__
 
 async def load_cities(
     bind: Bind,
-    frame: pd.DataFrame,
+    frame: Any,
     *,
     on_conflict: OnConflict = "error",
     on_invalid: OnInvalid = "error",
@@ -49,7 +51,8 @@ async def load_cities(
         transaction, which the caller commits.
     frame : DataFrame, shape (n, 2 to 6)
         ``name`` and ``population`` (persons), and where known ``country``, ``region``, ``latitude`` and
-        ``longitude`` (degrees). A missing country or region is ``''``, a missing coordinate NULL.
+        ``longitude`` (degrees). A missing country or region is ``''``, a missing coordinate NULL. Or
+        Arrow data, or an iterable or async iterable of frames, as `load_frame` takes them.
     on_conflict : {"error", "skip", "update"}
         What happens to a row whose (name, country, region) is already there, in the table or earlier in
         the frame. "error": the load fails. "skip": what is there stays. "update": the columns of the
@@ -64,7 +67,7 @@ async def load_cities(
     Returns
     -------
     LoadReport
-        ``inserted``, ``updated``, ``skipped``, ``rejects``, ``seconds``.
+        ``inserted``, ``updated``, ``skipped``, ``rejects``, ``seconds``, ``plan``.
 
     Raises
     ------
@@ -84,7 +87,7 @@ async def load_cities(
     """
     try:
         return await load_frame(
-            bind, frame, CITIES, key=KEY, on_conflict=on_conflict, on_invalid=on_invalid, progress=progress
+            bind, frame, CITIES, on_conflict=on_conflict, on_invalid=on_invalid, progress=progress
         )
     except DuplicateKeyError as exc:
         raise DuplicateCityError(str(exc), exc.keys) from exc

@@ -137,11 +137,10 @@ def load(
     """Store the cities of a CSV or Parquet file: all of them or none."""
     from citykit.datasets import read_cities
 
-    frame = read_cities(file)
-
     async def work() -> citykit.LoadReport:
         async with _database() as engine:
-            return await citykit.load_cities(engine, frame, on_conflict=on_conflict, on_invalid=on_invalid)
+            chunks = read_cities(file)
+            return await citykit.load_cities(engine, chunks, on_conflict=on_conflict, on_invalid=on_invalid)
 
     _echo_report(citykit.run(work()))
 

@@ -6,7 +6,7 @@ import csv
 import importlib.metadata
 import json
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
+from pyarrow import parquet
 
 from citykit.errors import CitykitError
 
@@ -84,8 +85,8 @@ def world_cities(min_population: int = 15_000) -> pd.DataFrame:
     return unique
 
 
-def read_cities(path: str | Path) -> pd.DataFrame:
-    """Return the frame in a CSV or Parquet file, for `load_cities` to check.
+def read_cities(path: str | Path) -> Iterator[pd.DataFrame | pa.RecordBatch]:
+    """Yield what is in a CSV or Parquet file chunk by chunk, for `load_cities` to check.
 
     Nothing in a CSV file is guessed to be missing but an empty field, so that Namibia's ``NA`` stays.
 
@@ -95,40 +96,64 @@ def read_cities(path: str | Path) -> pd.DataFrame:
         If there is no such file, it is of another kind, or it cannot be read.
     """
     path = Path(path)
+    readers = {".csv": _read_csv, ".parquet": _read_parquet}
+    if path.suffix.lower() not in readers:
+        raise CitykitError(f"{path} is neither a .csv nor a .parquet file")
     try:
-        match path.suffix.lower():
-            case ".csv":
-                return _read_csv(path)
-            case ".parquet":
-                return pd.read_parquet(path)
-    except (OSError, ValueError, StopIteration, csv.Error) as exc:
-        said = getattr(exc, "strerror", None) or " ".join(str(exc).split()) or "it is empty"
+        yield from readers[path.suffix.lower()](path)
+    except (OSError, ValueError, csv.Error) as exc:
+        said = getattr(exc, "strerror", None) or " ".join(str(exc).split())
         raise CitykitError(f"{path} cannot be read: {said}") from exc
-    raise CitykitError(f"{path} is neither a .csv nor a .parquet file")
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
+    with parquet.ParquetFile(path) as file:
+        of_pandas = file.schema_arrow.pandas_metadata or {}
+        index = [name for name in of_pandas.get("index_columns", []) if isinstance(name, str)]
+        names = [name for name in file.schema_arrow.names if name not in index]
+        yield from file.iter_batches(columns=names)
+
+
+def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
     """Read every field as text, and an empty one as missing; a row of another length is an error."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        names = next(csv.reader(file))
-    texts: pd.DataFrame = arrow_csv.read_csv(
+        names = next(csv.reader(file), None)
+    if names is None:
+        raise ValueError("it is empty")
+    start = 0
+    with arrow_csv.open_csv(
         path,
+        read_options=arrow_csv.ReadOptions(block_size=_BLOCK_BYTES),
         parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
         convert_options=arrow_csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
         ),
-    ).to_pandas()
-    parsed = {name: _numbers(texts[name], parse) for name, parse in _PARSE.items() if names.count(name) == 1}
-    return texts.assign(**parsed)
+    ) as reader:
+        for batch in reader:
+            frame = batch.to_pandas().set_axis(pd.RangeIndex(start, start + batch.num_rows))
+            parsed = {
+                name: _numbers(frame[name], parse) for name, parse in _PARSE.items() if names.count(name) == 1
+            }
+            yield frame.assign(**parsed)
+            start += len(frame)
 
 
+_BLOCK_BYTES = 4 * 2**20
 _PARSE: dict[str, Callable[[str], object]] = {"population": Decimal, "latitude": float, "longitude": float}
 
 
 def _numbers(texts: pd.Series[Any], parse: Callable[[str], object]) -> pd.Series[Any]:
     """Make numbers of a column of texts; a text that is none stays, for the check to name its row."""
-    if parse is Decimal and texts.dropna().str.fullmatch(r"[0-9]{1,15}").all():
-        return pd.to_numeric(texts)
+    if parse is float or texts.dropna().str.fullmatch(r"[0-9]{1,15}").all():
+        try:
+            return pd.Series(
+                pa.array(texts, pa.string(), from_pandas=True)
+                .cast(pa.float64())
+                .to_numpy(zero_copy_only=False),
+                index=texts.index,
+            )
+        except pa.ArrowInvalid:
+            pass
     values: list[object] = []
     for text in texts:
         try:

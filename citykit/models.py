@@ -19,8 +19,10 @@ def _limited(
     """Make a column whose limits hold on the server (a check) and before it (``info``, read by `frames`)."""
     measured = f"char_length({name})" if isinstance(type_, Text) else name
     limits = f"{measured} >= {low}" if high is None else f"{measured} BETWEEN {low} AND {high}"
-    check = CheckConstraint(limits, name=f"cities_{name}_check")
-    return mapped_column(type_, check, info={"low": low, "high": high, "meaning": meaning}, **options)
+    check = CheckConstraint(limits, name=f"cities_{name}_check", info={"checked": True})
+    missing = options.get("server_default")  # what a missing value becomes is what the server would take
+    info = {"low": low, "high": high, "meaning": meaning, "missing": missing}
+    return mapped_column(type_, check, info=info, **options)
 
 
 class City(Base):

@@ -6,16 +6,16 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-Progress: TypeAlias = bool | Callable[[int, int], object] | None
+Progress: TypeAlias = bool | Callable[[int, Any], object] | None
 
 BAR_FROM_ROWS = 200_000
 
 
 @contextmanager
-def reporting(progress: Progress, total: int) -> Iterator[Callable[[int], object]]:
-    """Return what is to be called with the number of rows done so far.
+def reporting(progress: Progress, total: int | None) -> Iterator[Callable[[int], object]]:
+    """Return what is to be called with the number of rows done so far; `total` is None where unknown.
 
     `progress` None shows a bar from `BAR_FROM_ROWS` rows up, in a terminal or a notebook but never in a
     pipe; True and False decide it; a callable gets ``(rows_done, rows_total)``.
@@ -25,16 +25,44 @@ def reporting(progress: Progress, total: int) -> Iterator[Callable[[int], object
         yield lambda done: callback(done, total)
         return
     if progress is None:
-        progress = total >= BAR_FROM_ROWS and (sys.stderr.isatty() or _in_kernel())
+        progress = (total is None or total >= BAR_FROM_ROWS) and (sys.stderr.isatty() or _in_kernel())
+        least = BAR_FROM_ROWS
+    else:
+        least = 0
     if not progress:
         yield lambda _done: None
         return
-    if _in_kernel() and importlib.util.find_spec("ipywidgets"):
-        from tqdm.notebook import tqdm
-    else:  # tqdm.auto would warn in red where ipywidgets is not installed
-        from tqdm import tqdm
-    with tqdm(total=total, unit=" rows", unit_scale=True, desc="loading") as bar:
-        yield lambda done: bar.update(done - bar.n)
+    bar = _Bar(total, least)
+    try:
+        yield bar.advance
+    finally:
+        bar.close()
+
+
+class _Bar:
+    """A bar that appears once `least` rows are done, where it is not known how many there will be."""
+
+    def __init__(self, total: int | None, least: int) -> None:
+        self.total = total
+        self.least = 0 if total is not None else least
+        self.bar = self._shown() if not self.least else None
+
+    def _shown(self) -> Any:
+        if _in_kernel() and importlib.util.find_spec("ipywidgets"):
+            from tqdm.notebook import tqdm
+        else:  # tqdm.auto would warn in red where ipywidgets is not installed
+            from tqdm import tqdm
+        return tqdm(total=self.total, unit=" rows", unit_scale=True, desc="loading")
+
+    def advance(self, done: int) -> None:
+        if self.bar is None and done >= self.least:
+            self.bar = self._shown()
+        if self.bar is not None:
+            self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 def _in_kernel() -> bool:

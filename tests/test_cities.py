@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import citykit
 from citykit.cities import _biggest
-from citykit.load import CHUNK_ROWS
+from citykit.sources import CHUNK_ROWS
 from tests.database import scalar, stored
 
 Policy = Literal["error", "skip", "update"]
@@ -345,7 +345,7 @@ async def test_a_server_connection_killed_while_it_loads_is_said_and_leaves_no_r
 ) -> None:
     kill = (
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-        "WHERE query LIKE 'COPY%citykit_staging%' AND pid <> pg_backend_pid()"
+        "WHERE query LIKE 'COPY%cities%' AND pid <> pg_backend_pid()"
     )
     frame = many(8 * CHUNK_ROWS)
     killing: list[asyncio.Task[Any]] = []

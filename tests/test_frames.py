@@ -13,8 +13,9 @@ import pytest
 
 import citykit
 from citykit.cities import CITIES
-from citykit.frames import POSITION, rules_of, validate
+from citykit.frames import POSITION, validate
 from citykit.rejects import refuse
+from citykit.rules import rules_of
 
 RULES = rules_of(CITIES)
 MEANINGS = {rule.name: rule.meaning for rule in RULES}
@@ -296,12 +297,6 @@ def test_wrong_columns(columns: list[Any], said: str) -> None:
     assert ", ".join(COLUMNS) in str(caught.value)
     assert "nothing was loaded" in str(caught.value)
     assert not caught.value.rejects.empty
-
-
-@pytest.mark.parametrize("frame", [None, [{"name": "a"}], {"name": ["a"]}, pd.Series([1]), "cities.csv"])
-def test_what_is_no_frame(frame: Any) -> None:
-    with pytest.raises(TypeError, match="a pandas DataFrame is needed"):
-        validate(frame, RULES)
 
 
 def test_the_message_names_column_count_first_row_value_and_what_to_do() -> None:

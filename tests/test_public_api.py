@@ -47,13 +47,21 @@ def test_everything_public_answers_a_question_mark(name: str) -> None:
 def test_what_touches_the_database_is_async_and_the_rest_is_not() -> None:
     functions = {name for name in citykit.__all__ if inspect.isroutine(getattr(citykit, name))}
     asynchronous = {name for name in functions if inspect.iscoroutinefunction(getattr(citykit, name))}
-    assert asynchronous == {"add_city", "biggest_cities", "connect", "create_tables", "load_cities"}
+    assert asynchronous == {
+        "add_city",
+        "biggest_cities",
+        "connect",
+        "create_tables",
+        "load_cities",
+        "load_frame",
+    }
 
 
-def test_arguments_after_the_second_are_keyword_only() -> None:
-    for name in ("load_cities", "biggest_cities", "create_tables"):
+def test_arguments_after_the_things_are_keyword_only() -> None:
+    things = {"load_cities": 1, "load_frame": 2, "biggest_cities": 1, "create_tables": 0}  # after the bind
+    for name, count in things.items():
         parameters = list(inspect.signature(getattr(citykit, name)).parameters.values())
-        assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters[2:]), name
+        assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters[1 + count :]), name
 
 
 def test_importing_changes_nothing_in_the_process_and_loads_nothing_heavy() -> None:

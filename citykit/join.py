@@ -1,0 +1,105 @@
+"""From many staged rows into the table, which nobody else may write meanwhile: one join says what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnClause, TableClause, and_, column, func, insert, or_, select, table, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.frames import POSITION
+from citykit.merge import Merge, OnConflict, refuse_duplicates
+from citykit.staging import STAGING, Target, staging_of
+
+CHANGES = "citykit_changes"
+_PLACE = "citykit_place"  # of the row to update, in the table's file
+_MEMORY = "128MB"  # for the join's hash table; the server's default of 4 MB would send it to the disk
+
+
+def _named(name: str) -> ColumnClause[Any]:
+    return column(name)
+
+
+class Join:
+    """What staged rows change in the table: a temporary table of them, written by one join, then applied.
+
+    The caller holds a lock that keeps other writers away, and each of the table's rows in its place.
+    """
+
+    def __init__(self, merge: Merge, on_conflict: OnConflict, staged: int) -> None:
+        self.merge, self.connection, self.target = merge, merge.connection, merge.target
+        self.on_conflict = on_conflict
+        self.staged = staged
+        self.inserted = self.updated = 0
+        columns = (*self.target.columns, _PLACE)
+        self.changes = table(CHANGES, *map(_named, columns), schema="pg_temp")
+
+    async def find(self) -> int:
+        """Find the rows that change something; return how many they are."""
+        memory = await self.connection.scalar(text("SELECT current_setting('work_mem')"))
+        await self.connection.execute(text(f"SET LOCAL work_mem = '{_MEMORY}'"))
+        keys = select(func.count()).select_from(self.merge.keys().subquery())
+        repeated = await self.connection.scalar(keys) != self.staged
+        if repeated:
+            source: Any = self.merge.first_or_last().subquery("staged")
+        else:
+            source = self.merge.staging
+        await self._write(source)
+        place = self.changes.c[_PLACE]
+        counts = select(func.count().filter(place.is_(None)), func.count().filter(place.is_not(None)))
+        self.inserted, self.updated = (await self.connection.execute(counts)).one()
+        if self.on_conflict == "error" and self.inserted != self.staged:
+            raise refuse_duplicates(await self.merge.conflicts(), "a key is there twice")
+        if repeated and self.on_conflict == "update":
+            self.updated += await self.connection.scalar(self.merge.changes_of_repeats()) or 0
+            await self.drop()
+            await self._write(self.merge.first_or_last(last=True).subquery("staged"))
+        await self.connection.execute(text("SELECT set_config('work_mem', :old, true)"), {"old": memory})
+        return self.inserted + self.updated
+
+    @property
+    def _stored(self) -> TableClause:
+        """The table with the place of each row in its file."""
+        columns = (*self.target.columns, "ctid")
+        return table(self.target.table.name, *map(_named, columns), schema=self.target.table.schema)
+
+    async def _write(self, source: Any) -> None:
+        stored = self._stored
+        same = [source.c[name] == stored.c[name] for name in self.target.key]
+        new = stored.c["ctid"].is_(None)
+        wanted = new if self.on_conflict != "update" else or_(new, self.merge.differs(source.c, stored.c))
+        rows = (
+            select(*(source.c[name] for name in self.target.columns), stored.c["ctid"].label(_PLACE))
+            .select_from(source.outerjoin(stored, and_(*same)))
+            .where(wanted)
+        )
+        compiled = rows.compile(self.connection.sync_connection)
+        create = f"CREATE TEMPORARY TABLE {CHANGES} ON COMMIT DROP AS {compiled}"
+        await self.connection.exec_driver_sql(create)
+
+    async def apply(self) -> None:
+        """Write the changes into the table."""
+        columns = self.target.columns
+        place = self.changes.c[_PLACE]
+        if self.updated:
+            stored = self._stored
+            values = {name: self.changes.c[name] for name in self.target.values}
+            await self.connection.execute(update(stored).values(values).where(stored.c["ctid"] == place))
+        if self.inserted:
+            new = select(*(self.changes.c[name] for name in columns)).where(place.is_(None))
+            statement = insert(self.merge.table).from_select(list(columns), new)
+            self.inserted = (await self.connection.execute(statement)).rowcount
+
+    async def drop(self) -> None:
+        """Drop the temporary table, for the next load of the transaction."""
+        await self.connection.execute(text(f"DROP TABLE pg_temp.{CHANGES}"))
+
+
+async def unload(connection: AsyncConnection, target: Target) -> int:
+    """Move the rows of a table, which a COPY has just filled, back into the staging table, in their order."""
+    quote = connection.dialect.identifier_preparer.quote
+    columns, name = ", ".join(map(quote, target.columns)), target.named(connection)
+    rows = f"SELECT row_number() OVER (ORDER BY ctid) - 1 AS {POSITION}, {columns} FROM {name}"  # noqa: S608
+    await connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {STAGING} ON COMMIT DROP AS {rows}")
+    await connection.exec_driver_sql(f"TRUNCATE {name}")
+    return await connection.scalar(select(func.count()).select_from(staging_of(target))) or 0

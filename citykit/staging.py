@@ -1,0 +1,112 @@
+"""Rows on their way to the server: COPY, and the temporary table in which they wait for a merge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import pyarrow as pa
+from sqlalchemy import Table, TableClause, column, table
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.frames import POSITION
+from citykit.wire import encode_csv
+
+Report: TypeAlias = Callable[[int], object]
+
+STAGING = "citykit_staging"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The table that is loaded: its columns that the rows have, and which of them are its key."""
+
+    table: Table
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    nullable_key: bool = False  # a row with a NULL in its key equals no other
+    as_text: frozenset[str] = frozenset()  # columns of a type that has no equality
+
+    @property
+    def clause(self) -> TableClause:
+        """The table without what SQLAlchemy would add to a statement (defaults of Python's)."""
+        return table(self.table.name, *map(column, self.columns), schema=self.table.schema)
+
+    @property
+    def values(self) -> list[str]:
+        """The columns that are not its key."""
+        return [name for name in self.columns if name not in self.key]
+
+    def named(self, connection: AsyncConnection) -> str:
+        """Return the name of the table as SQL has it."""
+        return connection.dialect.identifier_preparer.format_table(self.table)
+
+
+def staging_of(target: Target) -> TableClause:
+    """Return the staging table of a target's rows."""
+    return table(STAGING, column(POSITION), *map(column, target.columns), schema="pg_temp")
+
+
+async def stage(
+    connection: AsyncConnection, target: Target, batches: AsyncIterable[pa.Table], report: Report
+) -> int:
+    """Copy rows into a temporary table that has the types of the target; return how many there are."""
+    quote = connection.dialect.identifier_preparer.quote
+    columns = ", ".join(map(quote, target.columns))
+    none = f"SELECT 0::bigint AS {POSITION}, {columns} FROM {target.named(connection)} WITH NO DATA"  # noqa: S608
+    await connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {STAGING} ON COMMIT DROP AS {none}")
+    return await copy(connection, STAGING, "pg_temp", [POSITION, *target.columns], batches, report)
+
+
+async def copy(
+    connection: AsyncConnection,
+    name: str,
+    schema: str | None,
+    columns: Sequence[str],
+    batches: AsyncIterable[pa.Table],
+    report: Report,
+) -> int:
+    """Send rows to a table by COPY; return how many the server has taken.
+
+    A statement must have been executed in the transaction before: COPY goes past SQLAlchemy, which
+    would not begin one for it (asyncpg dialect).
+    """
+
+    async def chunks() -> AsyncIterator[bytes]:
+        done = 0
+        async for batch in batches:
+            yield await asyncio.to_thread(encode_csv, batch.select(columns))
+            done += batch.num_rows
+            report(done)
+
+    raw = (await connection.get_raw_connection()).driver_connection
+    assert raw is not None  # noqa: S101  a connection that is open has one
+    copying = asyncio.ensure_future(
+        raw.copy_to_table(
+            name, schema_name=schema, columns=columns, format="csv", encoding="utf8", source=chunks()
+        )
+    )
+
+    def give_up(_: object) -> None:
+        copying.cancel()
+
+    # asyncpg waits forever for a server that vanished while its buffer was full.
+    raw.add_termination_listener(give_up)
+    try:
+        status: str = await copying
+    except BaseException as exc:
+        lost = raw.is_closed()
+        if isinstance(exc, Exception) and not lost:
+            raise  # the server's or the callback's: the COPY has ended there, the connection is in order
+        # A COPY given up half way can leave a connection that hangs: nobody gets it again.
+        raw.terminate()
+        await connection.invalidate()
+        task = asyncio.current_task()
+        if lost and isinstance(exc, asyncio.CancelledError) and not (task and task.cancelling()):
+            raise ConnectionResetError("the server closed the connection") from exc
+        raise
+    finally:
+        raw.remove_termination_listener(give_up)
+    return int(status.split()[-1])

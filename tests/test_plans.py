@@ -1,0 +1,349 @@
+"""Which way rows take, and that nobody can tell from the table afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+import citykit
+from citykit.plans import FEW_ROWS
+from citykit.sources import CHUNK_ROWS
+from tests.database import scalar, stored
+
+MANY = 2 * FEW_ROWS
+
+
+def many(count: int, first: int = 0) -> pd.DataFrame:
+    numbers = np.arange(first, first + count)
+    return pd.DataFrame({"name": [f"city {n}" for n in numbers], "population": numbers})
+
+
+async def execute(engine: AsyncEngine, *statements: str) -> None:
+    async with engine.begin() as connection:
+        for statement in statements:
+            await connection.exec_driver_sql(statement)
+
+
+async def test_the_plan_follows_the_frame_and_the_table(engine: AsyncEngine) -> None:
+    async def plan(frame: Any, **options: Any) -> str:
+        return (await citykit.load_cities(engine, frame, **options)).plan
+
+    assert await plan(many(10)) == "copy"
+    assert await plan(many(10), on_conflict="skip") == "merge"
+    assert await plan(many(MANY, 100)) == "copy and rebuild"
+    assert await plan(many(MANY, 100), on_conflict="update") == "join"
+    assert await plan(many(MANY, 100).assign(latitude=1), on_conflict="update") == "join and rebuild"
+    assert await plan(many(FEW_ROWS, 10**6)) == "copy and rebuild"  # a third of what is there
+    assert await plan(many(5 * MANY, 2 * 10**6)) == "copy and rebuild"
+    assert await plan(many(FEW_ROWS, 10**7)) == "copy"  # a tenth
+    await citykit.create_tables(engine, reset=True)
+    assert await plan(many(MANY), on_conflict="update") == "copy and rebuild"
+    await citykit.create_tables(engine, reset=True)
+    assert await plan(pd.concat([many(MANY), many(1)]), on_conflict="skip") == "join and rebuild"
+
+
+CATALOGUE = """
+SELECT json_build_object(
+  'indexes', (SELECT json_agg(row(pg_get_indexdef(i.indexrelid), indisunique, indisprimary, indisvalid,
+      indisclustered, indisreplident, obj_description(i.indexrelid, 'pg_class'), x.reloptions, x.relname,
+      (SELECT json_agg(row(attname, attstattarget)) FROM pg_attribute WHERE attrelid = x.oid))
+      ORDER BY x.relname)
+      FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid),
+  'constraints', (SELECT json_agg(row(conname, contype, pg_get_constraintdef(k.oid), condeferrable,
+      convalidated, conislocal, coninhcount, connoinherit, obj_description(k.oid, 'pg_constraint'))
+      ORDER BY conname)
+      FROM pg_constraint k WHERE c.oid IN (conrelid, confrelid)),
+  'triggers', (SELECT json_agg(row(tgname, pg_get_triggerdef(t.oid), tgenabled) ORDER BY tgname)
+      FROM pg_trigger t WHERE tgrelid = c.oid AND NOT tgisinternal),
+  'columns', (SELECT json_agg(row(attname, atttypid, attnotnull, attstattarget, attidentity, attcollation,
+      attacl, attstorage, col_description(c.oid, attnum)) ORDER BY attnum)
+      FROM pg_attribute WHERE attrelid = c.oid),
+  'statistics', (SELECT json_agg(row(stxname, pg_get_statisticsobjdef(oid), stxstattarget) ORDER BY stxname)
+      FROM pg_statistic_ext WHERE stxrelid = c.oid),
+  'table', row(c.oid, relowner, relacl, relpersistence, relreplident, relhasindex, relhastriggers,
+      reloptions, obj_description(c.oid, 'pg_class')))::text
+FROM pg_class c WHERE c.oid = 'cities'::regclass
+"""
+
+DECORATIONS = (
+    "COMMENT ON TABLE cities IS 'of the world'",
+    "COMMENT ON INDEX cities_biggest IS 'it''s the \"biggest\" $1 %s :name'",
+    "COMMENT ON CONSTRAINT cities_key ON cities IS E'back\\\\slash'",
+    "COMMENT ON COLUMN cities.name IS 'its name'",
+    'CREATE INDEX "odd \'name""" ON cities (lower(name), (population + 1) DESC NULLS LAST) '
+    "INCLUDE (region) WITH (fillfactor = 70) WHERE population > 5",
+    "CREATE INDEX hashed ON cities USING hash (name)",
+    "CREATE INDEX brin ON cities USING brin (population) WITH (pages_per_range = 8)",
+    'CREATE INDEX patterns ON cities (name text_pattern_ops, country COLLATE "POSIX")',
+    "CREATE INDEX measured ON cities ((latitude + 1))",
+    "ALTER INDEX measured ALTER COLUMN 1 SET STATISTICS 500",
+    "CREATE INDEX clustered ON cities (longitude)",
+    "ALTER TABLE cities CLUSTER ON clustered",
+    "CREATE UNIQUE INDEX replica ON cities (population, name, country, region)",
+    "ALTER TABLE cities ALTER COLUMN population SET STATISTICS 1000",
+    "ALTER TABLE cities ADD CONSTRAINT late UNIQUE (region, country, name) DEFERRABLE INITIALLY DEFERRED",
+    "ALTER TABLE cities ADD CONSTRAINT packed UNIQUE (country, region, name) WITH (fillfactor = 50)",
+    "CREATE STATISTICS together (dependencies) ON country, region FROM cities",
+    "GRANT SELECT ON cities TO PUBLIC",
+    "CREATE OR REPLACE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "CREATE TRIGGER watched BEFORE INSERT ON cities FOR EACH ROW EXECUTE FUNCTION watch()",
+    "ALTER TABLE cities DISABLE TRIGGER watched",
+)
+
+
+@pytest.mark.parametrize("referred", [False, True], ids=["", "with a foreign key to it"])
+async def test_a_rebuild_leaves_the_catalogue_as_it_was(engine: AsyncEngine, referred: bool) -> None:
+    await execute(engine, *DECORATIONS)
+    if referred:
+        await execute(engine, "CREATE TABLE visits (city bigint REFERENCES cities (id))")
+    before = await scalar(engine, CATALOGUE)
+    try:
+        plans = []
+        for frame, policy in (
+            (many(MANY), "error"),
+            (many(MANY).assign(latitude=1.0), "update"),
+            (many(MANY, MANY), "skip"),
+        ):
+            options: dict[str, Any] = {"on_conflict": policy}
+            plans.append((await citykit.load_cities(engine, frame, **options)).plan)
+            assert await scalar(engine, CATALOGUE) == before
+        assert plans == ["copy and rebuild", "join and rebuild", "join and rebuild"]
+        keys = "SELECT count(*) FROM (SELECT FROM cities GROUP BY name, country, region) AS keys"
+        assert await scalar(engine, keys) == 2 * MANY
+    finally:
+        await execute(engine, "DROP TABLE IF EXISTS visits")
+
+
+async def test_nothing_is_rebuilt_under_an_event_trigger_or_a_publication(engine: AsyncEngine) -> None:
+    await execute(engine, "CREATE PUBLICATION news FOR TABLE cities")
+    try:
+        assert (await citykit.load_cities(engine, many(MANY))).plan == "copy"
+    finally:
+        await execute(engine, "DROP PUBLICATION news")
+
+
+async def test_a_table_of_partitions_is_loaded(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP TABLE cities"))
+        await connection.execute(
+            text(
+                "CREATE TABLE cities (id bigint GENERATED BY DEFAULT AS IDENTITY, name text, country text, "
+                "region text, population integer, UNIQUE (name, country, region)) PARTITION BY HASH (name)"
+            )
+        )
+        for n in range(2):
+            await connection.execute(
+                text(f"CREATE TABLE part{n} PARTITION OF cities FOR VALUES WITH (MODULUS 2, REMAINDER {n})")
+            )
+    await citykit.load_cities(engine, many(MANY))
+    report = await citykit.load_cities(engine, many(MANY + 5).assign(population=1), on_conflict="update")
+    assert (report.inserted, report.updated, report.skipped) == (5, MANY - 1, 1)
+
+
+# Beside others
+
+
+async def reading(engine: AsyncEngine) -> AsyncConnection:
+    """A connection in whose transaction the table has been read."""
+    connection = await engine.connect()
+    await connection.execute(text("SELECT count(*) FROM cities"))
+    return connection
+
+
+async def test_a_reader_in_an_open_transaction_is_not_waited_for(engine: AsyncEngine) -> None:
+    reader = await reading(engine)
+    try:
+        report = await asyncio.wait_for(citykit.load_cities(engine, many(MANY)), 30)
+        assert report.plan == "copy"
+        assert await reader.scalar(text("SELECT count(*) FROM cities")) == MANY
+    finally:
+        await reader.close()
+
+
+async def test_a_writer_in_an_open_transaction_is_not_waited_for_long(engine: AsyncEngine) -> None:
+    async with engine.connect() as writer:
+        await citykit.add_city(writer, "another", 1)
+        report = await asyncio.wait_for(citykit.load_cities(engine, many(MANY), on_conflict="update"), 30)
+        assert report.plan == "merge"
+        await writer.commit()
+    assert len(await stored(engine)) == MANY + 1
+
+
+async def test_a_small_load_and_readers_do_not_wait_for_each_other(engine: AsyncEngine) -> None:
+    await citykit.load_cities(engine, many(MANY))
+    reader = await reading(engine)
+    try:
+        async with engine.connect() as loader:
+            policies: list[Any] = ["error", "skip", "update"]
+            for n, policy in enumerate(policies):
+                await citykit.load_cities(loader, many(100, (n + 1) * 10**6), on_conflict=policy)
+            # Not committed: whoever reads now reads beside it.
+            assert len(await asyncio.wait_for(citykit.biggest_cities(engine, 5), 10)) == 5
+            await loader.commit()
+    finally:
+        await reader.close()
+
+
+async def test_eight_large_updates_at_once_end_as_if_one_after_the_other(engine: AsyncEngine) -> None:
+    frames = [many(FEW_ROWS).sample(frac=1, random_state=n).assign(population=n) for n in range(4)]
+    frames += [many(500).sample(frac=1, random_state=n).assign(population=n) for n in range(4, 8)]
+    done = await asyncio.gather(*(citykit.load_cities(engine, f, on_conflict="update") for f in frames))
+    assert sum(report.inserted for report in done) == FEW_ROWS
+    rows = await stored(engine)
+    assert len({rows[f"city {n}", "", ""][0] for n in range(500)}) == 1
+    assert len({rows[f"city {n}", "", ""][0] for n in range(500, FEW_ROWS)}) == 1
+
+
+async def test_a_lock_timeout_is_said_and_leaves_nothing(engine: AsyncEngine) -> None:
+    async with engine.connect() as holder, engine.connect() as loader:
+        await holder.execute(text("LOCK TABLE cities IN ACCESS EXCLUSIVE MODE"))
+        await loader.execute(text("SET LOCAL lock_timeout = '100ms'"))
+        for frame in (many(5), many(MANY)):
+            with pytest.raises(
+                citykit.CitykitError, match=r"lock timeout.*nothing was changed.*run it again"
+            ):
+                await citykit.load_cities(loader, frame)
+        await holder.rollback()
+        await citykit.load_cities(loader, many(5))
+        assert await loader.scalar(text("SHOW lock_timeout")) == "100ms"
+
+
+# Many sources
+
+
+def pieces(count: int) -> list[pd.DataFrame]:
+    whole = many(count)
+    return [whole.iloc[start : start + 999] for start in range(0, count, 999)]
+
+
+async def asynchronous(frames: list[pd.DataFrame]) -> AsyncIterator[pd.DataFrame]:
+    for frame in frames:
+        await asyncio.sleep(0)
+        yield frame
+
+
+def generated(frames: list[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    yield from frames
+
+
+class Foreign:
+    """What another library's frame shows of itself to Arrow."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+
+SOURCES: dict[str, Any] = {
+    "list": lambda count: pieces(count),
+    "generator": lambda count: generated(pieces(count)),
+    "async generator": lambda count: asynchronous(pieces(count)),
+    "Arrow table": lambda count: pa.Table.from_pandas(many(count)),
+    "record batch": lambda count: pa.RecordBatch.from_pandas(many(count)),
+    "reader": lambda count: pa.Table.from_pandas(many(count)).to_reader(999),
+    "batches": lambda count: pa.Table.from_pandas(many(count)).to_batches(999),
+    "foreign": lambda count: Foreign(pa.Table.from_pandas(many(count), preserve_index=False)),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("count", [2_000, MANY])
+async def test_every_source_is_one_load(engine: AsyncEngine, kind: str, count: int) -> None:
+    def source() -> Any:
+        made = SOURCES[kind](count)
+        return made.select(["name", "population"]) if kind == "Arrow table" else made
+
+    heard: list[tuple[int, int | None]] = []
+    await citykit.load_cities(engine, source(), progress=lambda *rows: heard.append(rows))
+    assert heard[-1] == (count, count if kind in ("Arrow table", "record batch") else None)
+    assert await stored(engine) == {(f"city {n}", "", ""): (n, None, None) for n in range(count)}
+    report = await citykit.load_cities(engine, source(), on_conflict="update")
+    assert (report.inserted, report.updated, report.skipped) == (0, 0, count)
+    with pytest.raises(citykit.DuplicateCityError) as caught:
+        await citykit.load_cities(engine, source())
+    assert len(caught.value.keys) == count
+    assert caught.value.keys[0] == ("city 0", "", "")
+
+
+@pytest.mark.parametrize("policy", ["error", "skip", "update"])
+async def test_a_stream_whose_keys_repeat_follows_the_rule(engine: AsyncEngine, policy: Any) -> None:
+    frames = [many(MANY), many(3).assign(population=[7, 1, 2]), many(1).assign(population=9)]
+    if policy == "error":
+        with pytest.raises(citykit.DuplicateCityError) as caught:
+            await citykit.load_cities(engine, frames)
+        assert caught.value.keys == [(f"city {n}", "", "") for n in range(3)]
+        assert await stored(engine) == {}
+        return
+    report = await citykit.load_cities(engine, iter(frames), on_conflict=policy)
+    updated = 2 if policy == "update" else 0
+    assert (report.inserted, report.updated, report.skipped) == (MANY, updated, 4 - updated)
+    assert (await stored(engine))["city 0", "", ""][0] == (9 if policy == "update" else 0)
+
+
+@pytest.mark.parametrize("arrow", [False, True])
+async def test_bad_rows_of_a_stream_are_all_named(engine: AsyncEngine, arrow: bool) -> None:
+    frames = [f.assign(population=f["population"].where(f.index % 500 != 499, -1)) for f in pieces(2_500)]
+    source = [pa.Table.from_pandas(f, preserve_index=False) for f in frames] if arrow else frames
+    with pytest.raises(citykit.InvalidFrameError, match="5 negative values") as caught:
+        await citykit.load_cities(engine, source)
+    assert caught.value.rejects["row"].tolist() == [499, 999, 1499, 1999, 2499]
+    assert await stored(engine) == {}
+    report = await citykit.load_cities(engine, source, on_invalid="skip")
+    assert (report.inserted, report.rejects["row"].tolist()) == (2_495, [499, 999, 1499, 1999, 2499])
+
+
+async def test_an_empty_stream_loads_nothing(engine: AsyncEngine) -> None:
+    assert (await citykit.load_cities(engine, [])).inserted == 0
+    assert (await citykit.load_cities(engine, [many(0)])).inserted == 0
+
+
+async def test_chunks_of_other_columns_are_refused(engine: AsyncEngine) -> None:
+    frames = [many(5), many(5, 5).assign(latitude=1.0)]
+    with pytest.raises(citykit.InvalidFrameError, match=r"row 5.*other columns.*latitude"):
+        await citykit.load_cities(engine, frames)
+    assert await stored(engine) == {}
+
+
+async def test_an_error_of_the_source_leaves_nothing(engine: AsyncEngine) -> None:
+    def broken() -> Iterator[pd.DataFrame]:
+        yield many(3 * CHUNK_ROWS)
+        raise OSError("the file ends here")
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="the file ends here"):
+            await citykit.load_cities(engine, broken())
+        assert await stored(engine) == {}
+    assert (await citykit.load_cities(engine, many(3))).inserted == 3
+
+
+# The loop
+
+
+async def test_the_loop_stays_alive_while_rows_load(engine: AsyncEngine) -> None:
+    frame = many(500_000)
+    worst = 0.0
+
+    async def tick() -> None:
+        nonlocal worst
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            worst, last = max(worst, now - last), now
+
+    ticking = asyncio.create_task(tick())
+    await citykit.load_cities(engine, frame)
+    await citykit.load_cities(engine, frame.assign(population=1), on_conflict="update")
+    ticking.cancel()
+    assert worst < 0.05
