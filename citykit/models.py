@@ -17,8 +17,10 @@ def _limited(
     name: str, type_: TypeEngine[Any], low: int, high: int | None, meaning: str, **options: Any
 ) -> Any:
     """Make a column whose limits hold on the server (a check) and before it (``info``, read by `frames`)."""
-    measured = f"char_length({name})" if isinstance(type_, Text) else name
-    limits = f"{measured} >= {low}" if high is None else f"{measured} BETWEEN {low} AND {high}"
+    if isinstance(type_, Text):
+        limits = f"char_length({name}) <= {high}" + (f" AND {name} <> ''" if low else "")
+    else:
+        limits = f"{name} >= {low}" if high is None else f"{name} BETWEEN {low} AND {high}"
     check = CheckConstraint(limits, name=f"cities_{name}_check", info={"checked": True})
     missing = options.get("server_default")  # what a missing value becomes is what the server would take
     info = {"low": low, "high": high, "meaning": meaning, "missing": missing}

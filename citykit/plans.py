@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, TypeVar
 
 import asyncpg
@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from citykit.binary import types_in_binary
 from citykit.engine import server_message, sqlstate
 from citykit.frames import POSITION
 from citykit.join import Join, unload
@@ -65,6 +66,8 @@ class Load:
             facts = await facts_of(self.connection, self.target)
             if facts is None or not (facts.alone and facts.fresh):
                 return await self._few(source)
+            types = types_in_binary(self.target.columns, self.rows.rules, facts.types)
+            self.target = replace(self.target, types=types)
             return await self._many(facts, source)
 
     async def _few(self, source: AsyncIterator[pa.Table]) -> Outcome:
@@ -130,8 +133,8 @@ class Load:
             raise
 
     async def _copy(self, source: AsyncIterator[pa.Table]) -> int:
-        table = self.table
-        return await copy(self.connection, table.name, table.schema, self.target.columns, source, self.report)
+        target = self.target
+        return await copy(self.connection, target.clause, target.types, source, self.report)
 
     async def _copy_beside(self, source: AsyncIterator[pa.Table], *, rebuild: bool) -> int:
         indexes = await drop_indexes(self.connection, self.target) if rebuild else []

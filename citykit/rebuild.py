@@ -24,6 +24,12 @@ SELECT c.relkind = 'r' AND NOT c.relrowsecurity
                    AND (NOT g.tgisinternal OR g.tgconstraint <> 0)) AS plain,
        ARRAY(SELECT k.conname::text FROM pg_catalog.pg_constraint k
              WHERE k.conrelid = c.oid AND k.contype = 'c') AS checks,
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum) AS columns,
+       ARRAY(SELECT t.typname::text FROM pg_catalog.pg_attribute a
+             LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+                                           AND t.typnamespace = 'pg_catalog'::regnamespace
+             WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum) AS types,
        pg_relation_size(c.oid) / current_setting('block_size')::bigint
            * coalesce(nullif(greatest(c.reltuples, 0) / nullif(c.relpages, 0), 0), 60) AS rows,
        current_setting('transaction_isolation') = 'read committed' AS fresh,
@@ -78,6 +84,7 @@ class Facts:
     truncatable: bool
     plain: bool  # no trigger and no foreign key looks at its rows
     checks: frozenset[str]  # the names of its check constraints
+    types: dict[str, str | None]  # of its columns, where they are PostgreSQL's own
 
 
 async def facts_of(connection: AsyncConnection, target: Target) -> Facts | None:
@@ -85,7 +92,11 @@ async def facts_of(connection: AsyncConnection, target: Target) -> Facts | None:
     found = (await connection.execute(_FACTS, {"name": target.named(connection)})).mappings().one_or_none()
     if found is None:
         return None
-    return Facts(**{**found, "rows": float(found["rows"]), "checks": frozenset(found["checks"])})
+    facts = dict(found)
+    types = dict(zip(facts.pop("columns"), facts["types"], strict=True))
+    return Facts(
+        **{**facts, "rows": float(facts["rows"]), "checks": frozenset(facts["checks"]), "types": types}
+    )
 
 
 Mode: TypeAlias = Literal["SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"]

@@ -11,6 +11,7 @@ import pyarrow as pa
 from sqlalchemy import Table, TableClause, column, table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from citykit.binary import HEADER, TRAILER, encode_binary
 from citykit.frames import POSITION
 from citykit.wire import encode_csv
 
@@ -28,6 +29,7 @@ class Target:
     key: tuple[str, ...]
     nullable_key: bool = False  # a row with a NULL in its key equals no other
     as_text: frozenset[str] = frozenset()  # columns of a type that has no equality
+    types: tuple[str, ...] | None = None  # the server's, where rows can be sent in binary
 
     @property
     def clause(self) -> TableClause:
@@ -57,35 +59,50 @@ async def stage(
     columns = ", ".join(map(quote, target.columns))
     none = f"SELECT 0::bigint AS {POSITION}, {columns} FROM {target.named(connection)} WITH NO DATA"  # noqa: S608
     await connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {STAGING} ON COMMIT DROP AS {none}")
-    return await copy(connection, STAGING, "pg_temp", [POSITION, *target.columns], batches, report)
+    types = ("int8", *target.types) if target.types else None
+    return await copy(connection, staging_of(target), types, batches, report)
 
 
 async def copy(
     connection: AsyncConnection,
-    name: str,
-    schema: str | None,
-    columns: Sequence[str],
+    into: TableClause,
+    types: Sequence[str] | None,
     batches: AsyncIterable[pa.Table],
     report: Report,
 ) -> int:
-    """Send rows to a table by COPY; return how many the server has taken.
+    """Send rows to a table by COPY, in binary where its types are given; return how many it has taken.
 
     A statement must have been executed in the transaction before: COPY goes past SQLAlchemy, which
     would not begin one for it (asyncpg dialect).
     """
+    columns = list(into.c.keys())
 
     async def chunks() -> AsyncIterator[bytes]:
         done = 0
+        if types:
+            yield HEADER
         async for batch in batches:
-            yield await asyncio.to_thread(encode_csv, batch.select(columns))
+            rows = batch.select(columns)
+            yield await (
+                asyncio.to_thread(encode_binary, rows, types)
+                if types
+                else asyncio.to_thread(encode_csv, rows)
+            )
             done += batch.num_rows
             report(done)
+        if types:
+            yield TRAILER
 
     raw = (await connection.get_raw_connection()).driver_connection
     assert raw is not None  # noqa: S101  a connection that is open has one
     copying = asyncio.ensure_future(
         raw.copy_to_table(
-            name, schema_name=schema, columns=columns, format="csv", encoding="utf8", source=chunks()
+            into.name,
+            schema_name=into.schema,
+            columns=columns,
+            format="binary" if types else "csv",
+            encoding=None if types else "utf8",
+            source=chunks(),
         )
     )
 

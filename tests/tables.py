@@ -49,15 +49,11 @@ TYPES: dict[str, sa.types.TypeEngine[Any]] = {
 }
 
 
-def every_type() -> sa.Table:
-    """A new Table with a key and a nullable column of each type."""
-    columns = [sa.Column(name, type_) for name, type_ in TYPES.items()]
-    return sa.Table(
-        "every_type",
-        sa.MetaData(),
-        sa.Column("key", sa.Integer, primary_key=True, autoincrement=False),
-        *columns,
-    )
+def every_type(*wanted: str, name: str = "every_type") -> sa.Table:
+    """Return a new Table with a key and a nullable column of each type, or of those wanted."""
+    columns = [sa.Column(column, TYPES[column]) for column in wanted or TYPES]
+    key = sa.Column("key", sa.Integer, primary_key=True, autoincrement=False)
+    return sa.Table(name, sa.MetaData(), key, *columns)
 
 
 @asynccontextmanager

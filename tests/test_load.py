@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
+from citykit.plans import FEW_ROWS
 from tests.tables import Colour, created, every_type
 
 UTC = dt.UTC
@@ -79,6 +80,40 @@ async def test_every_type_is_stored_as_what_it_is(engine: AsyncEngine) -> None:
         # The same through the staging table, where nothing has changed.
         again = await citykit.load_frame(engine, frame, table, on_conflict="update")
         assert (again.updated, again.skipped) == (0, height)
+
+
+BINARY = (
+    "smallint", "integer", "bigint", "real", "double", "boolean", "text", "varchar_5", "char_3",
+    "date", "time", "timestamp", "timestamptz", "json", "bytea",
+)  # fmt: skip
+
+
+async def test_what_is_sent_in_binary_is_what_is_sent_as_text(engine: AsyncEngine) -> None:
+    table, few = (every_type(*BINARY, name=name) for name in ("every_type", "few"))
+    values = {name: [*VALUES[name], None] for name in BINARY}
+    columns = {name: [column[n % len(column)] for n in range(FEW_ROWS)] for name, column in values.items()}
+    frame = pd.DataFrame({name: series(column, dtype=object) for name, column in columns.items()})
+    frame.insert(0, "key", range(FEW_ROWS))
+    async with created(engine, table), created(engine, few):
+        assert (await citykit.load_frame(engine, frame, table)).plan == "copy and rebuild"
+        assert (await citykit.load_frame(engine, frame.head(500), few)).plan == "copy"
+        assert await rows_of(engine, few) == (stored := await rows_of(engine, table))[:500]
+        for name, column in columns.items():
+            assert [row[name] for row in stored] == column, name
+        again = await citykit.load_frame(engine, frame, table, on_conflict="update")
+        assert (again.plan, again.skipped) == ("join", FEW_ROWS)
+
+
+async def test_a_column_that_is_narrower_in_the_database_is_not_cut(engine: AsyncEngine) -> None:
+    table = every_type("smallint")
+    key = sa.Column("key", sa.Integer, primary_key=True)
+    wide = sa.Table("every_type", sa.MetaData(), key, sa.Column("smallint", sa.BigInteger))
+    frame = pd.DataFrame({"key": range(FEW_ROWS), "smallint": 1})
+    frame.loc[7, "smallint"] = 2**16 + 1
+    async with created(engine, table):
+        with pytest.raises(citykit.CitykitError, match='value "65537" is out of range for type smallint'):
+            await citykit.load_frame(engine, frame, wide, key="key")
+        assert await rows_of(engine, table) == []
 
 
 DECIMALS = pd.ArrowDtype(pa.decimal128(5, 1))

@@ -1,0 +1,1 @@
+"""citykit measured against its peers: ``python -m tests.benchmarks``."""

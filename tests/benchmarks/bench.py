@@ -1,0 +1,102 @@
+"""Jobs and contenders, timed in turns, and the table of their ratios."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Contender = Callable[[], Awaitable[Any] | Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on citykit's time, as a multiple of another contender's; "best": of the fastest peer's."""
+
+    peer: str
+    ratio: float
+
+
+@dataclass
+class Job:
+    """One piece of work that several contenders do, each after `prepare`."""
+
+    name: str
+    contenders: dict[str, Contender]
+    targets: list[Target]
+    prepare: Callable[[], Awaitable[Any]] | None = None
+    peers: tuple[str, ...] = ()  # among which "best" is looked for; empty: all but citykit
+    rounds: int = 3
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Time every contender in turns, so that a noisy minute meets all of them."""
+        for _ in range(self.rounds):
+            for name, contender in self.contenders.items():
+                if name in self.failed:
+                    continue
+                if self.prepare:
+                    await self.prepare()
+                started = time.perf_counter()
+                try:
+                    await called(contender)
+                except Exception as exc:
+                    if name == "citykit":
+                        raise
+                    self.failed[name] = " ".join(str(exc).split())[:100]
+                    continue
+                self.seconds.setdefault(name, []).append(time.perf_counter() - started)
+
+    def median(self, name: str) -> float:
+        """Return the median time of a contender, in seconds."""
+        return statistics.median(self.seconds[name])
+
+    def outcomes(self) -> list[tuple[Target, str, float]]:
+        """Return each target, the peer that it came to, and citykit's ratio to it."""
+        found = []
+        for target in self.targets:
+            peers = self.peers or tuple(name for name in self.seconds if name != "citykit")
+            peer = min(peers, key=self.median) if target.peer == "best" else target.peer
+            if peer in self.seconds:
+                found.append((target, peer, self.median("citykit") / self.median(peer)))
+        return found
+
+    def lines(self) -> list[str]:
+        """Return the job as lines of Markdown."""
+        lines = [
+            f"### {self.name}",
+            "",
+            "| contender | median | least | most | citykit is |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        ours = self.median("citykit")
+        for name in sorted(self.seconds, key=self.median):
+            times = self.seconds[name]
+            ratio = "" if name == "citykit" else f"{ours / self.median(name):.2f} times"
+            figures = map(shown, (self.median(name), min(times), max(times)))
+            lines.append(f"| {name} | {' | '.join(figures)} | {ratio} |")
+        lines += [f"| {name} | cannot: {reason} | | | |" for name, reason in self.failed.items()]
+        lines.append("")
+        for target, peer, times_as_long in self.outcomes():
+            verdict = "reached" if times_as_long <= target.ratio else "**missed**"
+            lines.append(f"- {times_as_long:.2f} times {peer}; the target is {target.ratio:g}: {verdict}")
+        return [*lines, ""]
+
+
+async def called(contender: Contender) -> None:
+    """Call a contender, in a thread where it blocks."""
+    if inspect.iscoroutinefunction(contender):
+        await contender()
+    else:
+        result = await asyncio.to_thread(contender)
+        if inspect.isawaitable(result):
+            await result
+
+
+def shown(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"

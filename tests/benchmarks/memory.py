@@ -1,0 +1,54 @@
+"""A process of its own that loads many rows, and says how long it took and how much memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import citykit
+from tests.benchmarks.loading import cities
+
+
+def memory(word: str) -> float:
+    """Return a figure of this process, in MiB: VmRSS now, VmHWM at most since `forget`."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(rf"{word}:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def forget() -> None:
+    """Begin the peak anew at what is used now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+async def main(kind: str, rows: int, path: Path) -> None:
+    """Load from a frame in memory, or from a Parquet file in chunks."""
+    if kind == "write":
+        cities(rows).to_parquet(path, index=False, row_group_size=100_000)
+        return
+    engine = await citykit.connect()
+    await citykit.create_tables(engine, reset=True)
+    if kind == "frame":
+        source = cities(rows)
+    else:
+        from citykit.datasets import read_cities
+
+        source = read_cities(path)  # type: ignore[assignment]
+    forget()
+    before = memory("VmRSS")
+    started = time.perf_counter()
+    report = await citykit.load_cities(engine, source)
+    seconds = time.perf_counter() - started
+    assert report.inserted == rows
+    figures = {"seconds": seconds, "before": before, "peak": memory("VmHWM"), "plan": report.plan}
+    print(json.dumps(figures))  # noqa: T201  read by the benchmark
+    await engine.dispose()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])))
