@@ -54,7 +54,9 @@ _REFUSALS = {
     "40001": "Another transaction changed the same rows: run it again.",
     "40P01": "Another transaction changed the same rows: run it again.",
     "42501": "Ask the owner of the table for the right to do this.",
-    "42703": "The table is not citykit's: await citykit.create_tables(engine, reset=True) replaces it.",
+    "42703": "The table in the database has other columns than Python believes. citykit's own is replaced, "
+    "with all of its rows, by await citykit.create_tables(engine, reset=True)",
+    "42P10": "The table in the database has no unique constraint on this key: create one, or give another.",
     "53100": "The server's disk is full.",
     "55P03": "Another transaction holds the table: run it again.",
     "57014": "It was cancelled, or took longer than the server's statement_timeout.",

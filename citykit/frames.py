@@ -25,8 +25,8 @@ def validate(frame: pd.DataFrame, rules: Sequence[Rule], start: int = 0) -> tupl
     frame : DataFrame, shape (n, any of the rules' columns in any order)
         It is not changed. Its index only labels the rejects.
     rules : sequence of Rule
-        A column that has a value for what is missing is filled with it where the frame lacks it. One that
-        may be null, or for which the database has a value, may be absent. The others must be there.
+        A column that has a value for what is missing is filled with it where the frame lacks it. Those
+        that are needed must be there.
     start : int
         The position of its first row, where the frame is a part of a larger one.
 
@@ -80,8 +80,7 @@ def _check_columns(frame: pd.DataFrame, rules: Sequence[Rule]) -> None:
     known = [rule.name for rule in rules]
     repeated = list(dict.fromkeys(frame.columns[frame.columns.duplicated()]))
     unknown = [name for name in frame.columns if not (isinstance(name, str) and name in known)]
-    optional = [rule.nullable or rule.optional or rule.missing is not None for rule in rules]
-    required = [name for name, may in zip(known, optional, strict=True) if not may]
+    required = [rule.name for rule in rules if rule.needed]
     missing = [name for name in required if name not in frame.columns]
     foreign = [rule for rule in rules if rule.kind == "unsupported" and rule.name in frame.columns]
     problems = (

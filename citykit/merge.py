@@ -126,9 +126,9 @@ class Merge:
             async with self.connection.begin_nested():
                 inserted, updated, keys = (await self.connection.execute(counts)).one()
         except DBAPIError as exc:
-            if sqlstate(exc) != "0A000":
+            if sqlstate(exc) not in ("0A000", "42703"):
                 raise
-            # A partitioned table does not tell its xmax: new rows first, then those that differ.
+            # A partitioned table or a view has no xmax to tell: new rows first, then those that differ.
             keys = await self.connection.scalar(distinct) or 0
             do_nothing = self._insert().on_conflict_do_nothing(index_elements=self.target.key)
             inserted = (await self.connection.execute(do_nothing)).rowcount

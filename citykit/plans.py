@@ -64,7 +64,8 @@ class Load:
             if self.rows.can_repeat and self.rows.valid < FEW_ROWS:
                 return await self._few(source)
             facts = await facts_of(self.connection, self.target)
-            if facts is None or not (facts.alone and facts.fresh):
+            # Without the constraint, only the statement of the few would say that it is missing.
+            if facts is None or not (facts.alone and facts.fresh and frozenset(self.key) in facts.keys):
                 return await self._few(source)
             types = types_in_binary(self.target.columns, self.rows.rules, facts.types)
             self.target = replace(self.target, types=types)

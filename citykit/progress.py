@@ -20,6 +20,8 @@ def reporting(progress: Progress, total: int | None) -> Iterator[Callable[[int],
     `progress` None shows a bar from `BAR_FROM_ROWS` rows up, in a terminal or a notebook but never in a
     pipe; True and False decide it; a callable gets ``(rows_done, rows_total)``.
     """
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise TypeError(f"progress is True, False, None or something to call, not {progress!r}")
     if progress is not None and not isinstance(progress, bool):
         callback = progress
         yield lambda done: callback(done, total)

@@ -30,8 +30,13 @@ SELECT c.relkind = 'r' AND NOT c.relrowsecurity
              LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
                                            AND t.typnamespace = 'pg_catalog'::regnamespace
              WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum) AS types,
+       ARRAY(SELECT (SELECT string_agg(a.attname, chr(31)) FROM pg_catalog.pg_attribute a
+                     WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+             FROM pg_catalog.pg_index i
+             WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
+               AND i.indpred IS NULL AND i.indexprs IS NULL) AS keys,
        pg_relation_size(c.oid) / current_setting('block_size')::bigint
-           * coalesce(nullif(greatest(c.reltuples, 0) / nullif(c.relpages, 0), 0), 60) AS rows,
+           * coalesce(nullif(greatest(c.reltuples, 0) / nullif(c.relpages, 0), 0), 60)::float8 AS rows,
        current_setting('transaction_isolation') = 'read committed' AS fresh,
        c.relkind = 'r' AND NOT c.relispartition
            AND pg_has_role(c.relowner, 'USAGE')
@@ -85,6 +90,7 @@ class Facts:
     plain: bool  # no trigger and no foreign key looks at its rows
     checks: frozenset[str]  # the names of its check constraints
     types: dict[str, str | None]  # of its columns, where they are PostgreSQL's own
+    keys: frozenset[frozenset[str]]  # each set of columns that is unique
 
 
 async def facts_of(connection: AsyncConnection, target: Target) -> Facts | None:
@@ -93,10 +99,10 @@ async def facts_of(connection: AsyncConnection, target: Target) -> Facts | None:
     if found is None:
         return None
     facts = dict(found)
-    types = dict(zip(facts.pop("columns"), facts["types"], strict=True))
-    return Facts(
-        **{**facts, "rows": float(facts["rows"]), "checks": frozenset(facts["checks"]), "types": types}
-    )
+    facts["types"] = dict(zip(facts.pop("columns"), facts["types"], strict=True))
+    facts["keys"] = frozenset(frozenset(names.split(chr(31))) for names in facts["keys"])
+    facts["checks"] = frozenset(facts["checks"])
+    return Facts(**facts)
 
 
 Mode: TypeAlias = Literal["SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"]

@@ -53,7 +53,7 @@ class Rule:
     name: str
     kind: Kind
     nullable: bool
-    optional: bool = False  # the database has a value for a column that a frame lacks
+    needed: bool = False  # in every frame
     missing: str | None = None  # what a missing value becomes
     low: float | None = None
     high: float | None = None
@@ -85,18 +85,20 @@ def rules_of(table: Table, key: Sequence[str] = ()) -> list[Rule]:
     `key`.
     """
     return [
-        _rule(column)
+        _rule(column, in_key=column.name in key)
         for column in table.columns
         if column.computed is None and (column.identity is None or column.name in key)
     ]
 
 
-def _rule(column: Column[Any]) -> Rule:
+def _rule(column: Column[Any], *, in_key: bool) -> Rule:
     numbered = column.table is not None and column is column.table.autoincrement_column
     rule = _typed_rule(column.name, column.type, nullable=bool(column.nullable))
     words = ("low", "high", "meaning", "missing")
     limits = {word: column.info[word] for word in words if column.info.get(word) is not None}
-    return replace(rule, optional=column.server_default is not None or numbered, **limits)
+    supplied = column.nullable or numbered or column.server_default is not None
+    needed = (in_key or not supplied) and "missing" not in limits
+    return replace(rule, needed=needed, **limits)
 
 
 def _typed_rule(name: str, type_: types.TypeEngine[Any], *, nullable: bool) -> Rule:

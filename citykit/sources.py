@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -188,7 +189,7 @@ def _other_columns(start: int, differing: set[str]) -> InvalidFrameError:
 
 def _not_loadable(source: object) -> TypeError:
     hint = "pandas.DataFrame(…) makes one"
-    if asyncio.iscoroutine(source):
+    if inspect.iscoroutine(source):
         source.close()
         hint = "put await before the call that makes it"
     return TypeError(

@@ -330,7 +330,7 @@ async def test_columns_that_the_frame_lacks_keep_their_server_defaults(engine: A
         sa.Column("Order by", sa.Text, primary_key=True),
         sa.Column("when", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
         sa.Column("five", sa.Integer, server_default="5", nullable=False),
-        sa.Column("doubled", sa.Integer, sa.Computed("five * 2")),
+        sa.Column("doubled", sa.Integer, sa.Computed("five * 2", persisted=True)),
         sa.Column("address", pg.INET),
     )  # fmt: skip
     async with created(engine, table):
