@@ -103,7 +103,7 @@ async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_
     try:
         engine = create_async_engine(target, echo=echo, **engine_options)
     except (ArgumentError, TypeError, ValueError) as exc:
-        raise DatabaseUnavailableError(f"No engine could be made for {_shown(target)}: {exc}") from exc
+        raise DatabaseUnavailableError(f"No engine could be made for {shown_url(target)}: {exc}") from exc
     try:
         async with asyncio.timeout(CONNECT_SECONDS), engine.connect() as connection:
             version = int(await connection.scalar(text("SHOW server_version_num")) or 0)
@@ -116,7 +116,7 @@ async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_
     if version < OLDEST_SERVER * 10_000:
         await engine.dispose()
         raise DatabaseUnavailableError(
-            f"{_shown(target)} is PostgreSQL {version // 10_000}; citykit needs {OLDEST_SERVER} or newer."
+            f"{shown_url(target)} is PostgreSQL {version // 10_000}; citykit needs {OLDEST_SERVER} or newer."
         )
     wake_for_interrupts(engine)
     return engine
@@ -261,7 +261,7 @@ def _asyncpg_url(url: str | URL) -> URL:
     return target.set(drivername="postgresql+asyncpg", query=query)
 
 
-def _shown(url: URL) -> str:
+def shown_url(url: URL) -> str:
     """Show a URL without any of its secrets."""
     query = {name: "***" if "password" in name.lower() else value for name, value in url.query.items()}
     shown = url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
@@ -275,4 +275,4 @@ def _unreachable(url: URL, exc: BaseException) -> str:
         "Check that the server runs there and that CITYKIT_URL is right; "
         "without CITYKIT_URL citykit brings a server of its own.",
     )
-    return f"No connection to {_shown(url)}: {said}. {hint}"
+    return f"No connection to {shown_url(url)}: {said}. {hint}"
