@@ -188,11 +188,12 @@ def _hang_up(connection: Any) -> None:
 def _cut(connection: Any) -> None:
     """Close a connection whose loop is closed, which its transport cannot do by itself any more."""
     _hang_up(connection)
-    transport = connection._transport
-    transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None) or transport
-    if closing := getattr(transport, "_call_connection_lost", None):  # what the loop would have called
-        with contextlib.suppress(AttributeError, RuntimeError):  # it was closed before its loop
-            closing(None)
+    transport, protocol = connection._transport, connection._protocol
+    under_tls = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    with contextlib.suppress(AttributeError, RuntimeError):  # it was closed before; or is not asyncio's
+        (under_tls or transport)._call_connection_lost(None)  # what the loop would have called
+    if under_tls and protocol:
+        protocol.connection_lost(None)  # and what would have followed
 
 
 def check_loop(connection: AsyncConnection) -> None:
@@ -222,14 +223,18 @@ def wake_for_interrupts(engine: AsyncEngine) -> None:
 
 
 def _start_waking(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
-    about = record.record_info
-    if about is not None and "citykit_waking" not in about:
-        about["citykit_waking"] = True
-        _wake(asyncio.get_running_loop(), record, about)
+    loop, about = asyncio.get_running_loop(), record.record_info
+    if about is not None and loop.time() - about.get("citykit_woken", 0) > 2 * WAKE_SECONDS:
+        _wake(loop, record, about, about.get("citykit_woken"))
 
 
-def _wake(loop: asyncio.AbstractEventLoop, record: ConnectionPoolEntry, about: dict[Any, Any]) -> None:
+def _wake(
+    loop: asyncio.AbstractEventLoop, record: ConnectionPoolEntry, about: dict[Any, Any], last: float | None
+) -> None:
+    if about.get("citykit_woken") != last:
+        return  # an interrupt can lose a timer, so that another one has begun
     if record.in_use:
-        loop.call_later(WAKE_SECONDS, _wake, loop, record, about)
+        about["citykit_woken"] = loop.time()
+        loop.call_later(WAKE_SECONDS, _wake, loop, record, about, about["citykit_woken"])
     else:
-        about.pop("citykit_waking", None)
+        about.pop("citykit_woken", None)
