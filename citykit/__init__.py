@@ -68,6 +68,7 @@ _ROOMS = {
     "engine": ("Bind", "connect", "sessions"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "load": ("LoadReport", "load_frame"),
+    "magic": ("load_ipython_extension",),
     "models": ("Base", "City"),
     "notebook": ("run",),
     "plot": ("plot_biggest",),
@@ -80,7 +81,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'citykit' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"citykit.{_HOME[name]}"), name)
-    globals()[name] = value
+    if name in __all__:
+        globals()[name] = value
     return value
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
-from sqlalchemy import URL, make_url, text
+from sqlalchemy import URL, AsyncAdaptedQueuePool, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import (
 )
 
 from citykit.errors import CitykitError, DatabaseUnavailableError, MissingTableError
+from citykit.loops import PoolPerLoop, check_loop, wake_for_interrupts
 
 Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
 
@@ -75,12 +76,14 @@ async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_
     echo : bool
         Log every statement.
     **engine_options
-        Passed on to :func:`sqlalchemy.ext.asyncio.create_async_engine`.
+        Passed on to :func:`sqlalchemy.ext.asyncio.create_async_engine`. ``pool_size`` and the like hold
+        for each event loop; a ``poolclass`` of your own is used as it is.
 
     Returns
     -------
     AsyncEngine
-        Over asyncpg. ``await engine.dispose()`` closes its connections.
+        Over asyncpg, for every event loop and thread: each loop gets connections of its own, which are
+        closed when it ends. ``await engine.dispose()`` closes all that are idle.
 
     Raises
     ------
@@ -97,10 +100,12 @@ async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_
         target = _asyncpg_url(wanted)
     else:
         target = await asyncio.to_thread(_embedded)
+    if "pool" not in engine_options and engine_options.get("poolclass") in (None, AsyncAdaptedQueuePool):
+        engine_options["poolclass"] = PoolPerLoop
     try:
         engine = create_async_engine(target, echo=echo, **engine_options)
     except (ArgumentError, TypeError, ValueError) as exc:
-        raise DatabaseUnavailableError(f"No engine could be made for {_shown(target)}: {exc}") from exc
+        raise DatabaseUnavailableError(f"No engine could be made for {shown_url(target)}: {exc}") from exc
     try:
         async with asyncio.timeout(CONNECT_SECONDS), engine.connect() as connection:
             version = int(await connection.scalar(text("SHOW server_version_num")) or 0)
@@ -113,8 +118,9 @@ async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_
     if version < OLDEST_SERVER * 10_000:
         await engine.dispose()
         raise DatabaseUnavailableError(
-            f"{_shown(target)} is PostgreSQL {version // 10_000}; citykit needs {OLDEST_SERVER} or newer."
+            f"{shown_url(target)} is PostgreSQL {version // 10_000}; citykit needs {OLDEST_SERVER} or newer."
         )
+    wake_for_interrupts(engine)
     return engine
 
 
@@ -140,17 +146,21 @@ async def transaction(bind: Bind) -> AsyncIterator[AsyncConnection]:
     with server_errors_named() as outcome:
         if isinstance(bind, AsyncEngine):
             async with bind.connect() as connection:
+                check_loop(connection)
                 if await _autocommits(connection):
                     await connection.execution_options(isolation_level="READ COMMITTED")
                 async with connection.begin():
                     yield connection
                     outcome.append("may have been stored: it was just being committed. Look before you")
         elif isinstance(bind, AsyncConnection):
+            check_loop(bind)
             async with bind.begin_nested():
                 yield bind
         elif isinstance(bind, AsyncSession):
+            connection = await bind.connection()
+            check_loop(connection)
             async with bind.begin_nested():
-                yield await bind.connection()
+                yield connection
         else:
             hint = "await citykit.connect() makes one"
             if asyncio.iscoroutine(bind):
@@ -253,7 +263,7 @@ def _asyncpg_url(url: str | URL) -> URL:
     return target.set(drivername="postgresql+asyncpg", query=query)
 
 
-def _shown(url: URL) -> str:
+def shown_url(url: URL) -> str:
     """Show a URL without any of its secrets."""
     query = {name: "***" if "password" in name.lower() else value for name, value in url.query.items()}
     shown = url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
@@ -267,4 +277,4 @@ def _unreachable(url: URL, exc: BaseException) -> str:
         "Check that the server runs there and that CITYKIT_URL is right; "
         "without CITYKIT_URL citykit brings a server of its own.",
     )
-    return f"No connection to {_shown(url)}: {said}. {hint}"
+    return f"No connection to {shown_url(url)}: {said}. {hint}"

@@ -14,7 +14,9 @@ Every message says what is wrong, where, what state the database is in, and what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +25,43 @@ if TYPE_CHECKING:
 
 class CitykitError(Exception):
     """Base of every error that citykit raises on purpose."""
+
+    _cell: int | None = None  # the number of the notebook cell that it ended
+
+    def _render_traceback_(self) -> list[str]:
+        """Show the user's own lines and the message in the cell that failed, and all of it to ``%tb``."""
+        from IPython import get_ipython  # which is what calls this
+
+        shell: Any = get_ipython()
+        render: Callable[..., list[str]] = shell.InteractiveTB.structured_traceback
+        if self._cell is None:
+            self._cell = shell.execution_count
+        if self._cell != shell.execution_count:
+            return render(type(self), self, self.__traceback__)
+        alone = type(self).__new__(type(self), *self.args)  # without what led to it
+        return render(type(self), alone, _outside(self.__traceback__))
+
+    def _repr_html_(self) -> str:
+        return f"<b>{type(self).__name__}</b><pre>{html.escape(str(self))}</pre>"
+
+
+def _outside(traceback: TracebackType | None) -> TracebackType | None:
+    """Return the lines of a traceback before it enters citykit (by way of a magic, before IPython)."""
+    steps = []
+    while traceback and not _is_in("citykit", traceback):
+        steps.append(traceback)
+        traceback = traceback.tb_next
+    while len(steps) > 1 and _is_in("IPython", steps[-1]):
+        steps.pop()
+    outside = None
+    for step in reversed(steps):
+        outside = TracebackType(outside, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return outside
+
+
+def _is_in(package: str, step: TracebackType) -> bool:
+    module = str(step.tb_frame.f_globals.get("__name__", ""))
+    return module == package or module.startswith(f"{package}.")
 
 
 class DatabaseUnavailableError(CitykitError):
@@ -46,6 +85,9 @@ class InvalidFrameError(CitykitError, ValueError):
     def __init__(self, message: str, rejects: pd.DataFrame) -> None:
         super().__init__(message)
         self.rejects = rejects
+
+    def _repr_html_(self) -> str:
+        return super()._repr_html_() + self.rejects.to_html(index=False, max_rows=10)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.rejects)

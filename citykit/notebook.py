@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
+import select
 import threading
 import weakref
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from citykit.errors import WrongLoopError
 
@@ -23,7 +25,24 @@ class _LastingLoop:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.pid = os.getpid()  # in a forked child it is the parent's, whose threads are not there
-        weakref.finalize(self, self.loop.close)
+        weakref.finalize(self, _end, self.loop, self.pid)
+
+
+def _end(loop: asyncio.AbstractEventLoop, pid: int) -> None:
+    if pid != os.getpid():
+        _unshare(loop)
+    else:
+        with contextlib.suppress(RuntimeError):  # another loop runs here
+            loop.run_until_complete(loop.shutdown_asyncgens())  # as asyncio.run does; closes connections
+    loop.close()
+
+
+def _unshare(loop: Any) -> None:
+    """Give a forked child's copy of a loop an epoll of its own: closing it would deafen the parent's."""
+    with contextlib.suppress(AttributeError):  # no epoll here, or not asyncio's own loop
+        fresh = select.epoll()
+        os.dup2(fresh.fileno(), loop._selector.fileno(), inheritable=False)
+        fresh.close()
 
 
 def run(awaitable: Awaitable[T]) -> T:
@@ -33,6 +52,10 @@ def run(awaitable: Awaitable[T]) -> T:
     thread, which lasts, so that an engine made in one call works in the next. Inside a running loop (a
     notebook cell that is not to have an ``await``) it runs on that loop, which nest-asyncio2 makes
     possible at the first such call; nothing is patched before.
+
+    It costs about 0.1 ms over ``await``. Inside a running loop, calls that overlap (in callbacks or tasks)
+    return last in, first out: a short one waits for a longer one that began after it. Each level takes
+    about ten frames of Python's stack, of which there are 1,000 (``sys.getrecursionlimit()``).
 
     Parameters
     ----------

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -201,36 +198,3 @@ def test_the_demo_from_a_relative_home(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "33,839 inserted" in typed("demo")
     assert (tmp_path / "data" / "postgres" / "PG_VERSION").exists()
     assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
-
-
-def test_lab_opens_copies_of_the_notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CONFIG", "DATA", "RUNTIME"):
-        monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / name))
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "01_seed.ipynb").write_text("changed")
-    (tmp_path / "CONFIG").mkdir()
-    (tmp_path / "CONFIG" / "jupyter_server_config.json").write_text(
-        json.dumps({"ServerApp": {"open_browser": False, "port": 0, "ip": "127.0.0.1"}})
-    )
-    command = [sys.executable, "-m", "citykit", "lab", "mine"]
-    lab = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        deadline = time.monotonic() + 60
-        while not (found := list((tmp_path / "RUNTIME").glob("jpserver-*.json"))):
-            assert lab.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        while not (text := found[0].read_text()):
-            time.sleep(0.1)
-        server = json.loads(text)
-        listing = f"{server['url']}api/contents/?token={server['token']}"
-        with urllib.request.urlopen(listing, timeout=30) as answer:  # noqa: S310
-            names = {item["name"] for item in json.load(answer)["content"]}
-        assert {"01_seed.ipynb", "02_query.ipynb", "03_chart.ipynb"} <= names
-        assert (mine / "01_seed.ipynb").read_text() == "changed"
-        assert server["pid"] == lab.pid  # nothing stands between the terminal and JupyterLab
-        assert os.fspath(mine) == server["root_dir"]
-    finally:
-        lab.terminate()
-        lab.communicate(timeout=30)

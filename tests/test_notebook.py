@@ -50,7 +50,7 @@ def test_run_takes_any_awaitable_and_passes_errors_on() -> None:
 
 def test_run_in_a_forked_child_has_a_loop_of_its_own() -> None:
     script = """
-import citykit, os, sys
+import asyncio, citykit, os, sys, time
 async def main():
     engine = await citykit.connect()
     frame = await citykit.biggest_cities(engine, 1)
@@ -65,6 +65,9 @@ child = os.fork()
 print(citykit.run(main()), flush=True)
 if child:
     assert os.waitpid(child, 0)[1] == 0
+    started = time.monotonic()
+    citykit.run(asyncio.wait_for(asyncio.to_thread(time.sleep, 0.01), 10))
+    assert time.monotonic() - started < 10  # what the child closed of its copy did not deafen this loop
 """
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -89,6 +92,41 @@ def test_run_inside_of_a_running_loop() -> None:
     done = nested()
     assert done.stdout == "nested\n", done.stderr
     assert nested(run="citykit.run").stdout == "nested\n"
+
+
+def test_run_costs_less_than_a_millisecond_over_await() -> None:
+    script = """
+import asyncio, citykit, time
+async def main():
+    started = time.perf_counter()
+    for _ in range(200):
+        await asyncio.sleep(0)
+    awaited = time.perf_counter()
+    for _ in range(200):
+        citykit.run(asyncio.sleep(0))
+    print((time.perf_counter() - awaited - (awaited - started)) / 200 < 0.001)
+citykit.run(asyncio.sleep(0))
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+def test_overlapping_runs_inside_of_a_loop_return_last_in_first_out() -> None:
+    script = """
+import asyncio, citykit
+ended = []
+async def wait(name, seconds):
+    citykit.run(asyncio.sleep(seconds))
+    ended.append(name)
+async def main():
+    citykit.run(asyncio.sleep(0))
+    await asyncio.gather(wait("short", 0.01), wait("long", 0.1))
+    print(*ended)
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "long short\n"
 
 
 def test_run_refuses_a_process_that_the_older_nest_asyncio_has_patched() -> None:

@@ -1,0 +1,240 @@
+"""One engine for every event loop: each loop gets a pool of its own, and loses it when it ends.
+
+A connection of asyncpg works on the loop that opened it and on no other: used from a second one it fails or
+poisons its pool, and shared by the loops of two threads it has crashed the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from sqlalchemy import AsyncAdaptedQueuePool, event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from citykit.errors import WrongLoopError
+
+WAKE_SECONDS = 0.2
+
+
+class PoolPerLoop(AsyncAdaptedQueuePool):
+    """SQLAlchemy's pool, once for each loop; the options (``pool_size`` and so on) hold for each of them."""
+
+    def __init__(self, creator: Any, **options: Any) -> None:
+        super().__init__(creator, **options)
+        self._options = options
+        self._pools: dict[asyncio.AbstractEventLoop, AsyncAdaptedQueuePool] = {}
+        self._opened: set[_Opened] = set()
+        weakref.finalize(self, _give_up, self._opened)
+
+    def _of_this_loop(self) -> AsyncAdaptedQueuePool:
+        loop = asyncio.get_running_loop()
+        pool = self._pools.get(loop)
+        if pool is None:
+            _cut_those_of_closed_loops()
+            for closed in [known for known in self._pools.copy() if known.is_closed()]:
+                self._pools.pop(closed, None)
+            self._opened.difference_update([past for past in self._opened.copy() if past.loop.is_closed()])
+            opened = _Opened(loop)
+            self._opened.add(opened)
+            pool = AsyncAdaptedQueuePool(opened.noting(self._invoke_creator), **self._options)
+            pool._dialect = self._dialect
+            pool.dispatch = self.dispatch  # events hold for every loop
+            self._pools[loop] = pool
+        return pool
+
+    def _living(self) -> list[AsyncAdaptedQueuePool]:
+        return [pool for loop, pool in self._pools.copy().items() if not loop.is_closed()]
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        return self._of_this_loop()._do_get()
+
+    def _invalidate(
+        self, connection: Any, exception: BaseException | None = None, _checkin: bool = True
+    ) -> None:
+        super()._invalidate(connection, exception, _checkin)
+        for pool in self._living():  # the server that was lost is everybody's
+            pool._invalidate_time = self._invalidate_time
+
+    def recreate(self) -> PoolPerLoop:
+        """Return a pool with the same options and events, and no connections."""
+        fresh = super().recreate()
+        assert isinstance(fresh, PoolPerLoop)  # noqa: S101  for the type checker
+        fresh.dispatch = self.dispatch  # a copy would run 'first connect' again
+        return fresh
+
+    def dispose(self) -> None:
+        """Close this loop's idle connections; those of others go with this object (`_give_up`)."""
+        pool = self._pools.get(asyncio.get_running_loop())
+        if pool is not None:
+            pool.dispose()
+
+    def overflow(self) -> int:
+        """Return by how many connections the pools exceed their sizes; below 0 where they are not full."""
+        return sum(pool.overflow() for pool in self._living())
+
+    def checkedin(self) -> int:
+        """Return the number of idle connections, of all loops."""
+        return sum(pool.checkedin() for pool in self._living())
+
+    def checkedout(self) -> int:
+        """Return the number of connections in use, in all loops."""
+        return sum(pool.checkedout() for pool in self._living())
+
+
+class _Opened:
+    """The connections that one loop has opened for one pool. It does not keep the pool alive."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.pid = os.getpid()
+        self.connections: set[Any] = set()
+        _opened_by.setdefault(loop, set()).add(self)
+        if loop not in _keepers:
+            _keepers[loop] = _keep(loop)
+
+    def noting(self, creator: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a `creator` whose connections are noted here."""
+        connections = self.connections
+
+        def noted(record: Any) -> Any:
+            adapted = creator(record)
+            connections.difference_update([known for known in connections if known.is_closed()])
+            connections.add(adapted.driver_connection)
+            return adapted
+
+        return noted
+
+    def close(self) -> None:
+        """Close every connection; in the loop's own thread."""
+        if self.pid == os.getpid():  # a forked child has only copies, and would end its parent's
+            for connection in self.connections.copy():
+                connection.terminate()
+        self._forget()
+
+    def give_up(self) -> None:
+        """Close every connection, from any thread, at any time."""
+        if self.pid != os.getpid():
+            return
+        try:
+            self.loop.call_soon_threadsafe(self.close)
+        except RuntimeError:  # the loop is closed
+            for connection in self.connections.copy():
+                _cut(connection)
+            self._forget()
+        else:
+            if not self.loop.is_running():  # and may never again
+                for connection in self.connections.copy():
+                    _hang_up(connection)
+
+    def _forget(self) -> None:
+        self.connections.clear()
+        _opened_by.get(self.loop, set()).discard(self)
+
+
+_opened_by: dict[asyncio.AbstractEventLoop, set[_Opened]] = {}
+_keepers: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
+
+
+def _keep(loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None]:
+    """Have the connections of `loop` closed before it is: whoever ends a loop ends its generators first.
+
+    asyncio.run does, and so do asyncio.Runner, `citykit.run`, uvloop and pytest-asyncio
+    (``loop.shutdown_asyncgens``).
+    """
+
+    async def keep() -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            for opened in _opened_by.pop(loop, set()):
+                opened.close()
+            _keepers.pop(loop, None)
+            await asyncio.sleep(0)  # in which the sockets are closed
+
+    keeper = keep()
+    with contextlib.suppress(StopIteration):
+        keeper.__anext__().send(None)  # to its yield; nothing is awaited on the way
+    return keeper
+
+
+def _give_up(everything: set[_Opened]) -> None:
+    """Close what a pool that is garbage has left open."""
+    for opened in everything.copy():
+        opened.give_up()
+
+
+def _cut_those_of_closed_loops() -> None:
+    """Close what loops have left open that were closed without ending their generators."""
+    for loop in [known for known in _opened_by.copy() if known.is_closed()]:
+        for opened in _opened_by.pop(loop, set()):
+            opened.give_up()
+        _keepers.pop(loop, None)
+
+
+def _hang_up(connection: Any) -> None:
+    """Let the server end its side of a connection at once; ours follows when the loop runs."""
+    with contextlib.suppress(AttributeError, OSError):
+        connection._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+
+def _cut(connection: Any) -> None:
+    """Close a connection whose loop is closed, which its transport cannot do by itself any more."""
+    _hang_up(connection)
+    transport, protocol = connection._transport, connection._protocol
+    under_tls = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    with contextlib.suppress(AttributeError, RuntimeError):  # it was closed before; or is not asyncio's
+        (under_tls or transport)._call_connection_lost(None)  # what the loop would have called
+    if under_tls and protocol:
+        protocol.connection_lost(None)  # and what would have followed
+
+
+def check_loop(connection: AsyncConnection) -> None:
+    """Refuse a connection that another loop has opened, before anything is sent over it."""
+    opened = connection.sync_connection
+    if opened is None or opened.closed or opened.invalidated:
+        return  # which SQLAlchemy says better
+    owner = getattr(opened.connection.driver_connection, "_loop", None)
+    if owner is not None and owner is not asyncio.get_running_loop():
+        raise WrongLoopError(
+            "This connection was opened in another event loop (another thread, another asyncio.run, another "
+            "citykit.run), and nothing was sent over it. Open one in this loop: an engine from "
+            "citykit.connect() has connections for every loop, async with engine.connect() as connection."
+        )
+
+
+def wake_for_interrupts(engine: AsyncEngine) -> None:
+    """In a notebook, let the loop wake up now and then while a connection of `engine` is in use.
+
+    The kernel's Interrupt is carried out when the loop next does anything, which a loop that waits for
+    one long query does not (ipykernel#881).
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if getattr(shell, "kernel", None) is not None:
+        event.listen(engine.sync_engine, "checkout", _start_waking)
+
+
+def _start_waking(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+    loop, about = asyncio.get_running_loop(), record.record_info
+    if about is not None and loop.time() - about.get("citykit_woken", 0) > 2 * WAKE_SECONDS:
+        _wake(loop, record, about, about.get("citykit_woken"))
+
+
+def _wake(
+    loop: asyncio.AbstractEventLoop, record: ConnectionPoolEntry, about: dict[Any, Any], last: float | None
+) -> None:
+    if about.get("citykit_woken") != last:
+        return  # an interrupt can lose a timer, so that another one has begun
+    if record.in_use:
+        about["citykit_woken"] = loop.time()
+        loop.call_later(WAKE_SECONDS, _wake, loop, record, about, about["citykit_woken"])
+    else:
+        about.pop("citykit_woken", None)

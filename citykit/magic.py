@@ -1,0 +1,172 @@
+"""SQL cells: what ``%load_ext citykit`` adds to IPython."""
+
+from __future__ import annotations
+
+import ast
+import html
+import keyword
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic_arguments import MagicArgumentParser
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from citykit.engine import connect, shown_url, transaction
+from citykit.errors import MissingTableError
+from citykit.models import City
+from citykit.notebook import run
+
+
+async def read_frame(engine: AsyncEngine, statement: str, params: dict[str, Any]) -> pd.DataFrame:
+    """Stand in for ``citykit.read.read_frame``."""
+    async with transaction(engine) as connection:
+        result = await connection.execute(text(statement), params)
+        return pd.DataFrame(result.all(), columns=list(result.keys()))
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Add ``%cities`` and ``%%cities``; IPython calls it for ``%load_ext citykit``."""
+    register: Any = shell.register_magic_function  # its type is that of the decorated method
+    register(_Cities(shell).cities, "line_cell", "cities")
+
+
+class _Cities:
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+        self._own: AsyncEngine | None = None
+
+    def cities(self, line: str, cell: str | None = None) -> pd.DataFrame | Overview:
+        """Run the SQL of a cell and show what it returns, or (as ``%cities``) show the connection.
+
+        ::
+
+            %%cities [NAME] [--param NAME=VALUE ...]
+            SELECT name, population FROM cities WHERE country = :country LIMIT :n
+
+        NAME
+            The DataFrame is also assigned to this variable.
+        :country, :n
+            Take the values of the notebook's variables ``country`` and ``n``. They are sent beside the
+            SQL and never become a part of it. A colon that begins no parameter is written ``\\:``.
+        --param NAME=VALUE
+            Gives a parameter its value here: a Python literal (``5``, ``None``, ``'5'``), else text.
+
+        The connection is that of the notebook's variable ``engine`` where that is one, else one of its own
+        from ``citykit.connect()``.
+        """  # noqa: D301  the backslash is to be shown
+        if cell is None:
+            if line.strip():
+                raise UsageError("%cities takes nothing; SQL goes into the lines below %%cities.")
+            return run(self._overview())
+        if not cell.strip():
+            raise UsageError("There is no SQL below %%cities; %cities alone shows the connection.")
+        name, given = _read_line(line)
+        params = {wanted: self._value(wanted, given) for wanted in text(cell).compile().params}
+        if unused := sorted(given.keys() - params):
+            raise UsageError(f"The SQL has no parameter :{', :'.join(unused)}.")
+        frame = run(self._read(cell, params))
+        if name:
+            self._shell.user_ns[name] = frame
+        return frame
+
+    def _value(self, name: str, given: dict[str, Any]) -> Any:
+        for values in (given, self._shell.user_ns):
+            if name in values:
+                return values[name]
+        raise UsageError(
+            f"The SQL has the parameter :{name}, and there is no variable {name!r}. "
+            f"Assign it ({name} = …) or write %%cities --param {name}=VALUE."
+        )
+
+    async def _engine(self) -> AsyncEngine:
+        theirs = self._shell.user_ns.get("engine")
+        if isinstance(theirs, AsyncEngine):
+            return theirs
+        if self._own is None:
+            self._own = await connect()
+        return self._own
+
+    async def _read(self, sql: str, params: dict[str, Any]) -> pd.DataFrame:
+        return await read_frame(await self._engine(), sql, params)
+
+    async def _overview(self) -> Overview:
+        engine = await self._engine()
+        async with transaction(engine) as connection:
+            version: str = await connection.scalar(text("SHOW server_version")) or ""
+        try:
+            async with transaction(engine) as connection:
+                rows, size = (await connection.execute(_ROWS_AND_SIZE)).one()
+        except MissingTableError:
+            rows = size = None
+        return Overview(shown_url(engine.url), version, City.__tablename__, rows, size)
+
+
+_ROWS_AND_SIZE = select(
+    func.count(), func.pg_size_pretty(func.pg_total_relation_size(func.to_regclass(City.__tablename__)))
+).select_from(City)
+
+
+def _read_line(line: str) -> tuple[str | None, dict[str, Any]]:
+    """Return the name of the variable to assign, and the parameters that are given."""
+    parser: Any = MagicArgumentParser(prog="%%cities", add_help=False)  # type: ignore[no-untyped-call]
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME=VALUE")
+    try:
+        words = parser.parse_args(shlex.split(line))
+    except ValueError as exc:
+        raise UsageError(f"%%cities {line}: {exc}") from None
+    if words.name is not None and (not words.name.isidentifier() or keyword.iskeyword(words.name)):
+        raise UsageError(f"{words.name!r} is no name for a variable; SQL goes into the lines below %%cities.")
+    params = {}
+    for param in words.param:
+        name, equals, value = param.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--param {param}: it looks like --param country=IS")
+        try:
+            params[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            params[name] = value
+    return words.name, params
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What ``%cities`` shows: the connection, without its password, and the table.
+
+    Attributes
+    ----------
+    url, version : str
+        Of the server.
+    table : str
+    rows : int or None
+        None where the table was not created yet.
+    size : str or None
+        On disk, indexes included (``'6584 kB'``).
+    """
+
+    url: str
+    version: str
+    table: str
+    rows: int | None
+    size: str | None
+
+    def _table(self) -> str:
+        if self.rows is None:
+            return "not there yet: await citykit.create_tables(engine)"
+        return f"{self.rows:,} rows, {self.size}"
+
+    def __repr__(self) -> str:
+        return f"{self.url} (PostgreSQL {self.version})\n{self.table}: {self._table()}"
+
+    def _repr_html_(self) -> str:
+        lines = {"server": self.url, "PostgreSQL": self.version, self.table: self._table()}
+        cells = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in lines.items()
+        )
+        return f"<table>{cells}</table>"
