@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from citykit.load import LoadReport
     from citykit.models import Base, City
     from citykit.notebook import run
-    from citykit.plot import plot_biggest
+    from citykit.plot import plot_biggest, plot_countries, plot_map, plot_rank_size
     from citykit.schema import create_tables
 
 __version__ = "0.1.0"
@@ -56,6 +56,9 @@ __all__ = [
     "create_tables",
     "load_cities",
     "plot_biggest",
+    "plot_countries",
+    "plot_map",
+    "plot_rank_size",
     "run",
     "sessions",
     "world_cities",
@@ -69,7 +72,7 @@ _ROOMS = {
     "load": ("LoadReport",),
     "models": ("Base", "City"),
     "notebook": ("run",),
-    "plot": ("plot_biggest",),
+    "plot": ("plot_biggest", "plot_countries", "plot_map", "plot_rank_size"),
     "schema": ("create_tables",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
