@@ -32,11 +32,11 @@ def open_axes(ax: Axes | None, width: float, height: float) -> Axes:
     """Return the caller's Axes, or those of a new figure (inches), with thin spines on the left and below."""
     if ax is None:
         _, ax = pyplot.subplots(figsize=(width, height), layout="constrained")
-    elif not isinstance(ax, Axes):
-        raise TypeError(f"ax is one matplotlib Axes, such as axes[0], not a {type(ax).__name__}")
+    elif not isinstance(ax, Axes) or ax.name != "rectilinear":
+        raise TypeError(f"ax is one plain matplotlib Axes, such as axes[0], not a {type(ax).__name__}")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set(linewidth=0.6, color="0.4")
-    ax.tick_params(which="both", width=0.6, color="0.4")
+    ax.spines[["left", "bottom"]].set(linewidth=0.6, alpha=0.7)
+    ax.tick_params(which="both", width=0.6)
     return ax
 
 
@@ -83,7 +83,7 @@ def bars(ax: Axes, names: list[str], values: Floats, written: list[str], style: 
     ax.set_yticks(range(0, count, step), names[::step], fontsize=size, **legible(names))
     ax.tick_params(axis="y", length=0)
     shown = [text if place % step == 0 else "" for place, text in enumerate(written)]
-    ax.bar_label(drawn, shown, padding=3, fontsize=size * 0.85, color="0.25")
+    ax.bar_label(drawn, shown, padding=3, fontsize=size * 0.85, alpha=0.8)
     ax.set_ylim(max(count, 1) - 0.4, -0.6)  # the first on top
     letter = size * 0.6
     label = max(map(len, written), default=0) * letter * 0.85 + 3
@@ -141,14 +141,14 @@ def note(ax: Axes, frame: pd.DataFrame, below: Artist, remark: str = "") -> None
             ha="right",
             va="top",
             fontsize="x-small",
-            color="0.4",
+            alpha=0.7,
             **legible(said),
         )
 
 
 def nothing(ax: Axes, said: str) -> None:
     """Say in the middle of an empty chart that it is meant to be empty."""
-    ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", va="center", color="0.4")
+    ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", va="center", alpha=0.7)
 
 
 def country_colours(countries: Sequence[str], values: Floats) -> tuple[list[str], list[Patch]]:

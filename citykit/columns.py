@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -37,16 +36,20 @@ def numbers(frame: pd.DataFrame, column: str, lowest: float, highest: float, uni
         wrong = values.notna().to_numpy(bool) & ~(np.isfinite(found) & (found >= lowest) & (found <= highest))
     if wrong.any():
         place = int(wrong.argmax())
+        label, value = (
+            repr(thing.item() if isinstance(thing, np.generic) else thing)
+            for thing in (frame.index[place], values.iloc[place])
+        )
         raise ValueError(
-            f"column {column!r} has {wrong.sum():,} values that cannot be drawn (first at row label "
-            f"{frame.index[place]!r}: {values.iloc[place]!r}). It wants {unit}."
+            f"column {column!r} holds what cannot be drawn ({wrong.sum():,} of {len(wrong):,} values, "
+            f"first at row label {label}: {value}). It wants {unit}."
         )
     return found
 
 
 def populations(frame: pd.DataFrame, column: str = "population") -> Floats:
     """Return a column of persons."""
-    return numbers(frame, column, 0, math.inf, "persons, 0 or more; missing where unknown")
+    return numbers(frame, column, 0, 1e15, "persons, 0 or more; missing where unknown")
 
 
 def texts(frame: pd.DataFrame, column: str) -> list[str]:

@@ -126,7 +126,7 @@ def plot_countries(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any)
     check(frame, ["country", "total_population"])
     total = populations(frame, "total_population")
     largest = populations(frame, "largest_population") if "largest_population" in frame else None
-    share = numbers(frame, "share", 0, 1, "a share, 0 to 1") if "share" in frame else total * np.nan
+    share = numbers(frame, "share", 0, 1 + 1e-9, "shares, 0 to 1") if "share" in frame else total * np.nan
     order = descending(total)
     names = texts(frame, "country")
     drawn = {"color": axes.SKY} | in_order(style, order, len(frame))

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -89,7 +90,7 @@ def map_axes(ax: Axes | None, latitude: Floats, longitude: Floats) -> tuple[Axes
         more = (north - south) * (0.3 / shape - 1) / 2
         south, north, shape = south - more, north + more, 0.3
     width = min(9, 8 / shape)
-    ax = open_axes(ax, width, (width - 0.6) * shape + 1.4)
+    ax = open_axes(ax, width, (width - 0.6) * shape + 1.35)
     if not ax.has_data():
         ax.set_aspect(stretch, anchor="N")  # what room is left is for the legend and the note
     ax.set(axisbelow=True, **_limits(ax, (west, east), (south, north)))
@@ -97,9 +98,9 @@ def map_axes(ax: Axes | None, latitude: Floats, longitude: Floats) -> tuple[Axes
     for axis, letters, length in zip((ax.xaxis, ax.yaxis), ("EW", "NS"), inches(ax), strict=True):
         axis.set_major_locator(MaxNLocator(max(int(length / 0.6), 2), steps=steps))
         axis.set_major_formatter(FuncFormatter(functools.partial(_degrees, letters)))
-    ax.grid(color="0.88", linewidth=0.6)
-    ax.spines[:].set(visible=True, linewidth=0.6, color="0.6")
-    ax.tick_params(length=0, labelsize="small", labelcolor="0.3")
+    ax.grid(color=rcParams["text.color"], alpha=0.12, linewidth=0.6)
+    ax.spines[:].set(visible=True, linewidth=0.6, alpha=0.5)
+    ax.tick_params(length=0, labelsize="small")
     return ax, longitude
 
 
@@ -144,7 +145,7 @@ def dots(ax: Axes, longitude: Floats, latitude: Floats, population: Floats, styl
     if "s" not in style:
         given["s"] = area
     if "marker" not in style:  # a thin rim keeps large dots apart
-        given |= {"edgecolor": "white", "linewidth": np.where(given.get("s", 0) > 9, 0.4, 0)}
+        given |= {"edgecolor": ax.get_facecolor(), "linewidth": np.where(given.get("s", 0) > 9, 0.4, 0)}
     drawn = ax.scatter(longitude, latitude, **(given | style))
     if "s" in style or not population.any():
         return ax.xaxis.label

@@ -195,8 +195,10 @@ def test_what_is_no_frame_or_no_axes(name: str) -> None:
         with pytest.raises(TypeError, match=f"of a DataFrame, not of a {said}"):
             CHARTS[name](thing)  # type: ignore[arg-type]
     coroutine.close()
-    with pytest.raises(TypeError, match=r"one matplotlib Axes, such as axes\[0\], not a ndarray"):
+    with pytest.raises(TypeError, match=r"one plain matplotlib Axes, such as axes\[0\], not a ndarray"):
         CHARTS[name](made(1), ax=Figure().subplots(2))
+    with pytest.raises(TypeError, match="not a PolarAxes"):
+        CHARTS[name](made(1), ax=Figure().add_subplot(projection="polar"))
     twice = pd.concat([made(2), made(2)], axis="columns")
     with pytest.raises(ValueError, match="more than one column"):
         CHARTS[name](twice)
@@ -208,6 +210,7 @@ def test_what_is_no_frame_or_no_axes(name: str) -> None:
         ("population", "many", "persons"),
         ("population", -5, "persons"),
         ("population", math.inf, "persons"),
+        ("population", 1e300, "persons"),
         ("latitude", 90.1, "-90 to 90"),
         ("longitude", 181, "-180 to 180"),
     ],
@@ -215,7 +218,9 @@ def test_what_is_no_frame_or_no_axes(name: str) -> None:
 def test_values_that_cannot_be_drawn(column: str, value: object, said: str) -> None:
     frame = made(3).set_index(pd.Index(["a", "b", "c"]))
     frame[column] = pd.Series([1, value, None], index=frame.index, dtype=object)
-    with pytest.raises(ValueError, match=rf"column '{column}' has 1 values .* row label 'b'.*{said}"):
+    with pytest.raises(
+        ValueError, match=rf"column '{column}' holds .*1 of 3 values, .* row label 'b': .*{said}"
+    ):
         citykit.plot_map(frame)
 
 
