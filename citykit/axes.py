@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from matplotlib import pyplot
@@ -28,10 +28,12 @@ GREY = "#b0b0b0"
 MOST_BARS = 1_000
 
 
-def open_axes(ax: Axes | None, width: float, height: float) -> Axes:
+def open_axes(
+    ax: Axes | None, width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
+) -> Axes:
     """Return the caller's Axes, or those of a new figure (inches), with thin spines on the left and below."""
     if ax is None:
-        _, ax = pyplot.subplots(figsize=(width, height), layout="constrained")
+        _, ax = pyplot.subplots(figsize=(width, height), layout=layout)
     elif not isinstance(ax, Axes) or ax.name != "rectilinear":
         raise TypeError(f"ax is one plain matplotlib Axes, such as axes[0], not a {type(ax).__name__}")
     ax.spines[["top", "right"]].set_visible(False)

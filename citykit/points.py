@@ -90,9 +90,9 @@ def map_axes(ax: Axes | None, latitude: Floats, longitude: Floats) -> tuple[Axes
         more = (north - south) * (0.3 / shape - 1) / 2
         south, north, shape = south - more, north + more, 0.3
     width = min(9, 8 / shape)
-    ax = open_axes(ax, width, (width - 0.6) * shape + 1.35)
+    ax = open_axes(ax, width, (width - 0.6) * shape + 1.2, "compressed")
     if not ax.has_data():
-        ax.set_aspect(stretch, anchor="N")  # what room is left is for the legend and the note
+        ax.set_aspect(stretch)
     ax.set(axisbelow=True, **_limits(ax, (west, east), (south, north)))
     steps = [1, 2, 5, 10] if east - west < 40 else [1, 1.5, 3, 6, 10]
     for axis, letters, length in zip((ax.xaxis, ax.yaxis), ("EW", "NS"), inches(ax), strict=True):

@@ -396,6 +396,18 @@ def test_the_whole_world_is_drawn_whole_and_true_to_scale_in_the_middle() -> Non
     assert ax.get_aspect() == pytest.approx(1 / math.cos(math.radians((south + north) / 2)))
 
 
+@pytest.mark.parametrize("span", [0.0, 2.0, 60.0])
+def test_the_legend_and_the_notes_are_within_the_figure_and_below_the_map(span: float) -> None:
+    frame = made(8, longitude=np.linspace(0, 100, 8), latitude=[None, *np.linspace(0, span, 7)])
+    frame.attrs["source"] = "me"
+    ax = citykit.plot_map(frame)
+    ax.figure.canvas.draw()
+    found = ax.get_legend()
+    assert found is not None
+    note, box = ax.texts[0].get_window_extent(), found.get_window_extent()
+    assert 0 < note.y0 < note.y1 < box.y0 < box.y1 < ax.get_window_extent().y0
+
+
 def test_styles_go_to_the_dots_and_follow_the_rows() -> None:
     frame = made(3).iloc[::-1]
     ax = drawn("map", frame, c=frame["population"], s=9, marker="^")
