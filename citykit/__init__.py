@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from citykit.load import LoadReport, load_frame
     from citykit.models import Base, City
     from citykit.notebook import run
-    from citykit.plot import plot_biggest
+    from citykit.plot import plot_biggest, plot_countries, plot_map, plot_rank_size
     from citykit.schema import create_tables
 
 __version__ = "0.1.0"
@@ -57,6 +57,9 @@ __all__ = [
     "load_cities",
     "load_frame",
     "plot_biggest",
+    "plot_countries",
+    "plot_map",
+    "plot_rank_size",
     "run",
     "sessions",
     "world_cities",
@@ -71,7 +74,7 @@ _ROOMS = {
     "magic": ("load_ipython_extension",),
     "models": ("Base", "City"),
     "notebook": ("run",),
-    "plot": ("plot_biggest",),
+    "plot": ("plot_biggest", "plot_countries", "plot_map", "plot_rank_size"),
     "schema": ("create_tables",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

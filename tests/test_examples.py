@@ -113,13 +113,17 @@ def test_the_session_of_the_readme_has_eight_lines() -> None:
     assert len(source.splitlines()) - source.count("\n\n") == 8
 
 
-def test_the_picture_of_the_readme_is_current(engine: Any, tmp_path: Path) -> None:
-    ax = citykit.plot_biggest(citykit.run(citykit.biggest_cities(engine, 20)))
-    ax.figure.savefig(tmp_path / "biggest.png", dpi=100)  # type: ignore[union-attr]
-    committed = ROOT / "notebooks" / "biggest.png"
+@pytest.mark.parametrize("name", ["biggest", "map"])
+def test_the_pictures_of_the_readme_are_current(name: str, engine: Any, tmp_path: Path) -> None:
+    if name == "biggest":
+        ax = citykit.plot_biggest(citykit.run(citykit.biggest_cities(engine, 20)))
+    else:
+        ax = citykit.plot_map(citykit.world_cities())
+    fresh, committed = tmp_path / f"{name}.png", ROOT / "notebooks" / f"{name}.png"
+    ax.figure.savefig(fresh, dpi=100)  # type: ignore[union-attr]
     if os.environ.get("CITYKIT_RENEW_PICTURES"):
-        committed.write_bytes((tmp_path / "biggest.png").read_bytes())
-    fresh, old = image.imread(tmp_path / "biggest.png"), image.imread(committed)
+        committed.write_bytes(fresh.read_bytes())
+    new, old = image.imread(fresh), image.imread(committed)
     how = "CITYKIT_RENEW_PICTURES=1 pytest tests/test_examples.py renews it"
-    assert fresh.shape == old.shape, how
-    assert np.sqrt(np.mean((fresh - old) ** 2)) < 0.02, how
+    assert new.shape == old.shape, how
+    assert np.sqrt(np.mean((new - old) ** 2)) < 0.02, how

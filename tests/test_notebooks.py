@@ -50,7 +50,7 @@ def test_it_teaches(path: Path) -> None:
 
 def test_the_chart_is_a_picture() -> None:
     found = pictures(committed(FOLDER / "03_chart.ipynb"))
-    assert len(found) == 2
+    assert len(found) == 4
     for picture in found:
         assert min(picture.shape[:2]) > 300
         assert 0.02 < np.mean(picture[..., :3] < 0.9) < 0.7  # neither blank nor black

@@ -64,6 +64,14 @@ def test_arguments_after_the_things_are_keyword_only() -> None:
         assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters[1 + count :]), name
 
 
+def test_charts_are_alike() -> None:
+    charts = [name for name in citykit.__all__ if name.startswith("plot_")]
+    assert charts == ["plot_biggest", "plot_countries", "plot_map", "plot_rank_size"]
+    assert {str(inspect.signature(getattr(citykit, name))) for name in charts} == {
+        "(frame: 'pd.DataFrame', *, ax: 'Axes | None' = None, **style: 'Any') -> 'Axes'"
+    }
+
+
 def test_importing_changes_nothing_in_the_process_and_loads_nothing_heavy() -> None:
     script = """
 import asyncio, sys

@@ -1,0 +1,95 @@
+"""The columns of a frame as a chart needs them: checked numbers, lines of text, the largest first."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Positions = NDArray[np.intp]
+
+
+def check(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse what is no frame, or has not each of these columns once."""
+    if not isinstance(frame, pd.DataFrame):
+        hint = ": it wants an await" if hasattr(frame, "__await__") else ""
+        raise TypeError(f"a chart is drawn of a DataFrame, not of a {type(frame).__name__}{hint}")
+    if missing := [column for column in columns if column not in frame.columns]:
+        there = ", ".join(map(str, frame.columns)) or "none"
+        raise ValueError(f"the frame has no column {', '.join(map(repr, missing))} to draw (it has: {there})")
+    if repeated := [column for column in columns if list(frame.columns).count(column) > 1]:
+        raise ValueError(f"the frame has more than one column {', '.join(map(repr, repeated))}")
+
+
+def numbers(frame: pd.DataFrame, column: str, lowest: float, highest: float, unit: str) -> Floats:
+    """Return a column as floats, NaN where missing; the first value that is no such number is an error."""
+    values = frame[column]
+    if values.dtype.kind in "mMcb":
+        raise ValueError(f"column {column!r} is of dtype {values.dtype}, not of numbers ({unit})")
+    found = pd.to_numeric(values, errors="coerce").to_numpy("float64", na_value=np.nan)
+    with np.errstate(invalid="ignore"):
+        wrong = values.notna().to_numpy(bool) & ~(np.isfinite(found) & (found >= lowest) & (found <= highest))
+    if wrong.any():
+        place = int(wrong.argmax())
+        label, value = (
+            repr(thing.item() if isinstance(thing, np.generic) else thing)
+            for thing in (frame.index[place], values.iloc[place])
+        )
+        raise ValueError(
+            f"column {column!r} holds what cannot be drawn ({wrong.sum():,} of {len(wrong):,} values, "
+            f"first at row label {label}: {value}). It wants {unit}."
+        )
+    return found
+
+
+def populations(frame: pd.DataFrame, column: str = "population") -> Floats:
+    """Return a column of persons."""
+    return numbers(frame, column, 0, 1e15, "persons, 0 or more; missing where unknown")
+
+
+def texts(frame: pd.DataFrame, column: str) -> list[str]:
+    """Return a column as lines of text, '' where missing."""
+    values = frame[column].astype(object)
+    return [clean(value) if there else "" for value, there in zip(values, values.notna(), strict=True)]
+
+
+def descending(values: Floats) -> Positions:
+    """Return the positions of what is known, largest first, ties in the order of the frame."""
+    order = np.argsort(-values, kind="stable")
+    return order[: len(values) - int(np.isnan(values).sum())]
+
+
+def in_order(style: dict[str, Any], order: Positions, length: int) -> dict[str, Any]:
+    """Let styles that have a value for each row of the frame (lists, arrays, Series) follow the rows."""
+
+    def one_colour(key: str, values: list[Any]) -> bool:
+        return key != "c" and "c" in key and all(isinstance(value, float | int) for value in values)
+
+    ordered = dict(style)
+    for key, value in style.items():
+        if isinstance(value, list | np.ndarray | pd.Series) and len(value) == length:
+            values = list(value)
+            ordered[key] = value if one_colour(key, values) else [values[i] for i in order]
+    return ordered
+
+
+def clean(text: object, width: int = 40) -> str:
+    """Return one line of at most `width` columns without what cannot be drawn, cut with an ellipsis."""
+    kept = "".join(
+        "\ufffd" if kind == "Cs" else " " if kind == "Cc" else character
+        for character in str(text)
+        if (kind := unicodedata.category(character))
+    )
+    kept = " ".join(kept.split())
+    columns = 0
+    for place, character in enumerate(kept):
+        if not unicodedata.combining(character):
+            columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if columns > width:
+            return kept[: place - 1].rstrip() + "…"
+    return kept
