@@ -76,18 +76,28 @@ async def test_an_interrupt_stops_a_query(jupyter: Kernel, engine: AsyncEngine, 
     assert jupyter.shown("len(await citykit.biggest_cities(engine))") == "0\n"
 
 
-LOAD = "citykit.load_cities(engine, many, progress=False)"
+LOAD = "citykit.load_cities(engine, many, progress=False, on_conflict='{}')"
+UPDATE = LOAD.format("update")
 
 
-@pytest.mark.parametrize("source", [f"await {LOAD}", f"citykit.run({LOAD})"], ids=["await", "run"])
+@pytest.mark.parametrize(
+    ("source", "statement"),
+    [
+        (f"await {UPDATE}", "INSERT INTO cities"),
+        (f"citykit.run({UPDATE})", "INSERT INTO cities"),
+        (f"await {LOAD.format('error')}", 'COPY "cities"'),
+        (f"citykit.run({LOAD.format('error')})", 'COPY "cities"'),
+    ],
+    ids=["await", "run", "await COPY", "run COPY"],
+)
 async def test_an_interrupt_stops_a_load_and_nothing_is_stored(
-    jupyter: Kernel, engine: AsyncEngine, source: str
+    jupyter: Kernel, engine: AsyncEngine, source: str, statement: str
 ) -> None:
     jupyter.run("many = pd.DataFrame({'name': [str(i) for i in range(1000)], 'population': 1})")
     async with engine.begin() as connection:  # holds the load up where it merges
         await connection.execute(text("INSERT INTO cities (name, population) VALUES ('0', 1)"))
         cell = jupyter.send(source)
-        await wait_until(engine, "INSERT INTO cities", 1)
+        await wait_until(engine, statement, 1)
         started = time.monotonic()
         jupyter.interrupt()
         ended = jupyter.wait(cell)[-1]
@@ -103,7 +113,7 @@ async def test_a_restart_stops_a_load_and_nothing_is_stored(engine: AsyncEngine)
         jupyter.run(SETUP + "many = pd.DataFrame({'name': [str(i) for i in range(1000)], 'population': 1})")
         async with engine.begin() as connection:
             await connection.execute(text("INSERT INTO cities (name, population) VALUES ('0', 1)"))
-            jupyter.send(f"await {LOAD}")
+            jupyter.send(f"await {UPDATE}")
             await wait_until(engine, "INSERT INTO cities", 1)
             jupyter.restart()
             await connection.rollback()

@@ -90,7 +90,7 @@ def test_a_callback_on_another_thread_while_a_load_goes_on(open_connections: Cal
     async def main() -> tuple[int, int]:
         engine = await connecting()
         await citykit.create_tables(engine, reset=True)
-        frame = pd.DataFrame({"name": [str(number) for number in range(20_000)], "population": 1})
+        frame = pd.DataFrame({"name": [str(number) for number in range(15_000)], "population": 1})
         callbacks: list[Any] = []
 
         def clicked() -> int:
@@ -104,7 +104,7 @@ def test_a_callback_on_another_thread_while_a_load_goes_on(open_connections: Cal
         await engine.dispose()
         return report.inserted, max(seen)
 
-    assert asyncio.run(main()) == (20_000, 0)  # nobody saw a part of it
+    assert asyncio.run(main()) == (15_000, 0)  # nobody saw a part of it
     assert open_connections(0) == 0
 
 
