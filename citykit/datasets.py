@@ -107,7 +107,7 @@ def read_cities(path: str | Path) -> Iterator[pd.DataFrame | pa.RecordBatch]:
 
 
 def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
-    with parquet.ParquetFile(path) as file:
+    with parquet.ParquetFile(path, pre_buffer=False) as file:
         of_pandas = file.schema_arrow.pandas_metadata or {}
         index = [name for name in of_pandas.get("index_columns", []) if isinstance(name, str)]
         names = [name for name in file.schema_arrow.names if name not in index]

@@ -105,7 +105,8 @@ class Load:
 
     async def _may_fill(self, facts: Facts) -> bool:
         """Tell whether the table is empty and, from now on, ours alone."""
-        checked = {c.name for c in self.table.constraints if c.info.get("checked")}
+        owners = (self.table, *self.table.columns)
+        checked = {c.name for owner in owners for c in owner.constraints if c.info.get("checked")}
         # What only the server can refuse can only be explained with rows that can be sent again.
         explained = self.rows.can_repeat or (facts.plain and facts.checks <= checked)
         if not (facts.exact and facts.truncatable and explained):
