@@ -83,7 +83,8 @@ def peers(server: Server, frame: pd.DataFrame) -> dict[str, Any]:
     def polars() -> None:
         import polars as pl
 
-        pl.from_arrow(arrow).write_database("cities", server.uri, engine="adbc", if_table_exists="append")  # type: ignore[union-attr]
+        frame_of_polars: Any = pl.from_arrow(arrow)
+        frame_of_polars.write_database("cities", server.uri, engine="adbc", if_table_exists="append")
 
     async def sqlspec() -> None:
         from sqlspec import SQLSpec
