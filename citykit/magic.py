@@ -22,13 +22,6 @@ from citykit.models import City
 from citykit.notebook import run
 
 
-async def read_frame(engine: AsyncEngine, statement: str, params: dict[str, Any]) -> pd.DataFrame:
-    """Stand in for ``citykit.read.read_frame``."""
-    async with transaction(engine) as connection:
-        result = await connection.execute(text(statement), params)
-        return pd.DataFrame(result.all(), columns=list(result.keys()))
-
-
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Add ``%cities`` and ``%%cities``; IPython calls it for ``%load_ext citykit``."""
     register: Any = shell.register_magic_function  # its type is that of the decorated method
@@ -92,7 +85,9 @@ class _Cities:
         return self._own
 
     async def _read(self, sql: str, params: dict[str, Any]) -> pd.DataFrame:
-        return await read_frame(await self._engine(), sql, params)
+        async with transaction(await self._engine()) as connection:
+            result = await connection.execute(text(sql), params)
+            return pd.DataFrame(result.all(), columns=list(result.keys()))
 
     async def _overview(self) -> Overview:
         engine = await self._engine()

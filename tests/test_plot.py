@@ -153,8 +153,11 @@ def test_few_rows_and_many(name: str, n: int) -> None:
 @charts
 @pytest.mark.parametrize("value", [0, 7])
 def test_rows_that_are_all_equal(name: str, value: int) -> None:
-    drawn(name, made(5, population=value, total_population=value, largest_population=value, share=0.2))
-    drawn(name, made(5, latitude=1.0, longitude=180.0))
+    equal = made(5, population=value, total_population=value, largest_population=value, share=0.2)
+    for frame in (equal, made(5, latitude=1.0, longitude=180.0)):
+        ax = drawn(name, frame)
+        assert np.ptp(ax.get_xlim()) > 0
+        assert np.ptp(ax.get_ylim()) > 0
 
 
 @charts
@@ -170,7 +173,8 @@ def test_the_frame_is_as_before_and_the_axes_are_the_callers(name: str) -> None:
 
 @charts
 def test_twice_on_the_same_axes(name: str) -> None:
-    drawn(name, made(3), ax=drawn(name, made(9)))
+    ax = drawn(name, made(9))
+    assert drawn(name, made(3), ax=ax) is ax
 
 
 @charts
@@ -237,7 +241,8 @@ def test_numbers_of_any_dtype(name: str, dtype: str) -> None:
     for column in ("population", "total_population"):
         values = frame[column].map(Decimal) if dtype == "decimal" else frame[column].astype(dtype)  # type: ignore[call-overload]
         frame[column] = values
-    CHARTS[name](frame, ax=Figure().subplots())
+    ax = CHARTS[name](frame, ax=Figure().subplots())
+    assert [*ax.patches, *ax.lines, *ax.collections]
 
 
 # Bars.
