@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -20,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from citykit.errors import WrongLoopError
+from citykit.progress import in_kernel
 
 WAKE_SECONDS = 0.2
 
@@ -216,9 +216,7 @@ def wake_for_interrupts(engine: AsyncEngine) -> None:
     The kernel's Interrupt is carried out when the loop next does anything, which a loop that waits for
     one long query does not (ipykernel#881).
     """
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if getattr(shell, "kernel", None) is not None:
+    if in_kernel():
         event.listen(engine.sync_engine, "checkout", _start_waking)
 
 

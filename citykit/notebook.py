@@ -7,12 +7,14 @@ import contextlib
 import inspect
 import os
 import select
+import signal
 import threading
 import weakref
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from typing import Any, TypeVar
 
 from citykit.errors import WrongLoopError
+from citykit.progress import in_kernel
 
 T = TypeVar("T")
 
@@ -96,15 +98,46 @@ def _wait(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[T]) -> T:
         return await awaitable
 
     task = loop.create_task(waited())
-    try:
+    with _cancelled_by_interrupt(loop, task):
         return loop.run_until_complete(task)
-    except BaseException:
-        if not task.done():  # interrupted: unlike asyncio.run, run_until_complete would leave it running
-            task.cancel()
-            loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
-        elif not task.cancelled():
-            task.exception()  # interrupted inside of it: nobody else will ask for that
+
+
+@contextlib.contextmanager
+def _cancelled_by_interrupt(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Iterator[None]:
+    """Let Ctrl-C and the notebook's Interrupt cancel `task`, and raise KeyboardInterrupt once it has ended.
+
+    As asyncio.Runner does it: a KeyboardInterrupt that is raised wherever the loop happens to be can lose one
+    of the loop's callbacks, and whoever waits for that waits forever. A second interrupt is raised at once.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    ours = before is signal.default_int_handler or (in_kernel() and callable(before))
+    if not ours or threading.current_thread() is not threading.main_thread():
+        try:
+            yield  # another thread, or the handler of somebody who decides otherwise
+        finally:
+            if not task.done():  # which that one has left by raising
+                task.cancel()
+                loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        return
+    interrupts = 0
+
+    def interrupted(*_signal: object) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts > 1 or task.done():
+            raise KeyboardInterrupt
+        task.cancel()
+        loop.call_soon_threadsafe(int)  # wakes a loop that waits
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if interrupts:
+            raise KeyboardInterrupt from None
         raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _make_nestable(loop: asyncio.AbstractEventLoop) -> None:

@@ -27,7 +27,7 @@ def reporting(progress: Progress, total: int | None) -> Iterator[Callable[[int],
         yield lambda done: callback(done, total)
         return
     if progress is None:
-        progress = (total is None or total >= BAR_FROM_ROWS) and (sys.stderr.isatty() or _in_kernel())
+        progress = (total is None or total >= BAR_FROM_ROWS) and (sys.stderr.isatty() or in_kernel())
         least = BAR_FROM_ROWS
     else:
         least = 0
@@ -50,7 +50,7 @@ class _Bar:
         self.bar = self._shown() if not self.least else None
 
     def _shown(self) -> Any:
-        if _in_kernel() and importlib.util.find_spec("ipywidgets"):
+        if in_kernel() and importlib.util.find_spec("ipywidgets"):
             from tqdm.notebook import tqdm
         else:  # tqdm.auto would warn in red where ipywidgets is not installed
             from tqdm import tqdm
@@ -67,7 +67,8 @@ class _Bar:
             self.bar.close()
 
 
-def _in_kernel() -> bool:
+def in_kernel() -> bool:
+    """Return whether this is a notebook's kernel."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return getattr(shell, "kernel", None) is not None

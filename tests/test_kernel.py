@@ -61,8 +61,13 @@ async def wait_until(engine: AsyncEngine, words: str, wanted: int) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["await sleep()", "citykit.run(sleep())", "%%cities\nSELECT pg_sleep(30), 'the long one'"],
-    ids=["await", "run", "SQL cell"],
+    [
+        "await sleep()",
+        "citykit.run(sleep())",
+        "await engine.dispose()\ncitykit.run(sleep())",
+        "%%cities\nSELECT pg_sleep(30), 'the long one'",
+    ],
+    ids=["await", "run", "run beside await", "SQL cell"],
 )
 async def test_an_interrupt_stops_a_query(jupyter: Kernel, engine: AsyncEngine, source: str) -> None:
     cell = jupyter.send(source)

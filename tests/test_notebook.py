@@ -174,3 +174,72 @@ print(citykit.run(asyncio.sleep(0, "works")))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["cancelled", "interrupted", "works"]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("inside", ["asyncio.run(cell())", "cells()"], ids=["in a running loop", "outside"])
+def test_an_interrupt_at_any_moment_leaves_everything_working(inside: str) -> None:
+    script = """
+import asyncio, citykit, os, random, signal, sys, threading, time
+import pandas as pd
+from sqlalchemy import text
+many = pd.DataFrame({"name": [str(i) for i in range(1000)], "population": 1})
+locked, enough = threading.Event(), threading.Event()
+async def hold_loads_up():
+    engine = await citykit.connect()
+    await citykit.create_tables(engine, reset=True)
+    async with engine.connect() as connection:
+        await connection.execute(text("INSERT INTO cities (name, population) VALUES ('0', 1)"))
+        locked.set()
+        await asyncio.to_thread(enough.wait)
+    await engine.dispose()
+def interrupt_soon(moment):
+    time.sleep(moment)
+    os.kill(os.getpid(), signal.SIGINT)
+def cells():
+    engine, chance = citykit.run(citykit.connect()), random.Random(1)
+    citykit.run(citykit.load_cities(engine, many[:0]))  # imports what it needs
+    for _ in range(50):
+        soon = threading.Thread(target=interrupt_soon, args=[chance.uniform(0, 0.02)])
+        try:
+            soon.start()
+            citykit.run(citykit.load_cities(engine, many, on_conflict="update"))
+        except KeyboardInterrupt:
+            soon.join()
+    print(len(citykit.run(citykit.biggest_cities(engine))))
+    citykit.run(engine.dispose())
+async def cell():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as ipykernel does for a cell without await
+    cells()
+threading.Thread(target=asyncio.run, args=[hold_loads_up()]).start()
+locked.wait()
+try:
+    exec(sys.argv[1])
+finally:
+    enough.set()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, inside], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 0)
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    script = """
+import asyncio, citykit, os, signal
+async def stubborn():
+    for _ in range(2):
+        asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            print("cancelled")
+try:
+    citykit.run(stubborn())
+except KeyboardInterrupt:
+    print("interrupted")
+os._exit(0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-uc", script], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.split() == ["cancelled", "interrupted"]
