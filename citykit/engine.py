@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 from sqlalchemy import URL, make_url, text
@@ -19,9 +19,11 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
+from citykit.awaiting import says_await
 from citykit.errors import CitykitError, DatabaseUnavailableError, MissingTableError
 
 Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
+T = TypeVar("T")
 
 OLDEST_SERVER = 14
 CONNECT_SECONDS = 4.5
@@ -61,6 +63,7 @@ _REFUSALS = {
 }
 
 
+@says_await
 async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_options: Any) -> AsyncEngine:
     """Connect to a PostgreSQL server, and check that it answers.
 
@@ -160,6 +163,23 @@ async def transaction(bind: Bind) -> AsyncIterator[AsyncConnection]:
                 "an AsyncEngine, AsyncConnection or AsyncSession is needed, "
                 f"not {type(bind).__name__}; {hint}"
             )
+
+
+async def repeated_if_lost(bind: Bind, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """Do `work` in a transaction, once more if an engine's connection was lost before its commit."""
+    for attempt in (1, 2):
+        done = False
+        try:
+            async with transaction(bind) as connection:
+                result = await work(connection)
+                done = True
+        except DatabaseUnavailableError:
+            if done or attempt == 2 or not isinstance(bind, AsyncEngine):
+                raise
+            await bind.dispose()  # the others in its pool are as old
+        else:
+            return result
+    raise AssertionError
 
 
 async def _autocommits(connection: AsyncConnection) -> bool:

@@ -1,0 +1,303 @@
+"""What one asks about cities. Each question is one statement, which an index or one pass answers."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.awaiting import says_await
+from citykit.cities import COLUMNS
+from citykit.engine import Bind, repeated_if_lost
+from citykit.folding import FOLDING_ENCODINGS, folded
+
+_COLUMNS = ", ".join(COLUMNS)
+_ORDER = "population DESC, name, country, region"
+_LARGEST = 1_000
+_STR = pd.StringDtype("pyarrow", na_value=np.nan)
+
+
+@says_await
+async def biggest_cities(
+    bind: Bind, n: int = 20, *, country: str | None = None, region: str | None = None
+) -> pd.DataFrame:
+    """Return the most populated cities, largest first; ties by name, country, region.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+    n : int
+        How many at most, 1 or more.
+    country, region : str, optional
+        Only these, spelled as stored (``"IS"``); None: all.
+
+    Returns
+    -------
+    DataFrame, shape (≤ n, 6)
+        ``name``, ``country``, ``region`` (str), ``population`` (int64, persons), ``latitude``,
+        ``longitude`` (float64, degrees, NaN where unknown); the same for no rows.
+
+    Raises
+    ------
+    ValueError
+        If n is below 1.
+    MissingTableError
+        Before ``await citykit.create_tables(engine)``.
+
+    Examples
+    --------
+    >>> frame = await citykit.biggest_cities(engine, 3)
+    >>> frame["name"].tolist()
+    ['Shanghai', 'Beijing', 'Shenzhen']
+    """
+    return await _answer(bind, *_biggest(n, country, region), COLUMNS)
+
+
+def _biggest(n: int, country: str | None, region: str | None) -> tuple[str, list[Any]]:
+    args: list[Any] = [_count(n)]
+    wanted = []
+    for column, value in (("country", country), ("region", region)):
+        if value is not None:
+            args.append(_text(column, value, "spelled as stored"))
+            wanted.append(f"{column} = ${len(args)}")
+    where = f"WHERE {' AND '.join(wanted)} " if wanted else ""
+    return f"SELECT {_COLUMNS} FROM cities {where}ORDER BY {_ORDER} LIMIT $1", args  # noqa: S608  constants
+
+
+@says_await
+async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
+    """Find cities by name, ignoring case and accents: ``"sao paulo"`` finds São Paulo.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+    text : str
+        The name, its beginning or any part of it. ``%`` and ``_`` stand for themselves.
+    n : int
+        How many at most, 1 or more.
+
+    Returns
+    -------
+    DataFrame, shape (≤ n, 6)
+        The columns of :func:`biggest_cities`. Names that are `text` come first, then those that begin with
+        it, then those that contain it; each largest first.
+
+    Raises
+    ------
+    ValueError
+        If text is empty or n below 1.
+    MissingTableError
+        Before ``await citykit.create_tables(engine)``.
+
+    Notes
+    -----
+    An index of three-letter parts (PostgreSQL's extension pg_trgm) answers from three letters up. Where
+    `create_tables` could not make it, the question is one pass over the table.
+
+    Examples
+    --------
+    >>> frame = await citykit.find_cities(engine, "MÜNCHEN")
+    >>> frame["name"].tolist()
+    ['München', 'Mönchengladbach']
+    """
+    sought = _text("text", text, "a part of a name")
+    if not sought.strip():
+        raise ValueError("text is a name or a part of one, and here it is empty")
+    escaped = re.sub(r"([\\%_])", r"\\\1", sought)
+
+    async def work(connection: AsyncConnection) -> list[Any]:
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        sql = _find(raw.get_settings().server_encoding in FOLDING_ENCODINGS, min(len(sought), 3))
+        prepared = await raw.prepare(sql, name="")  # unnamed, so that it is planned for this very text
+        rows: list[Any] = await prepared.fetch(escaped, _count(n))
+        return sorted(rows, key=operator.itemgetter("rank"))
+
+    return _framed(await repeated_if_lost(bind, work), COLUMNS)
+
+
+@functools.cache
+def _find(folds: bool, letters: int) -> str:
+    """Return the statement for a part of a name with so many letters (3: or more)."""
+    fold = folded if folds else "lower({})".format
+    name = fold("name")
+
+    def ranked(rank: int, condition: str, *, indexed: bool = True, cities: str = "cities") -> str:
+        # Nothing but an order that no index has makes sure, without statistics, that names are looked up.
+        order = _ORDER.replace("population", "population + 0") if indexed else _ORDER
+        return (
+            f"(SELECT {_COLUMNS}, {rank} AS rank FROM {cities}, sought WHERE {condition} "  # noqa: S608
+            f"ORDER BY {order} LIMIT $2)"
+        )
+
+    # Few letters begin so many names that enough are among the largest cities, which are soon looked through.
+    largest = f"(SELECT {_COLUMNS} FROM cities ORDER BY population DESC, name LIMIT {_LARGEST}) AS cities"  # noqa: S608
+    begins = f"{name} LIKE part || '%' AND {name} NOT LIKE part"
+    contains = f"{name} LIKE '%' || part || '%' AND {name} NOT LIKE part || '%'"
+    enough = "(SELECT count(*) FROM begun) >= $2"
+    branches = (
+        ranked(0, f"{name} LIKE part"),
+        f"(SELECT * FROM begun WHERE {enough})",  # noqa: S608
+        ranked(1, f"NOT {enough} AND {begins}", indexed=letters > 1),
+        ranked(2, contains, indexed=letters > 2),
+    )
+    # They run one after the other, and those that the limit does not need never do.
+    return f"""
+    WITH sought AS NOT MATERIALIZED (SELECT {fold('($1::text COLLATE "C")')} AS part),
+        begun AS MATERIALIZED ({ranked(1, begins, indexed=False, cities=largest)})
+    SELECT * FROM ({" UNION ALL ".join(branches)}) AS found LIMIT $2
+    """  # noqa: S608
+
+
+@says_await
+async def nearest_cities(bind: Bind, latitude: float, longitude: float, n: int = 20) -> pd.DataFrame:
+    """Return the cities nearest to a point, nearest first; those without coordinates are left out.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+    latitude, longitude : float
+        Degrees, -90 to 90 and -180 to 180.
+    n : int
+        How many at most, 1 or more.
+
+    Returns
+    -------
+    DataFrame, shape (≤ n, 7)
+        The columns of :func:`biggest_cities` and ``distance_km`` (float64): along the great circle of a
+        sphere of the Earth's mean radius, 6,371.0088 km (IUGG), by the haversine formula.
+
+    Raises
+    ------
+    ValueError
+        If the point is not on the globe or n is below 1.
+    MissingTableError
+        Before ``await citykit.create_tables(engine)``.
+
+    Examples
+    --------
+    >>> frame = await citykit.nearest_cities(engine, 64.15, -21.94, 2)
+    >>> frame[["name", "distance_km"]].round(1).to_numpy().tolist()
+    [['Reykjavík', 2.7], ['Seltjarnarnes', 2.8]]
+    """
+    point = [_degrees("latitude", latitude, 90), _degrees("longitude", longitude, 180)]
+    return await _answer(bind, _NEAREST, [*point, _count(n)], {**COLUMNS, "distance_km": "float64"})
+
+
+_HAVERSINE = """least(1, sin(radians(latitude - $1::float8) / 2) ^ 2
+    + cos(radians($1)) * cos(radians(latitude)) * sin(radians(longitude - $2::float8) / 2) ^ 2)"""
+# The n nearest of the largest cities tell within which box (in degrees) the n nearest of all must be: for the
+# others in the one pass over the table, two comparisons take the place of the formula.
+_NEAREST = f"""
+WITH sample AS (
+    SELECT {_HAVERSINE} AS part
+    FROM (SELECT latitude, longitude FROM cities ORDER BY population DESC, name LIMIT $3 + 2000) AS largest
+    WHERE latitude IS NOT NULL AND longitude IS NOT NULL ORDER BY part LIMIT $3
+), reach AS (
+    SELECT CASE WHEN count(*) < $3 THEN 180 ELSE degrees(2 * asin(sqrt(max(part)))) + 1e-6 END AS high
+    FROM sample
+), box AS MATERIALIZED (
+    SELECT $1 - high AS south, $1 + high AS north, CASE WHEN abs($1) + high >= 90 THEN 360
+        ELSE degrees(asin(least(1, sin(radians(high)) / cos(radians($1))))) + 1e-6 END AS wide
+    FROM reach
+)
+SELECT {_COLUMNS}, 2 * 6371.0088 * asin(sqrt({_HAVERSINE})) AS distance_km
+FROM cities
+WHERE latitude BETWEEN (SELECT south FROM box) AND (SELECT north FROM box) AND (
+    abs(longitude - $2) <= (SELECT wide FROM box) OR abs(longitude - $2) >= 360 - (SELECT wide FROM box)
+)
+ORDER BY distance_km, {_ORDER} LIMIT $3
+"""  # noqa: S608  constants
+
+
+@says_await
+async def summarize_countries(bind: Bind) -> pd.DataFrame:
+    """Return what there is in each country, the most populous first.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+
+    Returns
+    -------
+    DataFrame, shape (countries, 5)
+        ``country`` (str), ``cities`` (int64, how many), ``total_population``, ``largest_population``
+        (int64, persons), ``share`` (float64, 0 to 1: of the population of all cities).
+
+    Raises
+    ------
+    MissingTableError
+        Before ``await citykit.create_tables(engine)``.
+
+    Examples
+    --------
+    >>> frame = await citykit.summarize_countries(engine)
+    >>> frame["country"].head(3).tolist()
+    ['CN', 'IN', 'US']
+    """
+    return await _answer(bind, _SUMMARY, [], _SUMMARY_COLUMNS)
+
+
+_SUMMARY_COLUMNS = {
+    "country": "str",
+    "cities": "int64",
+    "total_population": "int64",
+    "largest_population": "int64",
+    "share": "float64",
+}
+_SUMMARY = """
+SELECT country, count(*) AS cities, sum(population) AS total_population,
+    max(population) AS largest_population,
+    coalesce(sum(population)::float8 / nullif(sum(sum(population)) OVER (), 0)::float8, 0) AS share
+FROM cities GROUP BY country ORDER BY total_population DESC, country
+"""
+
+
+async def _answer(bind: Bind, sql: str, args: Sequence[Any], dtypes: dict[str, str]) -> pd.DataFrame:
+    async def work(connection: AsyncConnection) -> list[Any]:
+        # Past SQLAlchemy: asyncpg keeps the statement prepared, and on an engine it is its own transaction.
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        rows: list[Any] = await raw.fetch(sql, *args)
+        return rows
+
+    return _framed(await repeated_if_lost(bind, work), dtypes)
+
+
+def _framed(rows: Sequence[Any], dtypes: dict[str, str]) -> pd.DataFrame:
+    columns: dict[str, Any] = {}
+    for number, (name, dtype) in enumerate(dtypes.items()):
+        values = [row[number] for row in rows]
+        if dtype == "str":
+            columns[name] = _STR.__from_arrow__(pa.array(values, pa.large_string()))  # type: ignore[attr-defined]
+        else:
+            columns[name] = np.array(values, dtype)
+    return pd.DataFrame(columns, copy=False)
+
+
+def _count(n: int) -> int:
+    count = operator.index(n)
+    if count < 1:
+        raise ValueError(f"n is the number of cities, 1 or more, not {n}")
+    return min(count, 2**62)
+
+
+def _text(name: str, value: object, meaning: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is text, {meaning}, not {type(value).__name__}")
+    if "\0" in value or value.encode(errors="replace").decode() != value:
+        raise ValueError(f"no {'name' if name == 'text' else name} can be stored as {value!r}")
+    return value
+
+
+def _degrees(name: str, value: float, limit: int) -> float:
+    degrees = float(value)
+    if math.isnan(degrees) or abs(degrees) > limit:
+        raise ValueError(f"{name} is in degrees, -{limit} to {limit}, not {value!r}")
+    return degrees
