@@ -11,6 +11,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from citykit.engine import driver_of
+
 CHUNK_BYTES = 2 << 20  # a few milliseconds to decode
 CHUNKS_WAITING = 2  # the server waits when nobody takes them
 STOP_SECONDS = 5.0  # for the server to end a COPY that nobody reads any more
@@ -54,7 +56,7 @@ async def copy_out(connection: AsyncConnection, sql: str, server_pid: int) -> As
     Closing it early cancels the statement on the server. The connection can be used again after that, or
     is invalidated.
     """
-    raw: Any = (await connection.get_raw_connection()).driver_connection
+    raw = await driver_of(connection)
     sink = _Sink()
     copying = asyncio.ensure_future(
         raw.copy_from_query(f"\n{sql}\n", output=sink.take, format="text", encoding="utf8")

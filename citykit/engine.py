@@ -182,6 +182,14 @@ async def repeated_if_lost(bind: Bind, work: Callable[[AsyncConnection], Awaitab
     raise AssertionError
 
 
+async def driver_of(connection: AsyncConnection) -> Any:
+    """Return asyncpg's connection, for what SQLAlchemy has no word for."""
+    raw: Any = (await connection.get_raw_connection()).driver_connection
+    if raw.is_closed():
+        raise ConnectionResetError("it was closed since it was last used")
+    return raw
+
+
 async def _autocommits(connection: AsyncConnection) -> bool:
     """Tell whether each statement would be a transaction of its own, and nothing all or nothing."""
     adapted = (await connection.get_raw_connection()).dbapi_connection
@@ -231,6 +239,8 @@ def server_message(exc: BaseException) -> str:
 
 
 def _lost(exc: BaseException) -> bool:
+    if isinstance(exc, asyncpg.InternalClientError):
+        return True  # how asyncpg takes a farewell that came between two statements
     code = sqlstate(exc)
     if code is None:
         return bool(getattr(exc, "connection_invalidated", False))

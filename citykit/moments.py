@@ -84,7 +84,9 @@ def _intervals(texts: pa.Array) -> pa.Array:
     parts = pc.extract_regex(texts, _INTERVAL)
     unfit = pc.and_(texts.is_valid(), parts.is_null())
     for unit in ("years", "months"):  # of no one length
-        unfit = pc.or_(unfit, pc.and_(texts.is_valid(), pc.not_equal(pc.struct_field(parts, unit), "")))
+        unfit = pc.or_kleene(
+            unfit, pc.and_kleene(texts.is_valid(), pc.not_equal(pc.struct_field(parts, unit), ""))
+        )
     if pc.any(unfit).as_py():
         position = pc.index(unfit.fill_null(False), True).as_py()
         raise UnfitValueError(position, texts[position].as_py(), "a number of microseconds")
@@ -101,8 +103,22 @@ def _intervals(texts: pa.Array) -> pa.Array:
         clock = pc.if_else(pc.equal(pc.struct_field(parts, "sign"), "-"), pc.negate(clock), clock)
         total = pc.add_checked(clock, pc.multiply_checked(number("days"), _UNITS["days"]))
     except pa.ArrowInvalid:
-        raise UnfitValueError(0, pc.max(texts).as_py(), "a column of duration[us]") from None
+        if len(texts) == 1:
+            raise UnfitValueError(0, texts[0].as_py(), "a column of duration[us]") from None
+        return _each(texts, _intervals)
     return pc.if_else(texts.is_valid(), total, None).cast(pa.duration("us"))
+
+
+def _each(texts: pa.Array, read: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """Read texts one by one, to find the one that does not fit."""
+    values = []
+    for position in range(len(texts)):
+        try:
+            values.append(read(texts[position : position + 1]))
+        except UnfitValueError as exc:
+            exc.position = position
+            raise
+    return pa.concat_arrays(values)
 
 
 # How the kinds of ARROW that no cast reads are read.

@@ -78,8 +78,8 @@ WITH RECURSIVE resolved (asked, is_array, oid) AS (
     SELECT asked, is_array, typbasetype
     FROM resolved JOIN pg_catalog.pg_type AS domain USING (oid) WHERE domain.typtype = 'd'
 )
-SELECT asked, is_array, oid, typdelim::text AS delimiter, ARRAY(
-    SELECT enumlabel::text FROM pg_catalog.pg_enum WHERE enumtypid = oid ORDER BY enumsortorder
+SELECT asked, is_array, base.oid, typdelim::text AS delimiter, ARRAY(
+    SELECT enumlabel::text FROM pg_catalog.pg_enum WHERE enumtypid = base.oid ORDER BY enumsortorder
 ) AS labels
 FROM resolved JOIN pg_catalog.pg_type AS base USING (oid) WHERE base.typtype <> 'd'
 """

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.awaiting import says_await
 from citykit.cities import COLUMNS
-from citykit.engine import Bind, repeated_if_lost
+from citykit.engine import Bind, driver_of, repeated_if_lost
 from citykit.folding import FOLDING_ENCODINGS, folded
 
 _COLUMNS = ", ".join(COLUMNS)
@@ -114,7 +114,7 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
     escaped = re.sub(r"([\\%_])", r"\\\1", sought)
 
     async def work(connection: AsyncConnection) -> list[Any]:
-        raw: Any = (await connection.get_raw_connection()).driver_connection
+        raw = await driver_of(connection)
         sql = _find(raw.get_settings().server_encoding in FOLDING_ENCODINGS, min(len(sought), 3))
         prepared = await raw.prepare(sql, name="")  # unnamed, so that it is planned for this very text
         rows: list[Any] = await prepared.fetch(escaped, _count(n))
@@ -263,7 +263,7 @@ FROM cities GROUP BY country ORDER BY total_population DESC, country
 async def _answer(bind: Bind, sql: str, args: Sequence[Any], dtypes: dict[str, str]) -> pd.DataFrame:
     async def work(connection: AsyncConnection) -> list[Any]:
         # Past SQLAlchemy: asyncpg keeps the statement prepared, and on an engine it is its own transaction.
-        raw: Any = (await connection.get_raw_connection()).driver_connection
+        raw = await driver_of(connection)
         rows: list[Any] = await raw.fetch(sql, *args)
         return rows
 

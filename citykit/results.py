@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.copying import copy_out
 from citykit.decode import UnfitColumnError, Values, decode, objects, values_of
-from citykit.engine import sqlstate
+from citykit.engine import driver_of, sqlstate
 from citykit.errors import CitykitError, MissingTableError
 from citykit.pgtypes import ARROW, DESCRIBE, EXACT, KNOWN, PLAIN, TEXT, Type, described
 from citykit.statements import Query
@@ -57,10 +57,10 @@ async def run(connection: AsyncConnection, query: Query) -> Result:
 
     Its batches have to be read, or closed, before the connection is used for anything else.
     """
-    driver = await connection.get_raw_connection()
-    raw: Any = driver.driver_connection
+    raw = await driver_of(connection)
+    adapted = (await connection.get_raw_connection()).dbapi_connection
     with _named(query):
-        if query.limit <= SMALL_ROWS and not getattr(driver.dbapi_connection, "readonly", False):
+        if query.limit <= SMALL_ROWS and not getattr(adapted, "readonly", False):
             # On an engine this is no transaction yet: a statement by itself is one, with nothing around it.
             prepared, names, oids = await _prepared(raw, query)
             if EXACT.issuperset(oids):

@@ -200,7 +200,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray | pd.Series | pd.Index | pd.api.extensions.ExtensionArray):
-        return [_plain(item) for item in value.tolist()]
+        missing = [False] * len(value) if value.dtype.kind == "f" else pd.isna(value)
+        return [None if gone else _plain(item) for item, gone in zip(value.tolist(), missing, strict=True)]
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
     return None if value is pd.NA or value is pd.NaT else value

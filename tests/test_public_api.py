@@ -47,11 +47,17 @@ def test_everything_public_answers_a_question_mark(name: str) -> None:
 def test_what_touches_the_database_is_async_and_the_rest_is_not() -> None:
     functions = {name for name in citykit.__all__ if inspect.isroutine(getattr(citykit, name))}
     asynchronous = {name for name in functions if inspect.iscoroutinefunction(getattr(citykit, name))}
-    assert asynchronous == {"add_city", "biggest_cities", "connect", "create_tables", "load_cities"}
+    assert asynchronous == {
+        "add_city", "biggest_cities", "connect", "create_tables", "find_cities", "load_cities",
+        "nearest_cities", "read_frame", "summarize_countries",
+    }  # fmt: skip
+    assert {name for name in functions if inspect.isasyncgenfunction(getattr(citykit, name))} == {
+        "stream_frames"
+    }
 
 
 def test_arguments_after_the_second_are_keyword_only() -> None:
-    for name in ("load_cities", "biggest_cities", "create_tables"):
+    for name in ("load_cities", "biggest_cities", "create_tables", "summarize_countries"):
         parameters = list(inspect.signature(getattr(citykit, name)).parameters.values())
         assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters[2:]), name
 
