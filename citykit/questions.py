@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 import re
@@ -17,11 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.awaiting import says_await
 from citykit.cities import COLUMNS
 from citykit.engine import Bind, driver_of, repeated_if_lost
-from citykit.folding import FOLDING_ENCODINGS, folded
+from citykit.folding import FOLDING_ENCODINGS
+from citykit.search import ORDER, SELECTED, find_statement
 
-_COLUMNS = ", ".join(COLUMNS)
-_ORDER = "population DESC, name, country, region"
-_LARGEST = 1_000
 _STR = pd.StringDtype("pyarrow", na_value=np.nan)
 
 
@@ -69,7 +66,7 @@ def _biggest(n: int, country: str | None, region: str | None) -> tuple[str, list
             args.append(_text(column, value, "spelled as stored"))
             wanted.append(f"{column} = ${len(args)}")
     where = f"WHERE {' AND '.join(wanted)} " if wanted else ""
-    return f"SELECT {_COLUMNS} FROM cities {where}ORDER BY {_ORDER} LIMIT $1", args  # noqa: S608  constants
+    return f"SELECT {SELECTED} FROM cities {where}ORDER BY {ORDER} LIMIT $1", args  # noqa: S608  constants
 
 
 @says_await
@@ -104,9 +101,9 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
 
     Examples
     --------
-    >>> frame = await citykit.find_cities(engine, "MÜNCHEN")
+    >>> frame = await citykit.find_cities(engine, "REYKJAVIK")
     >>> frame["name"].tolist()
-    ['München', 'Mönchengladbach']
+    ['Reykjavík']
     """
     sought = _text("text", text, "a part of a name")
     if not sought.strip():
@@ -115,45 +112,12 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
 
     async def work(connection: AsyncConnection) -> list[Any]:
         raw = await driver_of(connection)
-        sql = _find(raw.get_settings().server_encoding in FOLDING_ENCODINGS, min(len(sought), 3))
+        sql = find_statement(raw.get_settings().server_encoding in FOLDING_ENCODINGS, min(len(sought), 3))
         prepared = await raw.prepare(sql, name="")  # unnamed, so that it is planned for this very text
         rows: list[Any] = await prepared.fetch(escaped, _count(n))
         return sorted(rows, key=operator.itemgetter("rank"))
 
     return _framed(await repeated_if_lost(bind, work), COLUMNS)
-
-
-@functools.cache
-def _find(folds: bool, letters: int) -> str:
-    """Return the statement for a part of a name with so many letters (3: or more)."""
-    fold = folded if folds else "lower({})".format
-    name = fold("name")
-
-    def ranked(rank: int, condition: str, *, indexed: bool = True, cities: str = "cities") -> str:
-        # Nothing but an order that no index has makes sure, without statistics, that names are looked up.
-        order = _ORDER.replace("population", "population + 0") if indexed else _ORDER
-        return (
-            f"(SELECT {_COLUMNS}, {rank} AS rank FROM {cities}, sought WHERE {condition} "  # noqa: S608
-            f"ORDER BY {order} LIMIT $2)"
-        )
-
-    # Few letters begin so many names that enough are among the largest cities, which are soon looked through.
-    largest = f"(SELECT {_COLUMNS} FROM cities ORDER BY population DESC, name LIMIT {_LARGEST}) AS cities"  # noqa: S608
-    begins = f"{name} LIKE part || '%' AND {name} NOT LIKE part"
-    contains = f"{name} LIKE '%' || part || '%' AND {name} NOT LIKE part || '%'"
-    enough = "(SELECT count(*) FROM begun) >= $2"
-    branches = (
-        ranked(0, f"{name} LIKE part"),
-        f"(SELECT * FROM begun WHERE {enough})",  # noqa: S608
-        ranked(1, f"NOT {enough} AND {begins}", indexed=letters > 1),
-        ranked(2, contains, indexed=letters > 2),
-    )
-    # They run one after the other, and those that the limit does not need never do.
-    return f"""
-    WITH sought AS NOT MATERIALIZED (SELECT {fold('($1::text COLLATE "C")')} AS part),
-        begun AS MATERIALIZED ({ranked(1, begins, indexed=False, cities=largest)})
-    SELECT * FROM ({" UNION ALL ".join(branches)}) AS found LIMIT $2
-    """  # noqa: S608
 
 
 @says_await
@@ -185,7 +149,7 @@ async def nearest_cities(bind: Bind, latitude: float, longitude: float, n: int =
     --------
     >>> frame = await citykit.nearest_cities(engine, 64.15, -21.94, 2)
     >>> frame[["name", "distance_km"]].round(1).to_numpy().tolist()
-    [['Reykjavík', 2.7], ['Seltjarnarnes', 2.8]]
+    [['Reykjavík', 2.7], ['Kópavogur', 4.4]]
     """
     point = [_degrees("latitude", latitude, 90), _degrees("longitude", longitude, 180)]
     return await _answer(bind, _NEAREST, [*point, _count(n)], {**COLUMNS, "distance_km": "float64"})
@@ -208,12 +172,12 @@ WITH sample AS (
         ELSE degrees(asin(least(1, sin(radians(high)) / cos(radians($1))))) + 1e-6 END AS wide
     FROM reach
 )
-SELECT {_COLUMNS}, 2 * 6371.0088 * asin(sqrt({_HAVERSINE})) AS distance_km
+SELECT {SELECTED}, 2 * 6371.0088 * asin(sqrt({_HAVERSINE})) AS distance_km
 FROM cities
 WHERE latitude BETWEEN (SELECT south FROM box) AND (SELECT north FROM box) AND (
     abs(longitude - $2) <= (SELECT wide FROM box) OR abs(longitude - $2) >= 360 - (SELECT wide FROM box)
 )
-ORDER BY distance_km, {_ORDER} LIMIT $3
+ORDER BY distance_km, {ORDER} LIMIT $3
 """  # noqa: S608  constants
 
 

@@ -89,7 +89,7 @@ def compiled(statement: Statement, params: Mapping[str, Any] | None = None) -> Q
     --------
     >>> query = compiled("SELECT ':x', :n::int, a[1:2] FROM t -- :y", {"n": 3})
     >>> query.sql, query.args
-    ("SELECT ':x', $1::int, a[1:2] FROM t -- :y", (3,))
+    ("SELECT ':x', $1::int, a[1:2] FROM t", (3,))
     """
     if params is not None and not isinstance(params, Mapping):
         raise TypeError(

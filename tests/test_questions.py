@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
 from citykit.folding import folded
-from citykit.questions import _biggest, _find
+from citykit.questions import _biggest
+from citykit.search import find_statement
 from tests.database import scalar
 
 # The biggest
@@ -208,7 +209,7 @@ async def test_an_index_answers_for_names(engine: AsyncEngine) -> None:
         pytest.skip("the server has no pg_trgm")
     frame = pd.DataFrame({"name": [f"city {i}" for i in range(20_000)], "population": 1})
     await citykit.load_cities(engine, frame)
-    lines = await plan(engine, _find(True, 3), "city 12345", 20)
+    lines = await plan(engine, find_statement(True, 3), "city 12345", 20)
     assert sum("Bitmap Index Scan on cities_search" in line for line in lines) == 3, lines
     assert not any("Seq Scan" in line for line in lines), lines
 
