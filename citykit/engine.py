@@ -74,7 +74,7 @@ async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_
         ``CITYKIT_URL``; where that is not set, the embedded PostgreSQL of this user, which is started
         (or attached to) in ``CITYKIT_HOME`` and stopped when the last process that uses it ends.
     echo : bool
-        Log every statement.
+        Log every statement that goes through SQLAlchemy (COPY and most reads go past it).
     **engine_options
         Passed on to :func:`sqlalchemy.ext.asyncio.create_async_engine`.
 

@@ -140,7 +140,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "integer": st.integers(-(2**31), 2**31 - 1),
     "bigint": st.integers(-(2**63), 2**63 - 1),
     "double precision": st.floats(),
-    "numeric": st.decimals(allow_infinity=False),
+    "numeric": st.decimals(allow_nan=False, allow_infinity=False) | st.just(Decimal("NaN")),
     "text": st.sampled_from(["", "NULL", "\\N", "\\.", '"', "\ufeff"])
     | TEXTS,
     "bytea": st.binary(),
