@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from citykit.cities import add_city, biggest_cities, load_cities
+    from citykit.cities import add_city, load_cities
     from citykit.datasets import world_cities
     from citykit.engine import Bind, connect, sessions
     from citykit.errors import (
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from citykit.models import Base, City
     from citykit.notebook import run
     from citykit.plot import plot_biggest, plot_countries, plot_map, plot_rank_size
+    from citykit.questions import biggest_cities, find_cities, nearest_cities, summarize_countries
+    from citykit.read import read_frame, stream_frames
     from citykit.schema import create_tables
 
 __version__ = "0.1.0"
@@ -54,19 +56,24 @@ __all__ = [
     "biggest_cities",
     "connect",
     "create_tables",
+    "find_cities",
     "load_cities",
     "load_frame",
+    "nearest_cities",
     "plot_biggest",
     "plot_countries",
     "plot_map",
     "plot_rank_size",
+    "read_frame",
     "run",
     "sessions",
+    "stream_frames",
+    "summarize_countries",
     "world_cities",
 ]
 
 _ROOMS = {
-    "cities": ("add_city", "biggest_cities", "load_cities"),
+    "cities": ("add_city", "load_cities"),
     "datasets": ("world_cities",),
     "engine": ("Bind", "connect", "sessions"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
@@ -75,6 +82,8 @@ _ROOMS = {
     "models": ("Base", "City"),
     "notebook": ("run",),
     "plot": ("plot_biggest", "plot_countries", "plot_map", "plot_rank_size"),
+    "questions": ("biggest_cities", "find_cities", "nearest_cities", "summarize_countries"),
+    "read": ("read_frame", "stream_frames"),
     "schema": ("create_tables",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

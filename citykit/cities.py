@@ -1,15 +1,15 @@
-"""What one does with cities: load many, add one, ask for the biggest."""
+"""What one does with cities: load many, add one."""
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Select, Table, select
+from sqlalchemy import Table
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from citykit.awaiting import says_await
 from citykit.engine import Bind, sqlstate, transaction
 from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
 from citykit.frames import validate
@@ -32,6 +32,7 @@ assert isinstance(City.__table__, Table)  # noqa: S101  what a mapped class has,
 CITIES = City.__table__
 
 
+@says_await
 async def load_cities(
     bind: Bind,
     frame: Any,
@@ -93,6 +94,7 @@ async def load_cities(
         raise DuplicateCityError(str(exc), exc.keys) from exc
 
 
+@says_await
 async def add_city(
     bind: Bind,
     name: str,
@@ -171,55 +173,3 @@ async def add_city(
             shown = ", ".join(filter(None, key))
             raise DuplicateCityError(f"The city is already stored: {shown}", [key]) from exc
     return city
-
-
-async def biggest_cities(bind: Bind, n: int = 20, *, country: str | None = None) -> pd.DataFrame:
-    """Return the most populated cities, largest first; ties by name, country, region.
-
-    Parameters
-    ----------
-    bind : AsyncEngine, AsyncConnection or AsyncSession
-    n : int
-        How many at most, 1 or more.
-    country : str, optional
-        Only this one, spelled as stored (``"IS"``); None: all.
-
-    Returns
-    -------
-    DataFrame, shape (≤ n, 6)
-        ``name``, ``country``, ``region`` (str), ``population`` (int64, persons), ``latitude``,
-        ``longitude`` (float64, degrees, NaN where unknown); the same for no rows.
-
-    Raises
-    ------
-    ValueError
-        If n is below 1.
-    MissingTableError
-        Before ``await citykit.create_tables(engine)``.
-
-    Examples
-    --------
-    >>> frame = await citykit.biggest_cities(engine, 3)
-    >>> frame["name"].tolist()
-    ['Shanghai', 'Beijing', 'Shenzhen']
-    """
-    statement = _biggest(n, country)
-    async with transaction(bind) as connection:
-        rows = (await connection.execute(statement)).all()
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-
-
-def _biggest(n: int, country: str | None) -> Select[Any]:
-    count = operator.index(n)
-    if count < 1:
-        raise ValueError(f"n is the number of cities, 1 or more, not {n}")
-    columns = [CITIES.columns[name] for name in COLUMNS]
-    order = (CITIES.columns["population"].desc(), *(CITIES.columns[name] for name in KEY))
-    statement = select(*columns).order_by(*order).limit(min(count, 2**63 - 1))
-    if country is not None:
-        if not isinstance(country, str):
-            raise TypeError(f"country is text, spelled as stored, not {type(country).__name__}")
-        if "\0" in country or country.encode(errors="replace").decode() != country:
-            raise ValueError(f"no country can be stored as {country!r}")
-        statement = statement.where(CITIES.columns["country"] == country)
-    return statement

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
-from sqlalchemy import URL, AsyncAdaptedQueuePool, make_url, text
+from sqlalchemy import URL, AsyncAdaptedQueuePool, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -19,22 +19,17 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
+from citykit.awaiting import says_await
 from citykit.errors import CitykitError, DatabaseUnavailableError, MissingTableError
 from citykit.loops import PoolPerLoop, check_loop, wake_for_interrupts
+from citykit.urls import asyncpg_url, shown_url
 
 Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
+T = TypeVar("T")
 
 OLDEST_SERVER = 14
 CONNECT_SECONDS = 4.5
 _ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-
-# What a URL made for libpq (psql, psycopg, hosted databases) says, in asyncpg's words; None: it has none.
-_LIBPQ_OPTIONS = {
-    "sslmode": "ssl",
-    "application_name": None,
-    "channel_binding": None,
-    "connect_timeout": None,
-}
 
 # What to do about a server that says no, by SQLSTATE.
 _HINTS = {
@@ -64,6 +59,7 @@ _REFUSALS = {
 }
 
 
+@says_await
 async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_options: Any) -> AsyncEngine:
     """Connect to a PostgreSQL server, and check that it answers.
 
@@ -74,7 +70,7 @@ async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_
         ``CITYKIT_URL``; where that is not set, the embedded PostgreSQL of this user, which is started
         (or attached to) in ``CITYKIT_HOME`` and stopped when the last process that uses it ends.
     echo : bool
-        Log every statement.
+        Log every statement that goes through SQLAlchemy (COPY and most reads go past it).
     **engine_options
         Passed on to :func:`sqlalchemy.ext.asyncio.create_async_engine`. ``pool_size`` and the like hold
         for each event loop; a ``poolclass`` of your own is used as it is.
@@ -97,7 +93,7 @@ async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_
     """
     wanted = url or os.environ.get("CITYKIT_URL")
     if wanted:
-        target = _asyncpg_url(wanted)
+        target = asyncpg_url(wanted)
     else:
         target = await asyncio.to_thread(_embedded)
     if "pool" not in engine_options and engine_options.get("poolclass") in (None, AsyncAdaptedQueuePool):
@@ -174,6 +170,31 @@ async def transaction(bind: Bind) -> AsyncIterator[AsyncConnection]:
             )
 
 
+async def repeated_if_lost(bind: Bind, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """Do `work` in a transaction, once more if an engine's connection was lost before its commit."""
+    for attempt in (1, 2):
+        done = False
+        try:
+            async with transaction(bind) as connection:
+                result = await work(connection)
+                done = True
+        except DatabaseUnavailableError:
+            if done or attempt == 2 or not isinstance(bind, AsyncEngine):
+                raise
+            await bind.dispose()  # the others in its pool are as old
+        else:
+            return result
+    raise AssertionError
+
+
+async def driver_of(connection: AsyncConnection) -> Any:
+    """Return asyncpg's connection, for what SQLAlchemy has no word for."""
+    raw: Any = (await connection.get_raw_connection()).driver_connection
+    if raw.is_closed():
+        raise ConnectionResetError("it was closed since it was last used")
+    return raw
+
+
 async def _autocommits(connection: AsyncConnection) -> bool:
     """Tell whether each statement would be a transaction of its own, and nothing all or nothing."""
     adapted = (await connection.get_raw_connection()).dbapi_connection
@@ -223,6 +244,8 @@ def server_message(exc: BaseException) -> str:
 
 
 def _lost(exc: BaseException) -> bool:
+    if isinstance(exc, asyncpg.InternalClientError):
+        return True  # how asyncpg takes a farewell that came between two statements
     code = sqlstate(exc)
     if code is None:
         return bool(getattr(exc, "connection_invalidated", False))
@@ -238,36 +261,6 @@ def _embedded() -> URL:
     from citykit import local
 
     return local.attach()
-
-
-def _asyncpg_url(url: str | URL) -> URL:
-    try:
-        target = make_url(url)
-    except (ArgumentError, ValueError):
-        raise DatabaseUnavailableError(
-            "The database URL cannot be read. It looks like postgresql://user:password@host:5432/database, "
-            "with @ : / % in a password written as %40 %3A %2F %25."
-        ) from None  # what SQLAlchemy says repeats the text, and with it the password
-    if target.get_backend_name() not in ("postgresql", "postgres"):
-        raise DatabaseUnavailableError(
-            f"citykit speaks to PostgreSQL, and the URL is for {target.drivername}. "
-            "It looks like postgresql://user:password@host:5432/database."
-        )
-    query: dict[str, Any] = {}
-    for name, value in target.query.items():
-        word = _LIBPQ_OPTIONS.get(name, name)
-        if word:
-            query[word] = value
-    if isinstance(password := query.pop("password", None), str):  # nothing would hide it there
-        target = target.set(password=password)
-    return target.set(drivername="postgresql+asyncpg", query=query)
-
-
-def shown_url(url: URL) -> str:
-    """Show a URL without any of its secrets."""
-    query = {name: "***" if "password" in name.lower() else value for name, value in url.query.items()}
-    shown = url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
-    return shown.replace("%2F", "/").replace("%2A", "*")  # a socket's path, and the stars above
 
 
 def _unreachable(url: URL, exc: BaseException) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import pandas as pd
 from sqlalchemy import FromClause
 
+from citykit.awaiting import says_await
 from citykit.engine import Bind, transaction
 from citykit.merge import OnConflict
 from citykit.plans import Load
@@ -61,6 +62,7 @@ class LoadReport:
         return table + (self.rejects.to_html(index=False, max_rows=10) if len(self.rejects) else "")
 
 
+@says_await
 async def load_frame(
     bind: Bind,
     frame: Any,

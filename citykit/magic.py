@@ -16,10 +16,13 @@ from IPython.core.magic_arguments import MagicArgumentParser
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from citykit.engine import connect, shown_url, transaction
+from citykit.engine import connect, transaction
 from citykit.errors import MissingTableError
 from citykit.models import City
 from citykit.notebook import run
+from citykit.read import read_frame
+from citykit.statements import parameter_names
+from citykit.urls import shown_url
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
@@ -44,14 +47,14 @@ class _Cities:
         NAME
             The DataFrame is also assigned to this variable.
         :country, :n
-            Take the values of the notebook's variables ``country`` and ``n``. They are sent beside the
-            SQL and never become a part of it. A colon that begins no parameter is written ``\\:``.
+            Take the values of the notebook's variables ``country`` and ``n``. They are values, and
+            never become SQL.
         --param NAME=VALUE
             Gives a parameter its value here: a Python literal (``5``, ``None``, ``'5'``), else text.
 
         The connection is that of the notebook's variable ``engine`` where that is one, else one of its own
         from ``citykit.connect()``.
-        """  # noqa: D301  the backslash is to be shown
+        """
         if cell is None:
             if line.strip():
                 raise UsageError("%cities takes nothing; SQL goes into the lines below %%cities.")
@@ -59,7 +62,7 @@ class _Cities:
         if not cell.strip():
             raise UsageError("There is no SQL below %%cities; %cities alone shows the connection.")
         name, given = _read_line(line)
-        params = {wanted: self._value(wanted, given) for wanted in text(cell).compile().params}
+        params = {wanted: self._value(wanted, given) for wanted in parameter_names(cell)}
         if unused := sorted(given.keys() - params):
             raise UsageError(f"The SQL has no parameter :{', :'.join(unused)}.")
         frame = run(self._read(cell, params))
@@ -85,9 +88,7 @@ class _Cities:
         return self._own
 
     async def _read(self, sql: str, params: dict[str, Any]) -> pd.DataFrame:
-        async with transaction(await self._engine()) as connection:
-            result = await connection.execute(text(sql), params)
-            return pd.DataFrame(result.all(), columns=list(result.keys()))
+        return await read_frame(await self._engine(), sql, params)
 
     async def _overview(self) -> Overview:
         engine = await self._engine()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Table, UniqueConstraint, func, inspect, select
+from sqlalchemy import Connection, Table, UniqueConstraint, func, inspect, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.engine import Bind, transaction
+from citykit.awaiting import says_await
+from citykit.engine import Bind, sqlstate, transaction
 from citykit.errors import CitykitError
+from citykit.folding import FOLDING_ENCODINGS, SEARCH_INDEX, folded
 from citykit.models import Base
 
 # Whoever creates tables holds this lock until the commit, so that two notebooks can start at once.
 _LOCK = 0x6369_7479_6B69_74  # "citykit"
 
 
+@says_await
 async def create_tables(bind: Bind, *, reset: bool = False) -> None:
     """Create the tables and indexes that do not exist yet.
 
@@ -39,6 +43,36 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
             await connection.run_sync(Base.metadata.drop_all)
         await connection.run_sync(Base.metadata.create_all)
         await _check_columns(connection)
+        await connection.run_sync(_create_missing_indexes)
+        await _create_search_index(connection)
+
+
+def _create_missing_indexes(connection: Connection) -> None:
+    """Create the indexes that an earlier version's table lacks (`create_all` makes them with tables only)."""
+    for table in Base.metadata.sorted_tables:
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
+
+
+async def _create_search_index(connection: AsyncConnection) -> None:
+    """Create what answers `find_cities` at once; without the extension or the right to it, go without."""
+    encoding = await connection.scalar(text("SELECT current_setting('server_encoding')"))
+    available = text("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_trgm'")
+    exists = select(func.to_regclass(SEARCH_INDEX).is_not(None))
+    if await connection.scalar(exists) or encoding not in FOLDING_ENCODINGS:
+        return
+    if not await connection.scalar(available):
+        return
+    try:
+        async with connection.begin_nested():
+            await connection.execute(text("CREATE EXTENSION IF NOT EXISTS pg_trgm"))
+            await connection.exec_driver_sql(
+                f"CREATE INDEX {SEARCH_INDEX} ON cities USING gin ({folded('name')} gin_trgm_ops)"
+            )
+    except DBAPIError as exc:
+        # No right to create the extension, its library is missing, or it is in a schema not searched.
+        if sqlstate(exc) not in ("42501", "58P01", "42704"):
+            raise
 
 
 async def _check_columns(connection: AsyncConnection) -> None:

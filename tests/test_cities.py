@@ -18,7 +18,6 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import citykit
-from citykit.cities import _biggest
 from citykit.sources import CHUNK_ROWS
 from tests.database import scalar, stored
 
@@ -569,84 +568,6 @@ async def test_a_bad_city_is_refused(engine: AsyncEngine, name: Any, population:
 async def test_numpy_numbers_are_numbers(engine: AsyncEngine) -> None:
     await citykit.add_city(engine, "a", np.int64(5), latitude=np.float64(1.5))  # type: ignore[arg-type]
     assert await stored(engine) == {("a", "", ""): (5, 1.5, None)}
-
-
-# The biggest
-
-COLUMNS = ["name", "country", "region", "population", "latitude", "longitude"]
-DTYPES = ["str", "str", "str", "int64", "float64", "float64"]
-
-
-async def test_the_biggest_are_in_order_with_ties_by_name_country_region(engine: AsyncEngine) -> None:
-    rows = [("b", "", "", 5), ("a", "B", "", 5), ("a", "A", "z", 5), ("a", "A", "y", 5), ("c", "", "", 9)]
-    await citykit.load_cities(engine, pd.DataFrame(rows, columns=COLUMNS[:4]))
-    frame = await citykit.biggest_cities(engine)
-    assert frame[COLUMNS[:4]].to_numpy().tolist() == [list(row) for row in [rows[i] for i in (4, 3, 2, 1, 0)]]
-    assert frame.index.tolist() == [0, 1, 2, 3, 4]
-
-
-async def test_order_is_by_code_points_whatever_the_locale_of_the_server(engine: AsyncEngine) -> None:
-    names = ["a", "B", "ä", "Z", "é", "東"]
-    await citykit.load_cities(engine, pd.DataFrame({"name": names, "population": 1}))
-    assert (await citykit.biggest_cities(engine))["name"].tolist() == sorted(names)
-
-
-async def test_columns_and_dtypes_are_the_same_for_no_rows(
-    engine: AsyncEngine, three_cities: pd.DataFrame
-) -> None:
-    empty = await citykit.biggest_cities(engine)
-    assert empty.empty
-    await citykit.load_cities(engine, three_cities.tail(1))
-    full = await citykit.biggest_cities(engine)
-    for frame in (empty, full):
-        assert frame.columns.tolist() == COLUMNS
-        assert [str(dtype) for dtype in frame.dtypes] == DTYPES
-
-
-async def test_loading_and_reading_is_the_identity(engine: AsyncEngine) -> None:
-    frame = citykit.world_cities()
-    await citykit.load_cities(engine, frame)
-    read = await citykit.biggest_cities(engine, len(frame) + 1)
-    pd.testing.assert_frame_equal(read, frame, check_exact=True)
-
-
-async def test_n_and_country(engine: AsyncEngine, three_cities: pd.DataFrame) -> None:
-    await citykit.load_cities(engine, three_cities)
-    assert (await citykit.biggest_cities(engine, 1))["country"].tolist() == ["GB"]
-    assert (await citykit.biggest_cities(engine, 10**30))["country"].tolist() == ["GB", "CA", "IS"]
-    assert (await citykit.biggest_cities(engine, np.int64(2)))["country"].tolist() == ["GB", "CA"]  # type: ignore[arg-type]
-    assert (await citykit.biggest_cities(engine, country="CA"))["population"].tolist() == [422_324]
-    assert (await citykit.biggest_cities(engine, country="' OR true --")).empty
-
-
-@pytest.mark.parametrize(("country", "error"), [(5, TypeError), ("\0", ValueError), ("\ud800", ValueError)])
-async def test_a_bad_country(engine: AsyncEngine, country: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match="country"):
-        await citykit.biggest_cities(engine, country=country)
-
-
-@pytest.mark.parametrize(
-    ("n", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("5", TypeError)]
-)
-async def test_a_bad_n(engine: AsyncEngine, n: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        await citykit.biggest_cities(engine, n)
-
-
-@pytest.mark.parametrize("country", [None, "C3"])
-async def test_an_index_serves_the_order_and_nothing_sorts_the_table(
-    engine: AsyncEngine, country: str | None
-) -> None:
-    frame = many(20_000)
-    await citykit.load_cities(engine, frame.assign(country=[f"C{i % 7}" for i in range(len(frame))]))
-    statement = _biggest(20, country).compile(engine.sync_engine, compile_kwargs={"literal_binds": True})
-    async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
-        await connection.execute(text("VACUUM ANALYZE cities"))
-        lines = list((await connection.scalars(text(f"EXPLAIN {statement}"))).all())
-    index = "cities_biggest_by_country" if country else "cities_biggest"
-    assert any(f"Index Scan using {index} " in line for line in lines), lines
-    assert not any("->  Sort" in line or "Seq Scan" in line for line in lines), lines
 
 
 # The report

@@ -48,18 +48,23 @@ def test_what_touches_the_database_is_async_and_the_rest_is_not() -> None:
     functions = {name for name in citykit.__all__ if inspect.isroutine(getattr(citykit, name))}
     asynchronous = {name for name in functions if inspect.iscoroutinefunction(getattr(citykit, name))}
     assert asynchronous == {
-        "add_city",
-        "biggest_cities",
-        "connect",
-        "create_tables",
-        "load_cities",
-        "load_frame",
+        "add_city", "biggest_cities", "connect", "create_tables", "find_cities", "load_cities",
+        "load_frame", "nearest_cities", "read_frame", "summarize_countries",
+    }  # fmt: skip
+    assert {name for name in functions if inspect.isasyncgenfunction(getattr(citykit, name))} == {
+        "stream_frames"
     }
 
 
 def test_arguments_after_the_things_are_keyword_only() -> None:
-    things = {"load_cities": 1, "load_frame": 2, "biggest_cities": 1, "create_tables": 0}  # after the bind
-    for name, count in things.items():
+    things = {
+        "load_cities": 1,
+        "load_frame": 2,
+        "biggest_cities": 1,
+        "create_tables": 0,
+        "summarize_countries": 0,
+    }
+    for name, count in things.items():  # after the bind
         parameters = list(inspect.signature(getattr(citykit, name)).parameters.values())
         assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters[1 + count :]), name
 

@@ -1,0 +1,89 @@
+"""What a helper returns before it is awaited: a coroutine that says so when it is taken for its result."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class NotAwaited(Coroutine[Any, Any, T]):
+    """A coroutine like any other for ``await`` and asyncio, which nothing else can be done with."""
+
+    __slots__ = ("__weakref__", "_coroutine")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._coroutine: Any = coroutine
+
+    def send(self, value: Any) -> Any:
+        """Go on with the coroutine."""
+        return self._coroutine.send(value)
+
+    def throw(
+        self,
+        typ: type[BaseException] | BaseException,
+        val: BaseException | object = None,
+        tb: TracebackType | None = None,
+    ) -> Any:
+        """Raise an exception in the coroutine."""
+        raised = typ if isinstance(typ, BaseException) else val if isinstance(val, BaseException) else typ()
+        return self._coroutine.throw(raised if tb is None else raised.with_traceback(tb))
+
+    def close(self) -> None:
+        """End the coroutine."""
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        return self._coroutine.__await__()
+
+    def _said(self) -> str:
+        call = f"{self._coroutine.__name__}(…)"
+        return f"{call} was not awaited: await it (await {call}), or wait with citykit.run({call})"
+
+    def __repr__(self) -> str:
+        return f"<{self._said()}>"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("cr_", "__")):  # what asyncio and inspect look at
+            return getattr(self._coroutine, name)
+        raise AttributeError(f"no attribute {name!r}: {self._said()}")
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise TypeError(self._said())
+
+    __getitem__ = __setitem__ = __len__ = __iter__ = __contains__ = __call__ = _refuse
+    __add__ = __sub__ = __mul__ = __truediv__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __enter__ = __exit__ = _refuse
+
+    def __bool__(self) -> bool:
+        return True  # or __len__ would be asked
+
+
+def says_await(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Let the forgotten ``await`` of an async function be named by what one does instead.
+
+    Examples
+    --------
+    >>> waiting = citykit.biggest_cities(engine)
+    >>> waiting
+    <biggest_cities(…) was not awaited: await it (await biggest_cities(…)), or wait with \
+citykit.run(biggest_cities(…))>
+    >>> frame = citykit.run(waiting)
+    """
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        return NotAwaited(function(*args, **kwargs))
+
+    if sys.version_info >= (3, 12):
+        return inspect.markcoroutinefunction(called)
+    # What `inspect.iscoroutinefunction` goes by where it cannot be told; the flag alone changes nothing else.
+    code = called.__code__  # type: ignore[attr-defined]
+    called.__code__ = code.replace(co_flags=code.co_flags | inspect.CO_COROUTINE)  # type: ignore[attr-defined]
+    return called

@@ -1,0 +1,114 @@
+"""COPY out of the server: whole lines as they arrive, and an end that leaves a usable connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import asyncpg
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.engine import driver_of
+
+CHUNK_BYTES = 2 << 20  # a few milliseconds to decode
+CHUNKS_WAITING = 2  # the server waits when nobody takes them
+STOP_SECONDS = 5.0  # for the server to end a COPY that nobody reads any more
+
+
+class _Sink:
+    """Takes what asyncpg hands over, and hands it on in chunks of whole lines."""
+
+    def __init__(self) -> None:
+        self.chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.room = asyncio.Semaphore(CHUNKS_WAITING)
+        self.discarding = False
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    async def take(self, data: bytes) -> None:
+        if self.discarding:
+            return
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size >= CHUNK_BYTES:
+            whole, newline, rest = b"".join(self._pieces).rpartition(
+                b"\n"
+            )  # text has it as \n, in two letters
+            self._pieces, self._size = [rest], len(rest)
+            await self.room.acquire()
+            self.chunks.put_nowait(whole + newline)
+
+    def end(self) -> None:
+        self.chunks.put_nowait(b"".join(self._pieces))
+        self.chunks.put_nowait(None)
+
+    def discard(self) -> None:
+        self.discarding = True
+        self.room.release()
+
+
+async def copy_out(connection: AsyncConnection, sql: str, server_pid: int) -> AsyncGenerator[bytes]:
+    """Run ``COPY (sql) TO STDOUT (FORMAT text)`` and yield its lines in chunks; the last may be empty.
+
+    Closing it early cancels the statement on the server. The connection can be used again after that, or
+    is invalidated.
+    """
+    raw = await driver_of(connection)
+    sink = _Sink()
+    copying = asyncio.ensure_future(
+        raw.copy_from_query(f"\n{sql}\n", output=sink.take, format="text", encoding="utf8")
+    )
+    copying.add_done_callback(lambda _: sink.end())
+
+    def give_up(_: object) -> None:
+        copying.cancel()
+
+    raw.add_termination_listener(give_up)  # asyncpg would wait forever for a server that vanished meanwhile
+    try:
+        while (chunk := await sink.chunks.get()) is not None:
+            if not copying.done() or (not copying.cancelled() and not copying.exception()):
+                yield chunk
+                sink.room.release()
+        if copying.cancelled():
+            raise ConnectionResetError("the server closed the connection")
+        await copying  # the server's error, if there was one
+    finally:
+        raw.remove_termination_listener(give_up)
+        if not copying.done():
+            sink.discard()
+            await _stop(connection, raw, copying, server_pid)
+
+
+async def _stop(connection: AsyncConnection, raw: Any, copying: asyncio.Future[Any], server_pid: int) -> None:
+    """End a COPY by cancelling it on the server.
+
+    asyncpg's own way (which cancelling the task would take) counts the next data that arrives as the
+    answer to the cancel request, and leaves a connection that says another operation is in progress.
+    """
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await connection.run_sync(_cancel_on_server, server_pid)
+            await asyncio.wait([copying])
+    except (TimeoutError, OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        pass
+    finally:
+        if copying.done():
+            if not copying.cancelled():
+                copying.exception()  # that it was cancelled
+        else:
+            copying.cancel()
+            raw.terminate()
+            await connection.invalidate()
+
+
+def _cancel_on_server(connection: Connection, server_pid: int) -> None:
+    pool = connection.engine.pool.recreate()  # a connection beside those of the pool, which may be exhausted
+    other = pool.connect()
+    try:
+        other.cursor().execute("SELECT pg_cancel_backend($1)", (server_pid,))
+    finally:
+        other.close()
+        pool.dispose()

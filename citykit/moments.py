@@ -1,0 +1,131 @@
+"""Dates, times and intervals from the text that PostgreSQL writes. No I/O, no database."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from citykit.pgtypes import TEXT
+
+
+class UnfitValueError(ValueError):
+    """A value of the server's that no value here equals."""
+
+    def __init__(self, position: int, value: object, holder: str) -> None:
+        super().__init__(f"{value!r}, which {holder} cannot hold")
+        self.position = position
+
+
+# Arrow reads the years 1 to 9999, `_moment` the others.
+_MOMENT = re.compile(
+    r"(\d+)-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d)(?:\.(\d+))?)?"
+    r"(?:([+-])(\d\d)(?::(\d\d))?(?::(\d\d))?)?( BC)?"
+)
+
+
+def _moment(text: str) -> int:
+    """Return microseconds since 1970, in the calendar that PostgreSQL extends in both directions."""
+    found = _MOMENT.fullmatch(text)
+    if not found:
+        raise ValueError(text)
+    year, month, day, hours, minutes, seconds = (int(part or 0) for part in found.groups()[:6])
+    sign, *offset = found.groups()[7:11]
+    year = 1 - year if found[12] else year
+    eras, year_of_era = divmod(year - 1, 400)  # 400 years have 146,097 days, in every era
+    days = eras * 146_097 + date(year_of_era + 1, month, day).toordinal() - date(1970, 1, 1).toordinal()
+    away = sum(int(part or 0) * size for part, size in zip(offset, (3600, 60, 1), strict=True))
+    seconds += days * 86_400 + hours * 3600 + minutes * 60 - (-away if sign == "-" else away)
+    return seconds * 1_000_000 + int((found[7] or "").ljust(6, "0"))
+
+
+def _one_by_one(texts: pa.Array, wanted: pa.DataType, read: Callable[[str], int]) -> pa.Array:
+    numbers: list[int | None] = []
+    limit = 2 ** (wanted.bit_width - 1)
+    for position, text in enumerate(texts.to_pylist()):
+        try:
+            number = None if text is None else read(text)
+            if number is not None and not -limit < number < limit:
+                raise ValueError(text)
+        except ValueError as exc:
+            raise UnfitValueError(position, text, f"a column of {wanted}") from exc
+        numbers.append(number)
+    return pa.array(numbers, pa.int64() if wanted.bit_width == 64 else pa.int32()).cast(wanted)
+
+
+def _moments(texts: pa.Array, wanted: pa.DataType, per_unit: int) -> pa.Array:
+    try:
+        return texts.cast(wanted)
+    except pa.ArrowInvalid:
+        return _one_by_one(texts, wanted, lambda text: _moment(text) // per_unit)
+
+
+def _times(texts: pa.Array) -> pa.Array:
+    dated = pc.binary_join_element_wise(pa.scalar("1970-01-01", TEXT), texts, pa.scalar(" ", TEXT))
+    wanted = pa.timestamp("us")
+    try:
+        return dated.cast(wanted).cast(pa.int64()).cast(pa.time64("us"))
+    except pa.ArrowInvalid:
+        position = pc.index(pc.starts_with(texts, "24:"), True).as_py()
+        raise UnfitValueError(position, texts[position].as_py(), "a time of day") from None
+
+
+_INTERVAL = (
+    r"^(?:(?P<years>[+-]?\d+) years? ?)?(?:(?P<months>[+-]?\d+) mons? ?)?(?:(?P<days>[+-]?\d+) days? ?)?"
+    r"(?:(?P<sign>[+-]?)(?P<hours>\d+):(?P<minutes>\d\d):(?P<seconds>\d\d)(?:\.(?P<fraction>\d+))?)?$"
+)
+_UNITS = {"days": 86_400_000_000, "hours": 3_600_000_000, "minutes": 60_000_000, "seconds": 1_000_000}
+
+
+def _intervals(texts: pa.Array) -> pa.Array:
+    parts = pc.extract_regex(texts, _INTERVAL)
+    unfit = pc.and_(texts.is_valid(), parts.is_null())
+    for unit in ("years", "months"):  # of no one length
+        unfit = pc.or_kleene(
+            unfit, pc.and_kleene(texts.is_valid(), pc.not_equal(pc.struct_field(parts, unit), ""))
+        )
+    if pc.any(unfit).as_py():
+        position = pc.index(unfit.fill_null(False), True).as_py()
+        raise UnfitValueError(position, texts[position].as_py(), "a number of microseconds")
+
+    def number(unit: str, fill: str = "0") -> pa.Array:
+        digits = pc.replace_substring(pc.struct_field(parts, unit), "+", "")
+        return pc.if_else(pc.equal(digits, ""), fill, digits).cast(pa.int64())
+
+    fraction = pc.utf8_rpad(pc.struct_field(parts, "fraction"), 6, "0").cast(pa.int64())
+    try:
+        clock = fraction
+        for unit in ("hours", "minutes", "seconds"):
+            clock = pc.add_checked(clock, pc.multiply_checked(number(unit), _UNITS[unit]))
+        clock = pc.if_else(pc.equal(pc.struct_field(parts, "sign"), "-"), pc.negate(clock), clock)
+        total = pc.add_checked(clock, pc.multiply_checked(number("days"), _UNITS["days"]))
+    except pa.ArrowInvalid:
+        if len(texts) == 1:
+            raise UnfitValueError(0, texts[0].as_py(), "a column of duration[us]") from None
+        return _each(texts, _intervals)
+    return pc.if_else(texts.is_valid(), total, None).cast(pa.duration("us"))
+
+
+def _each(texts: pa.Array, read: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """Read texts one by one, to find the one that does not fit."""
+    values = []
+    for position in range(len(texts)):
+        try:
+            values.append(read(texts[position : position + 1]))
+        except UnfitValueError as exc:
+            exc.position = position
+            raise
+    return pa.concat_arrays(values)
+
+
+# How the kinds of ARROW that no cast reads are read.
+READERS: Mapping[str, Callable[[pa.Array], pa.Array]] = {
+    "date": lambda texts: _moments(texts, pa.date32(), 86_400_000_000),
+    "time": _times,
+    "timestamp": lambda texts: _moments(texts, pa.timestamp("us"), 1),
+    "timestamptz": lambda texts: _moments(texts, pa.timestamp("us", "UTC"), 1),
+    "interval": _intervals,
+}

@@ -1,0 +1,267 @@
+"""What one asks about cities. Each question is one statement, which an index or one pass answers."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.awaiting import says_await
+from citykit.cities import COLUMNS
+from citykit.engine import Bind, driver_of, repeated_if_lost
+from citykit.folding import FOLDING_ENCODINGS
+from citykit.search import ORDER, SELECTED, find_statement
+
+_STR = pd.StringDtype("pyarrow", na_value=np.nan)
+
+
+@says_await
+async def biggest_cities(
+    bind: Bind, n: int = 20, *, country: str | None = None, region: str | None = None
+) -> pd.DataFrame:
+    """Return the most populated cities, largest first; ties by name, country, region.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+    n : int
+        How many at most, 1 or more.
+    country, region : str, optional
+        Only these, spelled as stored (``"IS"``); None: all.
+
+    Returns
+    -------
+    DataFrame, shape (≤ n, 6)
+        ``name``, ``country``, ``region`` (str), ``population`` (int64, persons), ``latitude``,
+        ``longitude`` (float64, degrees, NaN where unknown); the same for no rows.
+
+    Raises
+    ------
+    ValueError
+        If n is below 1.
+    MissingTableError
+        Before ``await citykit.create_tables(engine)``.
+
+    Examples
+    --------
+    >>> frame = await citykit.biggest_cities(engine, 3)
+    >>> frame["name"].tolist()
+    ['Shanghai', 'Beijing', 'Shenzhen']
+    """
+    return await _answer(bind, *_biggest(n, country, region), COLUMNS)
+
+
+def _biggest(n: int, country: str | None, region: str | None) -> tuple[str, list[Any]]:
+    args: list[Any] = [_count(n)]
+    wanted = []
+    for column, value in (("country", country), ("region", region)):
+        if value is not None:
+            args.append(_text(column, value, "spelled as stored"))
+            wanted.append(f"{column} = ${len(args)}")
+    where = f"WHERE {' AND '.join(wanted)} " if wanted else ""
+    return f"SELECT {SELECTED} FROM cities {where}ORDER BY {ORDER} LIMIT $1", args  # noqa: S608  constants
+
+
+@says_await
+async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
+    """Find cities by name, ignoring case and accents: ``"sao paulo"`` finds São Paulo.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+    text : str
+        The name, its beginning or any part of it. ``%`` and ``_`` stand for themselves.
+    n : int
+        How many at most, 1 or more.
+
+    Returns
+    -------
+    DataFrame, shape (≤ n, 6)
+        The columns of :func:`biggest_cities`. Names that are `text` come first, then those that begin with
+        it, then those that contain it; each largest first.
+
+    Raises
+    ------
+    ValueError
+        If text is empty or n below 1.
+    MissingTableError
+        Before ``await citykit.create_tables(engine)``.
+
+    Notes
+    -----
+    An index of three-letter parts (PostgreSQL's extension pg_trgm) answers from three letters up. Where
+    `create_tables` could not make it, the question is one pass over the table.
+
+    Examples
+    --------
+    >>> frame = await citykit.find_cities(engine, "REYKJAVIK")
+    >>> frame["name"].tolist()
+    ['Reykjavík']
+    """
+    sought = _text("text", text, "a part of a name")
+    if not sought.strip():
+        raise ValueError("text is a name or a part of one, and here it is empty")
+    escaped = re.sub(r"([\\%_])", r"\\\1", sought)
+
+    async def work(connection: AsyncConnection) -> list[Any]:
+        raw = await driver_of(connection)
+        sql = find_statement(raw.get_settings().server_encoding in FOLDING_ENCODINGS, min(len(sought), 3))
+        prepared = await raw.prepare(sql, name="")  # unnamed, so that it is planned for this very text
+        rows: list[Any] = await prepared.fetch(escaped, _count(n))
+        return sorted(rows, key=operator.itemgetter("rank"))
+
+    return _framed(await repeated_if_lost(bind, work), COLUMNS)
+
+
+@says_await
+async def nearest_cities(bind: Bind, latitude: float, longitude: float, n: int = 20) -> pd.DataFrame:
+    """Return the cities nearest to a point, nearest first; those without coordinates are left out.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+    latitude, longitude : float
+        Degrees, -90 to 90 and -180 to 180.
+    n : int
+        How many at most, 1 or more.
+
+    Returns
+    -------
+    DataFrame, shape (≤ n, 7)
+        The columns of :func:`biggest_cities` and ``distance_km`` (float64): along the great circle of a
+        sphere of the Earth's mean radius, 6,371.0088 km (IUGG), by the haversine formula.
+
+    Raises
+    ------
+    ValueError
+        If the point is not on the globe or n is below 1.
+    MissingTableError
+        Before ``await citykit.create_tables(engine)``.
+
+    Examples
+    --------
+    >>> frame = await citykit.nearest_cities(engine, 64.15, -21.94, 2)
+    >>> frame[["name", "distance_km"]].round(1).to_numpy().tolist()
+    [['Reykjavík', 2.7], ['Kópavogur', 4.4]]
+    """
+    point = [_degrees("latitude", latitude, 90), _degrees("longitude", longitude, 180)]
+    return await _answer(bind, _NEAREST, [*point, _count(n)], {**COLUMNS, "distance_km": "float64"})
+
+
+_HAVERSINE = """least(1, sin(radians(latitude - $1::float8) / 2) ^ 2
+    + cos(radians($1)) * cos(radians(latitude)) * sin(radians(longitude - $2::float8) / 2) ^ 2)"""
+# The n nearest of the largest cities tell within which box (in degrees) the n nearest of all must be: for the
+# others in the one pass over the table, two comparisons take the place of the formula.
+_NEAREST = f"""
+WITH sample AS (
+    SELECT {_HAVERSINE} AS part
+    FROM (SELECT latitude, longitude FROM cities ORDER BY population DESC, name LIMIT $3 + 2000) AS largest
+    WHERE latitude IS NOT NULL AND longitude IS NOT NULL ORDER BY part LIMIT $3
+), reach AS (
+    SELECT CASE WHEN count(*) < $3 THEN 180 ELSE degrees(2 * asin(sqrt(max(part)))) + 1e-6 END AS high
+    FROM sample
+), box AS MATERIALIZED (
+    SELECT $1 - high AS south, $1 + high AS north, CASE WHEN abs($1) + high >= 90 THEN 360
+        ELSE degrees(asin(least(1, sin(radians(high)) / cos(radians($1))))) + 1e-6 END AS wide
+    FROM reach
+)
+SELECT {SELECTED}, 2 * 6371.0088 * asin(sqrt({_HAVERSINE})) AS distance_km
+FROM cities
+WHERE latitude BETWEEN (SELECT south FROM box) AND (SELECT north FROM box) AND (
+    abs(longitude - $2) <= (SELECT wide FROM box) OR abs(longitude - $2) >= 360 - (SELECT wide FROM box)
+)
+ORDER BY distance_km, {ORDER} LIMIT $3
+"""  # noqa: S608  constants
+
+
+@says_await
+async def summarize_countries(bind: Bind) -> pd.DataFrame:
+    """Return what there is in each country, the most populous first.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+
+    Returns
+    -------
+    DataFrame, shape (countries, 5)
+        ``country`` (str), ``cities`` (int64, how many), ``total_population``, ``largest_population``
+        (int64, persons), ``share`` (float64, 0 to 1: of the population of all cities).
+
+    Raises
+    ------
+    MissingTableError
+        Before ``await citykit.create_tables(engine)``.
+
+    Examples
+    --------
+    >>> frame = await citykit.summarize_countries(engine)
+    >>> frame["country"].head(3).tolist()
+    ['CN', 'IN', 'US']
+    """
+    return await _answer(bind, _SUMMARY, [], _SUMMARY_COLUMNS)
+
+
+_SUMMARY_COLUMNS = {
+    "country": "str",
+    "cities": "int64",
+    "total_population": "int64",
+    "largest_population": "int64",
+    "share": "float64",
+}
+_SUMMARY = """
+SELECT country, count(*) AS cities, sum(population) AS total_population,
+    max(population) AS largest_population,
+    coalesce(sum(population)::float8 / nullif(sum(sum(population)) OVER (), 0)::float8, 0) AS share
+FROM cities GROUP BY country ORDER BY total_population DESC, country
+"""
+
+
+async def _answer(bind: Bind, sql: str, args: Sequence[Any], dtypes: dict[str, str]) -> pd.DataFrame:
+    async def work(connection: AsyncConnection) -> list[Any]:
+        # Past SQLAlchemy: asyncpg keeps the statement prepared, and on an engine it is its own transaction.
+        raw = await driver_of(connection)
+        rows: list[Any] = await raw.fetch(sql, *args)
+        return rows
+
+    return _framed(await repeated_if_lost(bind, work), dtypes)
+
+
+def _framed(rows: Sequence[Any], dtypes: dict[str, str]) -> pd.DataFrame:
+    columns: dict[str, Any] = {}
+    for number, (name, dtype) in enumerate(dtypes.items()):
+        values = [row[number] for row in rows]
+        if dtype == "str":
+            columns[name] = _STR.__from_arrow__(pa.array(values, pa.large_string()))  # type: ignore[attr-defined]
+        else:
+            columns[name] = np.array(values, dtype)
+    return pd.DataFrame(columns, copy=False)
+
+
+def _count(n: int) -> int:
+    count = operator.index(n)
+    if count < 1:
+        raise ValueError(f"n is the number of cities, 1 or more, not {n}")
+    return min(count, 2**62)
+
+
+def _text(name: str, value: object, meaning: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is text, {meaning}, not {type(value).__name__}")
+    if "\0" in value or value.encode(errors="replace").decode() != value:
+        raise ValueError(f"no {'name' if name == 'text' else name} can be stored as {value!r}")
+    return value
+
+
+def _degrees(name: str, value: float, limit: int) -> float:
+    degrees = float(value)
+    if math.isnan(degrees) or abs(degrees) > limit:
+        raise ValueError(f"{name} is in degrees, -{limit} to {limit}, not {value!r}")
+    return degrees
