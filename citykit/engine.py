@@ -153,10 +153,9 @@ async def transaction(bind: Bind) -> AsyncIterator[AsyncConnection]:
             async with bind.begin_nested():
                 yield bind
         elif isinstance(bind, AsyncSession):
-            connection = await bind.connection()
-            check_loop(connection)
+            check_loop(await bind.connection())
             async with bind.begin_nested():
-                yield connection
+                yield await bind.connection()  # which is when the savepoint is made
         else:
             hint = "await citykit.connect() makes one"
             if asyncio.iscoroutine(bind):

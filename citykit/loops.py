@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -19,7 +20,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from citykit.errors import WrongLoopError
-from citykit.progress import in_kernel
 
 WAKE_SECONDS = 0.2
 
@@ -208,6 +208,13 @@ def check_loop(connection: AsyncConnection) -> None:
             "citykit.run), and nothing was sent over it. Open one in this loop: an engine from "
             "citykit.connect() has connections for every loop, async with engine.connect() as connection."
         )
+
+
+def in_kernel() -> bool:
+    """Return whether this is a notebook's kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return getattr(shell, "kernel", None) is not None
 
 
 def wake_for_interrupts(engine: AsyncEngine) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+from citykit.loops import in_kernel
+
 Progress: TypeAlias = bool | Callable[[int, Any], object] | None
 
 BAR_FROM_ROWS = 200_000
@@ -65,10 +67,3 @@ class _Bar:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-def in_kernel() -> bool:
-    """Return whether this is a notebook's kernel."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return getattr(shell, "kernel", None) is not None

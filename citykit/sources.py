@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +42,7 @@ class Rows:
         self._whole = _whole(self.source)
         self.total = None if self._whole is None else len(self._whole)
         streams = any(hasattr(self.source, name) for name in ("__aiter__", "__iter__", "__arrow_c_stream__"))
-        if not streams or isinstance(self.source, (str, bytes, dict, pd.Series)):
+        if not streams or isinstance(self.source, (str, bytes, dict, pd.Series, Coroutine)):
             raise _not_loadable(self.source)
 
     @property
@@ -189,7 +188,7 @@ def _other_columns(start: int, differing: set[str]) -> InvalidFrameError:
 
 def _not_loadable(source: object) -> TypeError:
     hint = "pandas.DataFrame(…) makes one"
-    if inspect.iscoroutine(source):
+    if isinstance(source, Coroutine):
         source.close()
         hint = "put await before the call that makes it"
     return TypeError(
