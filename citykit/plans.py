@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import asyncpg
 import pyarrow as pa
-from sqlalchemy import JSON, Table, exists, select, text
+from sqlalchemy import CHAR, JSON, Table, exists, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.binary import types_in_binary
 from citykit.engine import server_message, sqlstate
 from citykit.frames import POSITION
-from citykit.join import Join, unload
+from citykit.join import Join, Keys, unload
 from citykit.merge import Merge, OnConflict, refuse_duplicates
 from citykit.rebuild import Facts, build_indexes, drop_indexes, facts_of, lock
 from citykit.rejects import refuse
@@ -36,8 +36,8 @@ REBUILD_SHARE = 0.25  # of a table's rows: to write so many takes longer than to
 LOCK_MILLISECONDS = 2_000  # that a large load waits for other writers before it goes in beside them
 REFUSED_ROUNDS = 20  # of finding rows that only the server refuses, before it gives up
 
-# Kinds by which Arrow sorts as the server does: everybody goes through the keys in one order.
-_SORTED_ALIKE = ("text", "integer", "date", "timestamp", "timestamptz", "uuid", "boolean")
+# Kinds that Arrow compares and sorts as the server does.
+_COMPARED_ALIKE = ("text", "integer", "date", "timestamp", "timestamptz", "uuid", "boolean")
 
 
 @dataclass
@@ -75,7 +75,8 @@ class Load:
         """Go in beside whoever else uses the table, key by key in order."""
         # Held to the end, so that a reset that waits for it meanwhile cannot come in between.
         await self._execute(f"LOCK TABLE {self.target.named(self.connection)} IN ROW EXCLUSIVE MODE")
-        if self.on_conflict == "error" and self.rows.can_repeat and self._sorts_alike():
+        few = self.rows.can_repeat and self.rows.valid < FEW_ROWS
+        if self.on_conflict == "error" and few and self._compares_alike():
             copied = await self._tried(self._copy(_sorted(source, self.key)))
             if copied is not None:
                 return copied, 0, "copy"
@@ -98,10 +99,12 @@ class Load:
                 return copied, 0, "copy and rebuild" if rebuild else "copy"
             source = self.rows.batches()
 
-        async def way(staged: int) -> Outcome:
-            return await (self._merge(staged) if staged < FEW_ROWS else self._join(facts, staged))
+        keys = Keys(self.key)
 
-        return await self._staged(source, way)
+        async def way(staged: int) -> Outcome:
+            return await (self._merge(staged) if staged < FEW_ROWS else self._join(facts, staged, keys))
+
+        return await self._staged(_noted(source, keys) if self._compares_alike() else source, way)
 
     async def _may_fill(self, facts: Facts) -> bool:
         """Tell whether the table is empty and, from now on, ours alone."""
@@ -197,8 +200,9 @@ class Load:
     async def _merge(self, staged: int) -> Outcome:
         return *(await self._merging().run(self.on_conflict, staged)), "merge"
 
-    async def _join(self, facts: Facts, staged: int) -> Outcome:
-        join = Join(self._merging(), self.on_conflict, staged)
+    async def _join(self, facts: Facts, staged: int, keys: Keys) -> Outcome:
+        distinct = await asyncio.to_thread(keys.distinct)
+        join = Join(self._merging(), self.on_conflict, staged, distinct=distinct)
         changes = await join.find()
         rebuild = await self._may_rebuild(facts, changes)
         indexes = await drop_indexes(self.connection, self.target) if rebuild else []
@@ -214,13 +218,17 @@ class Load:
     async def _execute(self, sql: str) -> None:
         await self.connection.exec_driver_sql(sql)
 
-    def _sorts_alike(self) -> bool:
+    def _compares_alike(self) -> bool:
         rules = {rule.name: rule for rule in self.rows.rules}
         return all(
-            rules[name].kind in _SORTED_ALIKE
-            and (rules[name].kind != "text" or getattr(self.table.c[name].type, "collation", None) == "C")
+            rules[name].kind in _COMPARED_ALIKE
+            and (rules[name].kind != "text" or _bytewise(self.table.c[name].type))
             for name in self.key
         )
+
+
+def _bytewise(type_: Any) -> bool:
+    return getattr(type_, "collation", None) == "C" and not isinstance(type_, CHAR)
 
 
 def _target(table: Table, key: tuple[str, ...], first: pa.Table) -> Target:
@@ -236,6 +244,12 @@ def _target(table: Table, key: tuple[str, ...], first: pa.Table) -> Target:
 async def _chain(first: pa.Table, rest: AsyncIterator[pa.Table]) -> AsyncIterator[pa.Table]:
     yield first
     async for batch in rest:
+        yield batch
+
+
+async def _noted(source: AsyncIterator[pa.Table], keys: Keys) -> AsyncIterator[pa.Table]:
+    async for batch in source:
+        await asyncio.to_thread(keys.note, batch)
         yield batch
 
 

@@ -25,8 +25,15 @@ def reporting(progress: Progress, total: int | None) -> Iterator[Callable[[int],
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise TypeError(f"progress is True, False, None or something to call, not {progress!r}")
     if progress is not None and not isinstance(progress, bool):
-        callback = progress
-        yield lambda done: callback(done, total)
+        callback, furthest = progress, -1
+
+        def tell(done: int) -> None:
+            nonlocal furthest
+            if done > furthest:  # a load that is tried in a second way begins again
+                furthest = done
+                callback(done, total)
+
+        yield tell
         return
     if progress is None:
         progress = (total is None or total >= BAR_FROM_ROWS) and (sys.stderr.isatty() or in_kernel())
@@ -61,7 +68,7 @@ class _Bar:
     def advance(self, done: int) -> None:
         if self.bar is None and done >= self.least:
             self.bar = self._shown()
-        if self.bar is not None:
+        if self.bar is not None and done > self.bar.n:
             self.bar.update(done - self.bar.n)
 
     def close(self) -> None:

@@ -593,6 +593,15 @@ async def test_a_callback_hears_of_every_chunk(engine: AsyncEngine) -> None:
     assert heard == [(CHUNK_ROWS, total), (2 * CHUNK_ROWS, total), (total, total)]
 
 
+async def test_progress_goes_forward_when_a_load_is_tried_a_second_way(engine: AsyncEngine) -> None:
+    await citykit.load_cities(engine, many(5))
+    heard: list[int] = []
+    frame = many(3 * CHUNK_ROWS)
+    with pytest.raises(citykit.DuplicateCityError):
+        await citykit.load_cities(engine, frame, progress=lambda done, _: heard.append(done))
+    assert heard == [CHUNK_ROWS, 2 * CHUNK_ROWS, 3 * CHUNK_ROWS]
+
+
 @pytest.mark.parametrize(("progress", "bar"), [(None, False), (False, False), (True, True)])
 async def test_a_bar_in_a_pipe_only_when_asked_for(
     engine: AsyncEngine, capsys: pytest.CaptureFixture[str], progress: bool | None, bar: bool

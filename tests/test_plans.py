@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import citykit
+from citykit.join import Keys
 from citykit.plans import FEW_ROWS
 from citykit.sources import CHUNK_ROWS
 from tests.database import scalar, stored
@@ -53,6 +54,26 @@ async def test_the_plan_follows_the_frame_and_the_table(engine: AsyncEngine) -> 
     assert await plan(many(MANY), on_conflict="update") == "copy and rebuild"
     await citykit.create_tables(engine, reset=True)
     assert await plan(pd.concat([many(MANY), many(1)]), on_conflict="skip") == "join and rebuild"
+
+
+@pytest.mark.parametrize(
+    ("names", "countries", "distinct"),
+    [
+        (["a", "a", "b"], ["x", "y", "x"], True),
+        (["a", "b", "a"], ["x", "x", "x"], False),
+        (["a", "a", None], [None, None, "x"], True),  # a NULL in a key equals no other
+        (["a\x1fb", "a"], ["c", "b\x1fc"], False),  # cannot be told
+        ([], [], False),
+    ],
+)
+def test_keys_are_known_to_be_distinct_or_the_server_is_asked(
+    names: list[str], countries: list[str], distinct: bool
+) -> None:
+    keys = Keys(("name", "country"))
+    rows = pa.table({"name": pa.array(names, pa.string()), "country": pa.array(countries, pa.string())})
+    for start in range(len(names)):
+        keys.note(rows[start : start + 1])
+    assert keys.distinct() is distinct
 
 
 CATALOGUE = """
