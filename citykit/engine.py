@@ -133,16 +133,20 @@ def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
 
 
 @asynccontextmanager
-async def transaction(bind: Bind) -> AsyncIterator[AsyncConnection]:
+async def transaction(bind: Bind, *, begin: bool = True) -> AsyncIterator[AsyncConnection]:
     """Open a transaction on `bind`, by the one rule of this package.
 
-    An engine: a connection and a transaction of its own, committed at the end. A connection or a
-    session: a savepoint in the caller's transaction, which this never ends.
+    An engine: a connection and a transaction of its own, committed at the end (not `begin`: only the
+    connection, for one statement that goes past SQLAlchemy). A connection or a session: a savepoint in the
+    caller's transaction, which this never ends.
     """
     with server_errors_named() as outcome:
         if isinstance(bind, AsyncEngine):
             async with bind.connect() as connection:
                 check_loop(connection)
+                if not begin:
+                    yield connection
+                    return
                 if await _autocommits(connection):
                     await connection.execution_options(isolation_level="READ COMMITTED")
                 async with connection.begin():
@@ -169,12 +173,14 @@ async def transaction(bind: Bind) -> AsyncIterator[AsyncConnection]:
             )
 
 
-async def repeated_if_lost(bind: Bind, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+async def repeated_if_lost(
+    bind: Bind, work: Callable[[AsyncConnection], Awaitable[T]], *, begin: bool = True
+) -> T:
     """Do `work` in a transaction, once more if an engine's connection was lost before its commit."""
     for attempt in (1, 2):
         done = False
         try:
-            async with transaction(bind) as connection:
+            async with transaction(bind, begin=begin) as connection:
                 result = await work(connection)
                 done = True
         except DatabaseUnavailableError:

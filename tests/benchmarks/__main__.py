@@ -23,7 +23,7 @@ import typer
 from sqlalchemy import text
 
 import citykit
-from tests.benchmarks import loading
+from tests.benchmarks import loading, reading
 from tests.benchmarks.bench import Job, shown
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -84,16 +84,22 @@ async def measure(rows: int, only: str, disk: Path, many: int) -> list[str]:
     async with engine.connect() as connection:
         version = str(await connection.scalar(text("SHOW server_version")))
     lines = machine(version)
-    jobs: list[Job] = [job for job in loading.jobs(server, rows) if only.lower() in job.name.lower()]
     lines.append("")
-    for job in jobs:
-        await job.run()
-        typer.echo("\n".join(job.lines()))
-        lines += job.lines()
+
+    async def run(jobs: list[Job]) -> list[Job]:
+        chosen = [job for job in jobs if only.lower() in job.name.lower()]
+        for job in chosen:
+            await job.run()
+            typer.echo("\n".join(job.lines()))
+            lines.extend(job.lines())
+        return chosen
+
+    jobs = await run(loading.jobs(server, rows))
     first = next((job for job in jobs if "empty table" in job.name and f"{rows:,}" in job.name), None)
     if many and first is not None:
         lines += await asyncio.to_thread(large, many, first.median("citykit") / rows, disk)
         typer.echo("\n".join(lines[-6:]))
+    await run(await reading.jobs(server, rows, many))
     await engine.dispose()
     return lines
 

@@ -31,6 +31,7 @@ class Job:
     prepare: Callable[[], Awaitable[Any]] | None = None
     peers: tuple[str, ...] = ()  # among which "best" is looked for; empty: all but citykit
     rounds: int = 3
+    limit: float | None = None  # of citykit's time, in seconds
     seconds: dict[str, list[float]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -85,6 +86,9 @@ class Job:
         for target, peer, times_as_long in self.outcomes():
             verdict = "reached" if times_as_long <= target.ratio else "**missed**"
             lines.append(f"- {times_as_long:.2f} times {peer}; the target is {target.ratio:g}: {verdict}")
+        if self.limit is not None:
+            verdict = "reached" if ours <= self.limit else "**missed**"
+            lines.append(f"- {shown(ours)}; the target is {shown(self.limit)}: {verdict}")
         return [*lines, ""]
 
 

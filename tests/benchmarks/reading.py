@@ -1,0 +1,163 @@
+"""Reading: the same questions to the same table, by citykit and by others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import citykit
+from tests.benchmarks.bench import Job, Target
+from tests.benchmarks.loading import COLUMNS, NAMES, Server, cities
+
+FOUR = "SELECT name, country, population, latitude FROM cities"
+BIGGEST = f"SELECT {NAMES} FROM cities ORDER BY population DESC, name, country, region LIMIT 20"  # noqa: S608
+TIMES = 200  # that a question of a millisecond is asked in one turn
+FEW = 10_000
+FOUND = ("sao paulo", "MÜNCHEN", "zurich", "york", "los angeles", "springfield", "ville", "tokyo", "atlantis")
+PLACES = ((64.15, -21.94), (48.86, 2.35), (0, 0), (-33.87, 151.21), (65, 179.9), (-90, 0))
+
+
+async def rows_by_sqlalchemy(engine: AsyncEngine) -> list[Any]:
+    """Ask for the biggest as one would without citykit."""
+    async with engine.connect() as connection:
+        return list(await connection.execute(text(BIGGEST)))
+
+
+async def by_sqlalchemy(engine: AsyncEngine) -> pd.DataFrame:
+    """Ask for the same, as a frame."""
+    return pd.DataFrame(await rows_by_sqlalchemy(engine), columns=COLUMNS)
+
+
+def times(question: Any, engine: AsyncEngine) -> Any:
+    """Return what asks a question again and again."""
+
+    async def ask() -> None:
+        for _ in range(TIMES):
+            await question(engine)
+
+    return ask
+
+
+def at_once(question: Any, engine: AsyncEngine) -> Any:
+    """Return what asks a question a thousand times, a hundred at once."""
+
+    async def ask() -> None:
+        for _ in range(10):
+            await asyncio.gather(*(question(engine) for _ in range(100)))
+
+    return ask
+
+
+def large_results(server: Server, rows: int) -> dict[str, Any]:
+    """Return who reads all rows into pandas."""
+
+    async def ours() -> None:
+        assert len(await citykit.read_frame(server.engine, FOUR)) == rows
+
+    def adbc() -> None:
+        import adbc_driver_postgresql.dbapi as dbapi
+
+        with dbapi.connect(server.uri) as connection, connection.cursor() as cursor:
+            cursor.execute(FOUR)
+            assert len(cursor.fetch_arrow_table().to_pandas()) == rows
+
+    def read_sql() -> None:
+        engine = sa.create_engine(server.uri.replace("postgresql:", "postgresql+psycopg:"))
+        assert len(pd.read_sql(FOUR, engine)) == rows
+        engine.dispose()
+
+    return {"citykit": ours, "ADBC": adbc, "pandas read_sql": read_sql}
+
+
+async def jobs(server: Server, rows: int, many: int) -> list[Job]:
+    """Return the jobs over a table of so many rows, after the one over many (0: none)."""
+    engine, url = server.engine, server.engine.url
+    pooled = await citykit.connect(url, pool_size=10, max_overflow=0)
+    elsewhere = await citykit.connect(url, connect_args={"server_settings": {"search_path": "few"}})
+    every = citykit.world_cities(500)
+    await citykit.create_tables(engine)
+
+    async def filled(count: int) -> None:
+        if await server.count() != count:
+            await server.fill(cities(count))
+
+    async def many_and_few() -> None:
+        await server.execute("CREATE SCHEMA IF NOT EXISTS few")
+        await citykit.create_tables(elsewhere)
+        await citykit.load_cities(elsewhere, cities(FEW), on_conflict="skip")
+        if await server.count() != many:
+            await filled(many)
+        await server.execute("VACUUM ANALYZE cities", "VACUUM ANALYZE few.cities")
+
+    async def full() -> None:
+        await filled(rows)
+
+    async def all_of_geonames() -> None:
+        if await server.count() != len(every):
+            await server.fill(every)
+            await citykit.find_cities(engine, "a city")  # makes the index
+
+    async def asyncpg() -> None:
+        import asyncpg as driver
+
+        connection = await driver.connect(server.uri)
+        for _ in range(TIMES):
+            await connection.fetch(BIGGEST)
+        await connection.close()
+
+    async def find() -> None:
+        for name in FOUND:
+            await citykit.find_cities(engine, name)
+
+    async def nearest() -> None:
+        for place in PLACES:
+            await citykit.nearest_cities(engine, *place)
+
+    async def waits_for_connections() -> None:
+        await full()
+        await at_once(by_sqlalchemy, pooled)()
+
+    over_many = Job(
+        f"{TIMES} times the 20 biggest of {many:,}",
+        {"citykit": times(citykit.biggest_cities, engine),
+         f"citykit, of {FEW:,}": times(citykit.biggest_cities, elsewhere)},
+        [Target(f"citykit, of {FEW:,}", 1.2)], many_and_few, rounds=5,
+    )  # fmt: skip
+    return [
+        *([over_many] if many else []),
+        Job(
+            f"Read {rows:,} rows of 4 columns", large_results(server, rows),
+            [Target("ADBC", 1), Target("pandas read_sql", 0.2)], full, rounds=5,
+        ),
+        Job(
+            f"{TIMES} times the 20 biggest of {rows:,}",
+            {
+                "citykit": times(citykit.biggest_cities, engine),
+                "SQLAlchemy and DataFrame": times(by_sqlalchemy, engine),
+                "asyncpg without DataFrame": asyncpg,
+            },
+            [Target("SQLAlchemy and DataFrame", 1), Target("asyncpg without DataFrame", 2)], full, rounds=5,
+        ),
+        Job(
+            f"1,000 times the 20 biggest of {rows:,}, 100 at once on a pool of 10",
+            {
+                "citykit": at_once(citykit.biggest_cities, pooled),
+                "SQLAlchemy and DataFrame": at_once(by_sqlalchemy, pooled),
+                "SQLAlchemy without DataFrame": at_once(rows_by_sqlalchemy, pooled),
+            },
+            [Target("SQLAlchemy without DataFrame", 1.11), Target("SQLAlchemy and DataFrame", 1.11)], waits_for_connections, rounds=5,
+        ),
+        Job(
+            f"find_cities for {len(FOUND)} names among {len(every):,}", {"citykit": find}, [],
+            all_of_geonames, rounds=9, limit=0.01 * len(FOUND),
+        ),
+        Job(
+            f"nearest_cities of {len(PLACES)} places among {len(every):,}", {"citykit": nearest}, [],
+            all_of_geonames, rounds=9, limit=0.05 * len(PLACES),
+        ),
+    ]  # fmt: skip
