@@ -150,7 +150,8 @@ async def jobs(server: Server, rows: int, many: int) -> list[Job]:
                 "SQLAlchemy and DataFrame": at_once(by_sqlalchemy, pooled),
                 "SQLAlchemy without DataFrame": at_once(rows_by_sqlalchemy, pooled),
             },
-            [Target("SQLAlchemy without DataFrame", 1.11), Target("SQLAlchemy and DataFrame", 1.11)], waits_for_connections, rounds=5,
+            [Target("SQLAlchemy without DataFrame", 1.11), Target("SQLAlchemy and DataFrame", 1.11)],
+            waits_for_connections, rounds=5,
         ),
         Job(
             f"find_cities for {len(FOUND)} names among {len(every):,}", {"citykit": find}, [],
