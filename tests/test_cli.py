@@ -1,17 +1,20 @@
-"""The command line as a person types it, in processes of its own."""
+"""The command line as a person types it."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import citykit
+from citykit.cli import app
 
 COMMANDS = ["init", "seed", "add", "load", "biggest", "chart", "demo", "lab"]
 
@@ -25,8 +28,8 @@ def empty_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     citykit.run(engine.dispose())
 
 
-def typed(*words: str, code: int = 0) -> str:
-    """What a command prints, having seen that it ends as it should."""
+def ran(*words: str) -> tuple[int, str, str]:
+    """The exit code and what is printed to stdout and stderr by a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "citykit", *words],
         capture_output=True,
@@ -34,29 +37,46 @@ def typed(*words: str, code: int = 0) -> str:
         check=False,
         encoding="utf-8",
     )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def called(*words: str) -> tuple[int, str, str]:
+    """The same from this process, which saves it the imports: most of a second."""
+    with (
+        redirect_stdout(StringIO()) as out,
+        redirect_stderr(StringIO()) as err,
+        pytest.raises(SystemExit) as ended,
+    ):
+        app(list(words))
+    return int(ended.value.code or 0), out.getvalue(), err.getvalue()
+
+
+def typed(*words: str, code: int = 0, run: Callable[..., tuple[int, str, str]] = called) -> str:
+    """What a command prints, having seen that it ends as it should."""
+    returned, out, err = run(*words)
+    assert returned == code, err
+    assert "Traceback" not in err
     if code:
-        assert done.stdout == ""
-        [line] = done.stderr.splitlines()
+        assert out == ""
+        [line] = err.splitlines()
         assert line.startswith("citykit: ")
         return line
-    assert done.stderr == ""
-    return done.stdout
+    assert err == ""
+    return out
 
 
 def test_the_installed_command_is_the_module() -> None:
     command = Path(sys.executable).with_name("citykit")
     done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
-    assert done.stdout == typed("--help").replace("python -m citykit", "citykit")
+    assert done.stdout == typed("--help", run=ran).replace("python -m citykit", "citykit")
 
 
 def test_help_names_every_command_and_each_says_what_it_does() -> None:
-    overview = typed("--help")
+    overview = typed("--help", run=ran)
     for command in COMMANDS:
         assert f"  {command} " in overview
         assert len(typed(command, "--help").splitlines()) > 4
-    assert typed() == overview
+    assert typed(run=ran) == overview
 
 
 def test_the_readme_names_every_command() -> None:
@@ -66,7 +86,7 @@ def test_the_readme_names_every_command() -> None:
 
 
 def test_init_add_biggest() -> None:
-    assert typed("init") == "The table is ready.\n"
+    assert typed("init", run=ran) == "The table is ready.\n"
     assert "Stored City('Springfield', country='US', region='IL', population=114394)" in typed(
         "add", "Springfield", "114394", "--country", "US", "--region", "IL"
     )
@@ -163,7 +183,7 @@ def test_an_error_is_one_line_and_exit_code_1(words: list[str], said: str) -> No
 def test_a_city_that_is_stored() -> None:
     typed("add", "Springfield", "114394", "--country", "US")
     assert "The city is already stored: Springfield, US" in typed(
-        "add", "Springfield", "5", "--country", "US", code=1
+        "add", "Springfield", "5", "--country", "US", code=1, run=ran
     )
 
 
@@ -183,7 +203,7 @@ def test_a_table_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_the_demo_works_the_first_time_and_the_second() -> None:
     for inserted in ("33,839 inserted", "0 inserted"):
         Path("biggest.png").unlink(missing_ok=True)
-        printed = typed("demo")
+        printed = typed("demo", run=ran)
         assert inserted in printed
         assert printed.count(" s\n") == 6  # the steps and how long each took
         assert printed.index("Shanghai") < printed.index("Beijing") < printed.index("Seoul")
@@ -195,6 +215,6 @@ def test_the_demo_works_the_first_time_and_the_second() -> None:
 def test_the_demo_from_a_relative_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CITYKIT_URL", raising=False)
     monkeypatch.setenv("CITYKIT_HOME", "data")
-    assert "33,839 inserted" in typed("demo")
+    assert "33,839 inserted" in typed("demo", run=ran)
     assert (tmp_path / "data" / "postgres" / "PG_VERSION").exists()
     assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
