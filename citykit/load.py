@@ -137,7 +137,7 @@ async def load_frame(
         if enums:  # only the server knows their labels
             rows.rules = await with_labels(connection, into, rows.rules)
             await rows.check()
-        with reporting(progress, rows.total) as report:
+        with reporting(progress, rows.total, "loading") as report:
             load = Load(rows, into, columns, on_conflict, connection, report)
             inserted, updated, plan = await load.run()
     skipped = rows.valid - inserted - updated

@@ -1,4 +1,4 @@
-"""How far a load has come: a bar, a callback, or nothing."""
+"""How far a load or a read has come: a bar, a callback, or nothing."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ BAR_FROM_ROWS = 200_000
 
 
 @contextmanager
-def reporting(progress: Progress, total: int | None) -> Iterator[Callable[[int], object]]:
+def reporting(progress: Progress, total: int | None, doing: str) -> Iterator[Callable[[int], object]]:
     """Return what is to be called with the number of rows done so far; `total` is None where unknown.
 
-    `progress` None shows a bar from `BAR_FROM_ROWS` rows up, in a terminal or a notebook but never in a
-    pipe; True and False decide it; a callable gets ``(rows_done, rows_total)``.
+    `doing` is the word before a bar. `progress` None shows a bar from `BAR_FROM_ROWS` rows up, in a terminal
+    or a notebook but never in a pipe; True and False decide it; a callable gets ``(rows_done, rows_total)``.
     """
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise TypeError(f"progress is True, False, None or something to call, not {progress!r}")
@@ -43,7 +43,7 @@ def reporting(progress: Progress, total: int | None) -> Iterator[Callable[[int],
     if not progress:
         yield lambda _done: None
         return
-    bar = _Bar(total, least)
+    bar = _Bar(total, least, doing)
     try:
         yield bar.advance
     finally:
@@ -53,8 +53,8 @@ def reporting(progress: Progress, total: int | None) -> Iterator[Callable[[int],
 class _Bar:
     """A bar that appears once `least` rows are done, where it is not known how many there will be."""
 
-    def __init__(self, total: int | None, least: int) -> None:
-        self.total = total
+    def __init__(self, total: int | None, least: int, doing: str) -> None:
+        self.total, self.doing = total, doing
         self.least = 0 if total is not None else least
         self.bar = self._shown() if not self.least else None
 
@@ -63,7 +63,7 @@ class _Bar:
             from tqdm.notebook import tqdm
         else:  # tqdm.auto would warn in red where ipywidgets is not installed
             from tqdm import tqdm
-        return tqdm(total=self.total, unit=" rows", unit_scale=True, desc="loading")
+        return tqdm(total=self.total, unit=" rows", unit_scale=True, desc=self.doing)
 
     def advance(self, done: int) -> None:
         if self.bar is None and done >= self.least:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import ExitStack, aclosing, contextmanager
-from typing import Any, cast, get_args
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any, get_args
 
 import pandas as pd
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -16,7 +16,7 @@ from citykit.decode import UnfitColumnError, Values
 from citykit.dtypes import Backend, to_frame
 from citykit.engine import Bind, repeated_if_lost, transaction
 from citykit.errors import DatabaseUnavailableError
-from citykit.progress import BAR_FROM_ROWS, Progress, reporting
+from citykit.progress import Progress, reporting
 from citykit.results import Result, run, unfit
 from citykit.statements import Statement, compiled
 
@@ -49,7 +49,7 @@ async def read_frame(
         and values give the same.
     progress : bool or callable, optional
         None: a bar from 200,000 rows up, in terminals and notebooks. A callable gets
-        ``(rows_done, rows_total)`` while rows arrive; the total is None until the last call.
+        ``(rows_done, None)`` while rows arrive: only the end tells how many they are.
 
     Returns
     -------
@@ -79,14 +79,13 @@ async def read_frame(
         result = await run(connection, query)
         columns: list[list[Values]] = [[] for _ in result.types]
         rows = 0
-        with _reported(progress) as report:
+        with reporting(progress, None, "reading") as report:
             async with aclosing(result.batches) as batches:
                 async for batch in batches:
                     for parts, part in zip(columns, batch, strict=True):
                         parts.append(part)
                     rows += len(batch[0])
-                    report(rows, None)
-            report(rows, rows)
+                    report(rows)
         return await _framed(result, columns, rows, dtype_backend)
 
     return await repeated_if_lost(bind, work)
@@ -188,22 +187,3 @@ def _check_backend(dtype_backend: object) -> None:
         raise ValueError(
             f"dtype_backend is one of {', '.join(map(repr, get_args(Backend)))}, not {dtype_backend!r}"
         )
-
-
-@contextmanager
-def _reported(progress: Progress) -> Iterator[Callable[[int, int | None], object]]:
-    """Return what is to be called with the rows done and, at the end, their total."""
-    if callable(progress):
-        yield cast("Callable[[int, int | None], object]", progress)
-        return
-    with ExitStack() as stack:
-        show: Callable[[int], object] | None = None
-
-        def report(done: int, _total: int | None) -> None:
-            nonlocal show
-            if show is None and (progress or (progress is None and done >= BAR_FROM_ROWS)):
-                show = stack.enter_context(reporting(progress, done))
-            if show:
-                show(done)
-
-        yield report

@@ -82,11 +82,11 @@ def plain(outputs: list[dict[str, Any]]) -> str:
 
 
 @contextmanager
-def kernel(**env: str) -> Iterator[Kernel]:
+def kernel(cwd: str | None = None, **env: str) -> Iterator[Kernel]:
     """Start a kernel of this Python, and shut it down at the end."""
     os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")  # without it, jupyter_core warns
     manager = KernelManager()
-    manager.start_kernel(env={**os.environ, "PYTHONWARNINGS": "default", **env})
+    manager.start_kernel(cwd=cwd, env={**os.environ, "PYTHONWARNINGS": "default", **env})
     client = manager.blocking_client()
     client.start_channels()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import nbformat
 import numpy as np
 from matplotlib import image
 from nbclient import NotebookClient
+
+from tests.kernels import kernel
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -30,7 +33,33 @@ def executed(path: Path) -> Any:
         notebook, timeout=120, record_timing=False, resources={"metadata": {"path": str(FOLDER)}}
     )
     client.execute(env={**os.environ, "PYTHONWARNINGS": "default"})
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = lasting(cell.outputs)
     return notebook
+
+
+def queued(path: Path) -> Any:
+    """Return the notebook as a fresh kernel leaves it that was sent all cells at once."""
+    notebook = committed(path)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    with kernel(cwd=str(FOLDER)) as running:
+        for cell, sent in [(cell, running.send(cell.source)) for cell in code]:
+            cell.outputs = lasting(map(nbformat.from_dict, running.wait(sent)))
+    return notebook
+
+
+def lasting(outputs: Iterable[Any]) -> list[Any]:
+    """Return outputs without progress bars, whose times change, and each stream in one piece."""
+    kept: list[Any] = []
+    for output in outputs:
+        if output.get("name") == "stderr" and ("rows/s" in output.text or not output.text.strip()):
+            continue
+        if kept and "name" in output and kept[-1].get("name") == output.name:
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def texts(notebook: Any) -> list[list[str]]:

@@ -8,22 +8,24 @@ import numpy as np
 import pytest
 
 import citykit
-from tests.notebooks import FOLDER, PATHS, committed, executed, pictures, texts
+from tests.notebooks import FOLDER, PATHS, committed, executed, pictures, queued, texts
 
 
 def test_the_notebooks_are_there() -> None:
-    assert [path.name for path in PATHS] == ["01_seed.ipynb", "02_query.ipynb", "03_chart.ipynb"]
+    assert [path.stem for path in PATHS] == [
+        "01_seed", "02_query", "03_chart", "04_bulk_load", "05_without_await",
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize("state", ["empty", "seeded"])
+@pytest.mark.parametrize("queue", [False, True], ids=["one by one, empty table", "queued, full table"])
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_it_runs_from_a_fresh_kernel_and_its_outputs_are_current(path: Path, state: str) -> None:
+def test_it_runs_from_a_fresh_kernel_and_its_outputs_are_current(path: Path, queue: bool) -> None:
     engine = citykit.run(citykit.connect())
     citykit.run(citykit.create_tables(engine, reset=True))
-    if state == "seeded":
+    if queue:
         citykit.run(citykit.load_cities(engine, citykit.world_cities()))
     citykit.run(engine.dispose())
-    old, fresh = committed(path), executed(path)
+    old, fresh = committed(path), (queued if queue else executed)(path)
     how = f"the outputs of {path.name} are stale: python -m tests.notebooks renews them"
     assert texts(fresh) == texts(old), how
     assert len(pictures(fresh)) == len(pictures(old)), how
@@ -50,7 +52,7 @@ def test_it_teaches(path: Path) -> None:
 
 def test_the_chart_is_a_picture() -> None:
     found = pictures(committed(FOLDER / "03_chart.ipynb"))
-    assert len(found) == 4
+    assert len(found) == 5
     for picture in found:
         assert min(picture.shape[:2]) > 300
         assert 0.02 < np.mean(picture[..., :3] < 0.9) < 0.7  # neither blank nor black

@@ -433,7 +433,7 @@ async def test_a_large_result_arrives_whole_and_never_blocks_the_loop(engine: As
     assert frame["i"].tolist() == list(range(1, 400_001))
     assert frame["t"].iloc[-1] == "text 400000"
     assert len(heard) > 3
-    assert heard[-1] == (400_000, 400_000)
+    assert heard[-1] == (400_000, None)  # only the end tells how many they are
     assert [done for done, _ in heard] == sorted(done for done, _ in heard)
     assert longest < 0.25  # 0.05 on a machine that has nothing else to do
 
