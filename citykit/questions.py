@@ -55,10 +55,13 @@ async def biggest_cities(
     >>> frame["name"].tolist()
     ['Shanghai', 'Beijing', 'Shenzhen']
     """
-    return await _answer(bind, *_biggest(n, country, region), COLUMNS)
+    return _framed(await biggest_rows(bind, n, country, region), COLUMNS)
 
 
-def _biggest(n: int, country: str | None, region: str | None) -> tuple[str, list[Any]]:
+async def biggest_rows(
+    bind: Bind, n: int, country: str | None = None, region: str | None = None
+) -> list[Any]:
+    """Return the rows of :func:`biggest_cities` as the driver's records, for whom a frame is a detour."""
     args: list[Any] = [_count(n)]
     wanted = []
     for column, value in (("country", country), ("region", region)):
@@ -66,7 +69,8 @@ def _biggest(n: int, country: str | None, region: str | None) -> tuple[str, list
             args.append(_text(column, value, "spelled as stored"))
             wanted.append(f"{column} = ${len(args)}")
     where = f"WHERE {' AND '.join(wanted)} " if wanted else ""
-    return f"SELECT {SELECTED} FROM cities {where}ORDER BY {ORDER} LIMIT $1", args  # noqa: S608  constants
+    sql = f"SELECT {SELECTED} FROM cities {where}ORDER BY {ORDER} LIMIT $1"  # noqa: S608  constants
+    return await _rows(bind, sql, args)
 
 
 @says_await
@@ -225,13 +229,17 @@ FROM cities GROUP BY country ORDER BY total_population DESC, country
 
 
 async def _answer(bind: Bind, sql: str, args: Sequence[Any], dtypes: dict[str, str]) -> pd.DataFrame:
+    return _framed(await _rows(bind, sql, args), dtypes)
+
+
+async def _rows(bind: Bind, sql: str, args: Sequence[Any]) -> list[Any]:
     async def work(connection: AsyncConnection) -> list[Any]:
         # Past SQLAlchemy: asyncpg keeps the statement prepared, and on an engine it is its own transaction.
         raw = await driver_of(connection)
         rows: list[Any] = await raw.fetch(sql, *args)
         return rows
 
-    return _framed(await repeated_if_lost(bind, work), dtypes)
+    return await repeated_if_lost(bind, work)
 
 
 def _framed(rows: Sequence[Any], dtypes: dict[str, str]) -> pd.DataFrame:
