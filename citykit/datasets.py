@@ -150,6 +150,8 @@ def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
             }
             yield frame.assign(**parsed)
             start += len(frame)
+    if not start:  # its columns are to be checked all the same
+        yield pd.DataFrame(columns=names, dtype=object)
 
 
 _BLOCK_BYTES = 4 * 2**20

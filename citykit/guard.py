@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 READING = ("GET", "HEAD", "OPTIONS")
 SMALL_BODY = 64 * 2**10  # of everything but a bulk load
 WATCH_AFTER = 0.2  # seconds, so that the many short requests pay nothing for it
-SLOW_BODY = 30.0  # seconds without a byte of the body
+SLOW_BODY = 30.0  # seconds in which nothing of a body is sent or taken
+LINGER = 2.0  # seconds for which the rest of a body is read that nobody wants
 
 
 class Guard:
@@ -45,15 +46,11 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        client = _Client(receive, self._limit(scope))
-        refused = self._refusal(scope)
-        if refused is not None:
-            await refused(scope, receive, send)
-            return
+        client = _Client(receive, send, self._limit(scope))
         if scope["method"] in READING:
             client.has_sent_all()
         try:
-            await self._app(scope, client.receive, send)
+            await (self._refusal(scope) or self._app)(scope, client.receive, client.send)
         except asyncio.CancelledError:
             if not client.took_back_cancellation():
                 raise
@@ -84,8 +81,9 @@ class Guard:
 class _Client:
     """The other end of one request: what it sends is counted, and that it goes away is noticed."""
 
-    def __init__(self, receive: Receive, limit: int) -> None:
+    def __init__(self, receive: Receive, send: Send, limit: int) -> None:
         self._receive = receive
+        self._send = send
         self._limit = limit
         self._received = 0
         self._sent_all = False
@@ -111,6 +109,27 @@ class _Client:
             self.has_sent_all()
         return message
 
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer; a client that does not take it for long has gone."""
+        if not message.get("more_body") and (message["type"] != "http.response.body" or self._sent_all):
+            await self._send(message)
+            return
+        waiting = asyncio.get_running_loop().call_later(SLOW_BODY, self._hang_up)
+        try:
+            await self._send({**message, "more_body": True})
+            if not message.get("more_body"):
+                await self._linger()
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            waiting.cancel()
+
+    async def _linger(self) -> None:
+        """Read what still comes of the body: to close before would take the answer back on its way."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while (await self._receive()).get("more_body"):
+                    pass
+
     def has_sent_all(self) -> None:
         """From here on nothing but its going away can come."""
         self._sent_all = True
@@ -122,6 +141,9 @@ class _Client:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         self._gone.set()
         if self._task is not None:
             self._task.cancel()
@@ -144,7 +166,6 @@ def too_large(limit: int) -> str:
 
 
 def _refused(status: int, said: str) -> JSONResponse:
-    # What is still to come of the body is not read, so that the connection cannot go on.
     return JSONResponse({"detail": said}, status, {"Connection": "close"})
 
 

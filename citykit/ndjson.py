@@ -52,6 +52,8 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
     while part := file.read(_BLOCK_BYTES):
         rest += part
         end = rest.rfind(b"\n") + 1
+        if len(part) < _BLOCK_BYTES:  # the last
+            break
         if end:
             yield rest[:end]
             rest = rest[end:]

@@ -55,13 +55,15 @@ async def biggest_cities(
     >>> frame["name"].tolist()
     ['Shanghai', 'Beijing', 'Shenzhen']
     """
-    return _framed(await biggest_rows(bind, n, country, region), COLUMNS)
+    return await _answer(bind, *_biggest(n, country, region), COLUMNS)
 
 
-async def biggest_rows(
-    bind: Bind, n: int, country: str | None = None, region: str | None = None
-) -> list[Any]:
+async def biggest_rows(bind: Bind, n: int, country: str | None = None) -> list[Any]:
     """Return the rows of :func:`biggest_cities` as the driver's records, for whom a frame is a detour."""
+    return await _rows(bind, *_biggest(n, country, None))
+
+
+def _biggest(n: int, country: str | None, region: str | None) -> tuple[str, list[Any]]:
     args: list[Any] = [_count(n)]
     wanted = []
     for column, value in (("country", country), ("region", region)):
@@ -69,8 +71,7 @@ async def biggest_rows(
             args.append(_text(column, value, "spelled as stored"))
             wanted.append(f"{column} = ${len(args)}")
     where = f"WHERE {' AND '.join(wanted)} " if wanted else ""
-    sql = f"SELECT {SELECTED} FROM cities {where}ORDER BY {ORDER} LIMIT $1"  # noqa: S608  constants
-    return await _rows(bind, sql, args)
+    return f"SELECT {SELECTED} FROM cities {where}ORDER BY {ORDER} LIMIT $1", args  # noqa: S608  constants
 
 
 @says_await

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Annotated, Any
 
 import pandas as pd
@@ -141,7 +142,7 @@ class Duplicates(BaseModel):
     """Which cities are already there."""
 
     detail: str
-    keys: list[tuple[str, str, str]] = Field(description=f"Name, country, region; the first {LISTED}.")
+    keys: list[list[str]] = Field(description=f"Name, country, region; the first {LISTED}.")
     keys_total: int
 
 
@@ -192,18 +193,16 @@ def rejected(rejects: pd.DataFrame) -> dict[str, Any]:
 
 
 def _row(label: object) -> int | None:
-    return label if isinstance(label, int) else None
+    return int(label) if isinstance(label, Integral) else None
 
 
 def _plain(value: object) -> str | int | float | bool | None:
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int) and abs(value) < 2**53:
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    if isinstance(value, int):
-        return "a very large number"
+    if isinstance(value, Integral):
+        return int(value) if abs(int(value)) < 2**53 else "a very large number"
+    if isinstance(value, Real) and math.isfinite(value):
+        return float(value)
     return _legible(str(value)[:200])
 
 

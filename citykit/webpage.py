@@ -41,7 +41,7 @@ h1 { margin: 0; font-size: 2rem; line-height: 1.2; letter-spacing: -.02em }
 h2 { margin: 0 0 1rem; font-size: 1.1rem }
 header p { margin: .25rem 0 0; color: var(--soft) }
 .card { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 1.25rem 1.5rem;
-  margin-bottom: 1.5rem }
+  margin: 0 0 1.5rem }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1.5rem;
   align-items: start }
 .wide { overflow-x: auto }
@@ -58,7 +58,7 @@ label { display: grid; gap: .25rem; font-size: .85rem; color: var(--soft); flex:
 input, select, button { font: inherit; color: inherit; padding: .5rem .7rem; border: 1px solid #c3cad3;
   border-radius: 6px; background: #fff; width: 100%; min-width: 0 }
 button { width: auto; background: var(--blue); border-color: var(--blue); color: #fff; font-weight: 600;
-  cursor: pointer }
+  cursor: pointer; font-size: .85rem }
 :focus-visible { outline: 3px solid #56b4e9; outline-offset: 1px }
 .said { border-left: 5px solid var(--blue); padding: .8rem 1.25rem; overflow-wrap: anywhere }
 .wrong { border-left-color: #d55e00 }
@@ -110,7 +110,7 @@ async def add(request: Request, engine: EngineOf, session: SessionOf) -> Respons
     except ValueError:
         fields = {}
     given = {name: values[0].strip() for name, values in fields.items() if values[0].strip()}
-    if request.app.state.token and not knows_token(request, given.get("token", "")):
+    if request.app.state.token and not knows_token(request, given.get("token", "").encode()):
         return await _page(request, engine, status=401, wrong="The token is missing or wrong.", given=given)
     try:
         city = await soon(request, added(session, _new(given).model_dump()))
@@ -143,7 +143,7 @@ def _drawn(rows: tuple[tuple[str, str, int], ...]) -> bytes:
 
     from citykit.plot import plot_biggest
 
-    figure = Figure(figsize=(8, 1.2 + 0.34 * max(len(rows), 4)), layout="constrained")
+    figure = Figure(figsize=(6.2, 1.2 + 0.39 * max(len(rows), 4)), layout="constrained")
     plot_biggest(pd.DataFrame(rows, columns=["name", "country", "population"]), ax=figure.subplots())
     out = io.BytesIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
@@ -224,7 +224,7 @@ def _cities(frame: pd.DataFrame, country: str | None) -> str:
         f"<div class=two><section class='card wide'><h2>The biggest cities{where}</h2><table><thead><tr>"
         "<th></th><th>City</th><th>Country</th><th>Region</th><th class=number>Population</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></section><section class=card><h2>As a chart</h2>"
-        f'<img src="{escape(source)}" alt="The same as horizontal bars" width=720 height=720></section></div>'
+        f'<img src="{escape(source)}" alt="The same as horizontal bars"></section></div>'
     )
 
 

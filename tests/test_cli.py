@@ -13,7 +13,7 @@ import pytest
 
 import citykit
 
-COMMANDS = ["init", "seed", "add", "load", "biggest", "chart", "demo", "lab"]
+COMMANDS = ["init", "seed", "add", "load", "biggest", "chart", "demo", "lab", "serve"]
 
 
 @pytest.fixture(autouse=True)
