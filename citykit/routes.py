@@ -56,6 +56,7 @@ KINDS = {  # of a bulk body, and how a file of it ends
     "application/vnd.apache.parquet": ".parquet",
     "application/vnd.apache.arrow.stream": ".arrows",
 }
+CONNECTIONS = 10  # of an engine of our own; more than a server has cores gain nothing
 _WRITE_BYTES = 2**20
 
 reading = APIRouter(tags=["cities"])
@@ -101,8 +102,25 @@ def knows_token(request: Request, given: bytes) -> bool:
 
 async def soon(request: Request, work: Awaitable[T]) -> T:
     """Wait for what should take milliseconds, though not for ever: a pool may be empty, a table locked."""
-    async with asyncio.timeout(request.app.state.patience):
-        return await work
+    try:
+        async with asyncio.timeout(request.app.state.patience), turns(request):
+            return await work
+    finally:
+        if close := getattr(work, "close", None):  # a coroutine whose turn never came
+            close()
+
+
+def turns(request: Request) -> asyncio.Semaphore:
+    """Return what lets as many through as there are connections, and all others in their order.
+
+    SQLAlchemy's pool gives a connection to whoever asks next, so that some who wait would wait for long.
+    """
+    state, loop = request.app.state, asyncio.get_running_loop()
+    turns: asyncio.Semaphore | None = state.turns.get(loop)
+    if turns is None:
+        size = getattr(state.engine.pool, "size", int)() or CONNECTIONS
+        turns = state.turns[loop] = asyncio.Semaphore(size)
+    return turns
 
 
 def _json(content: Any) -> Response:
@@ -216,9 +234,10 @@ async def add(request: Request, response: Response, session: SessionOf, city: Ne
 
 
 async def added(session: AsyncSession, values: dict[str, Any]) -> City:
-    """Store a city and commit."""
-    stored = await add_city(session, **values)
-    await session.commit()
+    """Store a city and commit. In any case the session has given its connection back."""
+    async with session:
+        stored = await add_city(session, **values)
+        await session.commit()
     return stored
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
@@ -24,7 +25,6 @@ except ImportError as exc:
     ) from exc
 
 PATIENCE = 10.0  # seconds for whatever should take milliseconds
-CONNECTIONS = 10  # of an engine of its own; more than a server has cores gain nothing
 MAX_BODY_BYTES = 2**30
 
 
@@ -75,7 +75,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         made = None
         if engine is None:
-            made = await connect(pool_size=CONNECTIONS, max_overflow=0, pool_timeout=patience)
+            made = await connect(pool_size=routes.CONNECTIONS, max_overflow=0, pool_timeout=patience)
             use(made)
         try:
             yield
@@ -100,6 +100,7 @@ def create_app(
     )
     app.state.token = os.environ.get("CITYKIT_TOKEN", "")
     app.state.patience = patience
+    app.state.turns = weakref.WeakKeyDictionary()  # by event loop
     use(engine)
     protected = bool(app.state.token)
     app.include_router(routes.reading)

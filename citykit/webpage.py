@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from citykit.engine import server_errors_named
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
@@ -95,7 +95,7 @@ async def show(
     if stored.isascii() and stored.isdecimal() and len(stored) < 19:
         try:
             with server_errors_named():
-                city = await soon(request, session.get(City, int(stored)))
+                city = await soon(request, _stored(session, int(stored)))
         except (CitykitError, SQLAlchemyError, OSError):
             city = None  # what is wrong, the page says itself
         said = f"Stored {_called(city)}: {city.population:,} persons." if city else ""
@@ -148,6 +148,11 @@ def _drawn(rows: tuple[tuple[str, str, int], ...]) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
+
+
+async def _stored(session: AsyncSession, id_: int) -> City | None:
+    async with session:  # which gives its connection back: the page needs others
+        return await session.get(City, id_)
 
 
 def _new(given: Mapping[str, str]) -> NewCity:
