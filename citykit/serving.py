@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -58,6 +59,8 @@ def serve(host: str, port: int, *, max_body_bytes: int, say: Callable[[str], obj
 
         async def work() -> None:
             async with app.router.lifespan_context(app):  # here, so that its errors are this command's
+                gc.collect()
+                gc.freeze()  # what pandas and the others brought is not gone through again and again
                 say(f"Serving {url} (its API: {url}/docs); Ctrl-C ends it.")
                 await _Server(config).serve(sockets=[listening])
 

@@ -17,7 +17,7 @@ try:
     from fastapi import Depends, FastAPI
     from fastapi.middleware import Middleware
 
-    from citykit import replies, routes, webpage
+    from citykit import depends, replies, routes, webpage
     from citykit.guard import Guard
 except ImportError as exc:
     raise MissingDependencyError(
@@ -75,7 +75,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         made = None
         if engine is None:
-            made = await connect(pool_size=routes.CONNECTIONS, max_overflow=0, pool_timeout=patience)
+            made = await connect(pool_size=depends.CONNECTIONS, max_overflow=0, pool_timeout=patience)
             use(made)
         try:
             yield
@@ -106,7 +106,7 @@ def create_app(
     app.include_router(routes.reading)
     app.include_router(
         routes.writing,
-        dependencies=[Depends(routes.authorize)] if protected else [],
+        dependencies=[Depends(depends.authorize)] if protected else [],
         responses=replies.documented(401) if protected else {},
     )
     app.include_router(webpage.page, include_in_schema=False)

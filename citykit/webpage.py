@@ -20,12 +20,13 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from citykit.depends import EngineOf, InCountry, SessionOf, knows_token, soon
 from citykit.engine import server_errors_named
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
 from citykit.models import City
 from citykit.questions import biggest_cities, summarize_countries
 from citykit.replies import RETRY_AFTER, STORED_ALREADY, NewCity, unavailable
-from citykit.routes import EngineOf, InCountry, SessionOf, added, knows_token, soon
+from citykit.routes import added
 
 SHOWN = 20
 page = APIRouter()

@@ -103,12 +103,7 @@ async def measure(rows: int, only: str, disk: Path, many: int) -> list[str]:
 def main(
     rows: Annotated[int, typer.Option(help="Rows of the table.")] = 1_000_000,
     many: Annotated[int, typer.Option(help="Rows of the largest load; 0: leave it out.")] = 10_000_000,
-    only: Annotated[
-        str,
-        typer.Option(
-            help="Only the jobs whose name has this in it (web: those of the web application); writes no file."
-        ),
-    ] = "",
+    only: Annotated[str, typer.Option(help="Only the jobs named so, or web; writes no file.")] = "",
 ) -> None:
     """Measure citykit against its peers."""
     with tempfile.TemporaryDirectory(prefix="citykit-bench-") as directory:

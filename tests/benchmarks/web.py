@@ -21,7 +21,7 @@ import pandas as pd
 
 import citykit
 from citykit import routes
-from tests.benchmarks.bench import Job, Target
+from tests.benchmarks.bench import Contender, Job, Target
 from tests.benchmarks.loading import NAMES, Server, cities
 
 CONNECTIONS = 64
@@ -204,7 +204,7 @@ async def bulk(server: Server, rows: int) -> list[str]:
         await asyncio.to_thread(lambda: pd.read_csv(bodies["text/csv"], nrows=1))
         await ask(port, b"GET /cities/biggest HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 1, 1)
         idle = memory(pid, "VmRSS")
-        contenders = {"citykit": post("text/csv"), "load_cities": load}
+        contenders: dict[str, Contender] = {"citykit": post("text/csv"), "load_cities": load}
         contenders |= {kind: post(kind) for kind in bodies if kind != "text/csv"}
         job = Job(f"POST /cities/bulk of {rows:,} rows", contenders, [Target("load_cities", 1.3)], empty)
         await job.run()
