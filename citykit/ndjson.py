@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
-_BLOCK_BYTES = 4 * 2**20
+_BLOCK_BYTES = 2**20
 _TYPES = {"population": pa.int64(), "latitude": pa.float64(), "longitude": pa.float64()}
 
 
