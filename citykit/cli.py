@@ -241,6 +241,18 @@ def lab(
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(directory), *options])  # noqa: S606
 
 
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8000,
+    max_body: Annotated[int, typer.Option(min=1, help="The largest bulk body, in MiB.")] = 1024,
+) -> None:
+    """Serve the cities over HTTP: a page, and JSON for programs (needs citykit[web])."""
+    from citykit.serving import serve as run
+
+    run(host, port, max_body_bytes=max_body * 2**20, say=typer.echo)
+
+
 def _biggest(n: int, country: str | None) -> pd.DataFrame:
     async def work() -> pd.DataFrame:
         async with _database() as engine:

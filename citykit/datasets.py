@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
+from citykit import ndjson
 from citykit.errors import CitykitError
 
 THRESHOLDS = (500, 1_000, 5_000, 15_000)  # the files of the data package
@@ -86,9 +87,10 @@ def world_cities(min_population: int = 15_000) -> pd.DataFrame:
 
 
 def read_cities(path: str | Path) -> Iterator[pd.DataFrame | pa.RecordBatch]:
-    """Yield what is in a CSV or Parquet file chunk by chunk, for `load_cities` to check.
+    """Yield what is in a file chunk by chunk, for `load_cities` to check.
 
-    Nothing in a CSV file is guessed to be missing but an empty field, so that Namibia's ``NA`` stays.
+    It is CSV, Parquet, lines of JSON objects (``.ndjson``) or an Arrow stream (``.arrows``). Nothing in a CSV
+    file is guessed to be missing but an empty field, so that Namibia's ``NA`` stays.
 
     Raises
     ------
@@ -96,12 +98,17 @@ def read_cities(path: str | Path) -> Iterator[pd.DataFrame | pa.RecordBatch]:
         If there is no such file, it is of another kind, or it cannot be read.
     """
     path = Path(path)
-    readers = {".csv": _read_csv, ".parquet": _read_parquet}
+    readers: dict[str, Callable[[Path], Iterator[pd.DataFrame | pa.RecordBatch]]] = {
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+        ".ndjson": ndjson.read,
+        ".arrows": _read_arrow,
+    }
     if path.suffix.lower() not in readers:
-        raise CitykitError(f"{path} is neither a .csv nor a .parquet file")
+        raise CitykitError(f"{path} is neither a .csv nor a .parquet, .ndjson or .arrows file")
     try:
         yield from readers[path.suffix.lower()](path)
-    except (OSError, ValueError, csv.Error) as exc:
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as exc:
         said = getattr(exc, "strerror", None) or " ".join(str(exc).split())
         raise CitykitError(f"{path} cannot be read: {said}") from exc
 
@@ -112,6 +119,13 @@ def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
         index = [name for name in of_pandas.get("index_columns", []) if isinstance(name, str)]
         names = [name for name in file.schema_arrow.names if name not in index]
         yield from file.iter_batches(columns=names)
+
+
+def _read_arrow(path: Path) -> Iterator[pa.RecordBatch]:
+    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        for batch in reader:
+            batch.validate(full=True)  # what a stream says of itself may be wrong, and is relied on later
+            yield batch
 
 
 def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
@@ -136,6 +150,8 @@ def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
             }
             yield frame.assign(**parsed)
             start += len(frame)
+    if not start:  # its columns are to be checked all the same
+        yield pd.DataFrame(columns=names, dtype=object)
 
 
 _BLOCK_BYTES = 4 * 2**20

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pandas.api.internals import create_dataframe_from_blocks  # type: ignore[import-not-found]
 from pandas.arrays import BooleanArray, FloatingArray, IntegerArray
 
 from citykit.decode import UnfitColumnError, Values
@@ -57,6 +58,22 @@ def to_frame(
         return pd.DataFrame(dict(zip(names, arrays.values(), strict=True)), copy=False)
     frame = pd.DataFrame(arrays, copy=False)
     frame.columns = pd.Index(list(names), dtype="str")
+    return frame
+
+
+def frame_of_records(records: Sequence[Sequence[Any]], dtypes: Mapping[str, str]) -> pd.DataFrame:
+    """Make a small frame of a driver's records: "str" columns without NULL, and those of NumPy's dtypes."""
+    # What pandas offers to Arrow for this; pandas.DataFrame(…) takes four times as long, half of a question.
+    blocks: list[tuple[Any, Any]] = []
+    for number, dtype in enumerate(dtypes.values()):
+        values = [record[number] for record in records]
+        if dtype == "str":
+            column: Any = _TEXT["numpy"].__from_arrow__(pa.array(values, pa.large_string()))
+        else:
+            column = np.array([values], dtype)
+        blocks.append((column, np.array([number])))
+    names = pd.Index(list(dtypes), dtype="str")
+    frame: pd.DataFrame = create_dataframe_from_blocks(blocks, pd.RangeIndex(len(records)), names)
     return frame
 
 

@@ -16,7 +16,7 @@ import pytest
 import citykit
 from citykit.cli import app
 
-COMMANDS = ["init", "seed", "add", "load", "biggest", "chart", "demo", "lab"]
+COMMANDS = ["init", "seed", "add", "load", "biggest", "chart", "demo", "lab", "serve"]
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ import typer
 from sqlalchemy import text
 
 import citykit
-from tests.benchmarks import loading, reading
+from tests.benchmarks import loading, reading, web
 from tests.benchmarks.bench import Job, shown
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -100,6 +100,8 @@ async def measure(rows: int, only: str, disk: Path, many: int) -> list[str]:
         lines += await asyncio.to_thread(large, many, first.median("citykit") / rows, disk)
         typer.echo("\n".join(lines[-6:]))
     await run(await reading.jobs(server, rows, many))
+    if only.lower() in "web":
+        lines += await web.lines(server, rows)
     await engine.dispose()
     return lines
 
@@ -107,7 +109,7 @@ async def measure(rows: int, only: str, disk: Path, many: int) -> list[str]:
 def main(
     rows: Annotated[int, typer.Option(help="Rows of the table.")] = 1_000_000,
     many: Annotated[int, typer.Option(help="Rows of the largest load; 0: leave it out.")] = 10_000_000,
-    only: Annotated[str, typer.Option(help="Only the jobs whose name has this in it; writes no file.")] = "",
+    only: Annotated[str, typer.Option(help="Only the jobs named so, or web; writes no file.")] = "",
 ) -> None:
     """Measure citykit against its peers."""
     with tempfile.TemporaryDirectory(prefix="citykit-bench-") as directory:

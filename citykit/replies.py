@@ -1,0 +1,264 @@
+"""What the web application says: its schemas, its refusals, and which of them each route can give."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Annotated, Any
+
+import pandas as pd
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from sqlalchemy.exc import SQLAlchemyError
+
+from citykit.engine import sqlstate
+from citykit.errors import (
+    CitykitError,
+    DatabaseUnavailableError,
+    DuplicateCityError,
+    InvalidFrameError,
+    MissingTableError,
+)
+
+RETRY_AFTER = {"Retry-After": "5"}
+LISTED = 100  # rejects and keys that an answer lists at most
+STORED_ALREADY = "The city is already stored"
+_WITHOUT_NUL = r"^[^\x00]*$"  # which PostgreSQL's text cannot hold
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=400, pattern=_WITHOUT_NUL)]
+Code = Annotated[str, StringConstraints(max_length=100, pattern=_WITHOUT_NUL)]
+Persons = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1, description="Persons.")]
+Latitude = Annotated[float | None, Field(ge=-90, le=90, allow_inf_nan=False, description="Degrees.")]
+Longitude = Annotated[float | None, Field(ge=-180, le=180, allow_inf_nan=False, description="Degrees.")]
+
+_REYKJAVIK: dict[str, JsonValue] = {
+    "name": "Reykjavík",
+    "country": "IS",
+    "region": "39",
+    "population": 118918,
+    "latitude": 64.13548,
+    "longitude": -21.89541,
+}
+
+
+class NewCity(BaseModel):
+    """A city to be stored."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_REYKJAVIK]})
+
+    name: Name
+    population: Persons
+    country: Code = ""
+    region: Code = ""
+    latitude: Latitude = None
+    longitude: Longitude = None
+
+
+class ListedCity(BaseModel):
+    """A city in a list."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_REYKJAVIK]})
+
+    name: str
+    country: str
+    region: str
+    population: int
+    latitude: float | None
+    longitude: float | None
+
+
+class StoredCity(ListedCity):
+    """A city as stored."""
+
+    model_config = ConfigDict(from_attributes=True, json_schema_extra={"examples": [{"id": 1, **_REYKJAVIK}]})
+
+    id: int
+
+
+class Country(BaseModel):
+    """What there is in a country; the share (0 to 1) is of the population of all cities."""
+
+    country: str
+    cities: int
+    total_population: int
+    largest_population: int
+    share: float
+
+
+class Reject(BaseModel):
+    """A value that cannot be stored: the row's number from 0, or null where the whole column is wrong."""
+
+    row: int | None
+    column: str
+    value: str | int | float | bool | None
+    reason: str
+
+
+class Report(BaseModel):
+    """What a bulk load did."""
+
+    inserted: int
+    updated: int
+    skipped: int
+    seconds: float
+    plan: str
+    rejects: list[Reject] = Field(description=f"The first {LISTED}.")
+    rejects_total: int
+
+
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    detail: str
+
+
+class BadField(BaseModel):
+    """Which part of a request is wrong, and why."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class Invalid(BaseModel):
+    """What is wrong with a request."""
+
+    detail: list[BadField]
+
+
+class InvalidBody(BaseModel):
+    """What is wrong with the rows of a body."""
+
+    detail: str
+    rejects: list[Reject] = Field(description=f"The first {LISTED}.")
+    rejects_total: int
+
+
+class Duplicates(BaseModel):
+    """Which cities are already there."""
+
+    detail: str
+    keys: list[list[str]] = Field(description=f"Name, country, region; the first {LISTED}.")
+    keys_total: int
+
+
+class Health(BaseModel):
+    """That the database answers."""
+
+    status: str
+
+
+_MEANINGS = {
+    400: "The request cannot be read, or the server is not called by that name",
+    401: "The bearer token is missing or wrong",
+    403: "A browser sends this for a page of another site",
+    404: "There is no such city",
+    408: "The body stopped coming",
+    409: STORED_ALREADY,
+    413: "The body is too large",
+    415: "The body is of no known kind",
+    422: "Something is invalid",
+    503: "The database is busy or does not answer; Retry-After says when to ask again",
+}
+
+
+def documented(*statuses: int, **models: Any) -> dict[int | str, dict[str, Any]]:
+    """Return the answers of a route beside its success, for OpenAPI; `models` (``_422=…``) go first."""
+    usual = {422: Invalid}
+    found: dict[int | str, dict[str, Any]] = {}
+    for status in (400, *statuses, 503):
+        model = models.get(f"_{status}", usual.get(status, Problem))
+        found[status] = {"description": _MEANINGS[status], "model": model}
+    found[503]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return found
+
+
+def invalid(*problems: tuple[Sequence[str | int], str], kind: str = "value_error") -> JSONResponse:
+    """Return the answer that names what is wrong: where it is, and what was expected."""
+    detail = [{"loc": _place(loc), "msg": msg, "type": kind} for loc, msg in problems]
+    return JSONResponse({"detail": detail}, 422)
+
+
+def rejected(rejects: pd.DataFrame) -> dict[str, Any]:
+    """Return bad values as an answer lists them."""
+    listed = [
+        {"row": _row(row), "column": column, "value": _plain(value), "reason": reason}
+        for row, column, value, reason in rejects.head(LISTED).itertuples(index=False, name=None)
+    ]
+    return {"rejects": listed, "rejects_total": len(rejects)}
+
+
+def _row(label: object) -> int | None:
+    return int(label) if isinstance(label, Integral) else None
+
+
+def _plain(value: object) -> str | int | float | bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value) if abs(int(value)) < 2**53 else "a very large number"
+    if isinstance(value, Real) and math.isfinite(value):
+        return float(value)
+    return _legible(str(value)[:200])
+
+
+def _legible(text: str) -> str:
+    """Return a text as UTF-8 can say it."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _place(loc: Sequence[str | int]) -> list[str | int]:
+    return [_legible(part) if isinstance(part, str) else part for part in loc]
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Answer each error with its status and a sentence, in which no SQL, path or password is."""
+    for kind in (CitykitError, SQLAlchemyError, OSError):  # the last: TimeoutError and lost sockets, too
+        app.add_exception_handler(kind, _unavailable)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(InvalidFrameError, _invalid_frame)
+    app.add_exception_handler(DuplicateCityError, _duplicate)
+
+
+async def _invalid_request(_: Request, exc: Exception) -> JSONResponse:
+    # Without the inputs themselves, which may be anything: large, secret, or no text at all.
+    errors: Sequence[Any] = getattr(exc, "errors", list)()
+    detail = [
+        {"loc": _place(each["loc"]), "msg": _legible(each["msg"]), "type": each["type"]} for each in errors
+    ]
+    return JSONResponse({"detail": detail}, 422)
+
+
+async def _invalid_frame(_: Request, exc: Exception) -> JSONResponse:
+    rejects: pd.DataFrame = getattr(exc, "rejects")  # noqa: B009  registered for this class alone
+    return invalid(
+        *((("body", str(column)), str(reason)) for column, reason in rejects[["column", "reason"]].to_numpy())
+    )
+
+
+async def _duplicate(_: Request, __: Exception) -> JSONResponse:
+    return JSONResponse({"detail": STORED_ALREADY}, 409)
+
+
+async def _unavailable(request: Request, exc: Exception) -> JSONResponse:
+    if (sqlstate(exc) or "").startswith(("22", "23")):
+        return invalid((("body",), "The database cannot store such a value."))
+    logging.getLogger("citykit").warning("%s %s: %s", request.method, request.url.path, _said(exc))
+    return JSONResponse({"detail": unavailable(exc)}, 503, RETRY_AFTER)
+
+
+def unavailable(exc: BaseException) -> str:
+    """Say in a sentence why there is no answer."""
+    if isinstance(exc, MissingTableError):
+        return "The table of cities does not exist yet: citykit init creates it."
+    if isinstance(exc, DatabaseUnavailableError | OSError) and not isinstance(exc, TimeoutError):
+        return "The database does not answer. Try again in a moment."
+    return "The database is busy or cannot do this now. Try again in a moment."
+
+
+def _said(exc: BaseException) -> str:
+    return " ".join(f"{type(exc).__name__}: {getattr(exc, 'orig', None) or exc}".split())

@@ -1,0 +1,249 @@
+"""The routes for programs: each asks one of the package's helpers, and answers in JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pyarrow import csv
+from pydantic_core import to_json
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from citykit.cities import CITIES, COLUMNS, add_city, load_cities
+from citykit.datasets import read_cities
+from citykit.depends import EngineOf, InCountry, Limit, SessionOf, soon
+from citykit.engine import server_errors_named
+from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
+from citykit.load import OnInvalid
+from citykit.merge import OnConflict
+from citykit.models import City
+from citykit.questions import biggest_rows, find_cities, summarize_countries
+from citykit.read import stream_frames
+from citykit.replies import (
+    LISTED,
+    RETRY_AFTER,
+    Code,
+    Country,
+    Duplicates,
+    Health,
+    Invalid,
+    InvalidBody,
+    ListedCity,
+    NewCity,
+    Report,
+    StoredCity,
+    documented,
+    rejected,
+)
+
+BULK = "/cities/bulk"
+KINDS = {  # of a bulk body, and how a file of it ends
+    "text/csv": ".csv",
+    "application/x-ndjson": ".ndjson",
+    "application/vnd.apache.parquet": ".parquet",
+    "application/vnd.apache.arrow.stream": ".arrows",
+}
+_WRITE_BYTES = 2**20
+
+reading = APIRouter(tags=["cities"])
+writing = APIRouter(tags=["cities"])
+
+
+def _json(content: Any) -> Response:
+    return Response(to_json(content, inf_nan_mode="null"), media_type="application/json")
+
+
+@reading.get(
+    "/cities/biggest", response_model=list[ListedCity], responses=documented(422), response_class=JSONResponse
+)
+async def biggest(
+    request: Request, engine: EngineOf, limit: Limit = 20, country: InCountry = None
+) -> Response:
+    """Return the most populated cities, largest first."""
+    rows = await soon(request, biggest_rows(engine, limit, country))
+    return _json([dict(row) for row in rows])
+
+
+@reading.get("/cities/search", response_model=list[ListedCity], responses=documented(422))
+async def search(
+    request: Request,
+    engine: EngineOf,
+    q: Annotated[Code, Query(min_length=1, description="A part of a name; case and accents do not count.")],
+    limit: Limit = 20,
+) -> Response:
+    """Find cities by a part of their names; the name itself first."""
+    if not q.strip():
+        raise RequestValidationError([{"loc": ("query", "q"), "msg": "It is blank", "type": "value_error"}])
+    return _json((await soon(request, find_cities(engine, q, limit))).to_dict("records"))
+
+
+@reading.get("/countries", response_model=list[Country], responses=documented())
+async def countries(request: Request, engine: EngineOf) -> Response:
+    """Return what there is in each country, the most populous first."""
+    return _json((await soon(request, summarize_countries(engine))).to_dict("records"))
+
+
+@reading.get(
+    BULK,
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "Every city", "content": {"text/csv": {}, "application/x-ndjson": {}}},
+        **documented(422),
+    },
+)
+async def export(
+    request: Request,
+    engine: EngineOf,
+    format: Literal["csv", "ndjson"] = "csv",  # noqa: A002  as it is asked for
+    country: InCountry = None,
+) -> StreamingResponse:
+    """Return every city, streamed, as the POST of the same takes them."""
+    statement = select(*(CITIES.c[name] for name in COLUMNS))
+    if country is not None:
+        statement = statement.where(CITIES.c.country == country)
+    # It is a generator, though its type does not say so.
+    frames: Any = stream_frames(engine, statement, chunk_rows=20_000, dtype_backend="pyarrow")
+    first = await soon(request, anext(frames))  # what can go wrong does so before the answer has begun
+
+    async def chunks() -> AsyncIterator[bytes]:
+        async with aclosing(frames):
+            yield await asyncio.to_thread(_written, first, format, head=True)
+            async for frame in frames:
+                yield await asyncio.to_thread(_written, frame, format, head=False)
+
+    kind = next(kind for kind, suffix in KINDS.items() if suffix == f".{format}")
+    return StreamingResponse(chunks(), media_type=kind)
+
+
+def _written(frame: pd.DataFrame, format_: str, *, head: bool) -> bytes:
+    if format_ == "ndjson":
+        return b"".join(to_json(row, inf_nan_mode="null") + b"\n" for row in _table(frame).to_pylist())
+    out = io.BytesIO()
+    csv.write_csv(_table(frame), out, csv.WriteOptions(include_header=head))
+    return out.getvalue()
+
+
+def _table(frame: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+@reading.get("/cities/{id}", response_model=StoredCity, responses=documented(404, 422))
+async def city_by_id(
+    request: Request,
+    session: SessionOf,
+    id: Annotated[int, Path(ge=1, le=2**63 - 1)],  # noqa: A002  as the column is called
+) -> City:
+    """Return one city."""
+    with server_errors_named():
+        city = await soon(request, session.get(City, id))
+    if city is None:
+        raise HTTPException(404, "There is no such city.")
+    return city
+
+
+@reading.get("/healthz", response_model=Health, responses=documented(), tags=["server"])
+async def health(request: Request, session: SessionOf) -> Health:
+    """Tell whether the database answers."""
+    with server_errors_named():
+        await soon(request, session.scalar(select(1)))
+    return Health(status="ok")
+
+
+@writing.post(
+    "/cities/", status_code=201, response_model=StoredCity, responses=documented(403, 409, 413, 422)
+)
+async def add(request: Request, response: Response, session: SessionOf, city: NewCity) -> City:
+    """Store one city."""
+    stored = await soon(request, added(session, city.model_dump()))
+    response.headers["Location"] = f"/cities/{stored.id}"
+    return stored
+
+
+async def added(session: AsyncSession, values: dict[str, Any]) -> City:
+    """Store a city and commit. In any case the session has given its connection back."""
+    async with session:
+        stored = await add_city(session, **values)
+        await session.commit()
+    return stored
+
+
+@writing.post(
+    BULK,
+    response_model=Report,
+    responses=documented(403, 408, 409, 413, 415, 422, _409=Duplicates, _422=Invalid | InvalidBody),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                if kind != "text/csv"
+                else {
+                    "schema": {"type": "string"},
+                    "example": "name,country,population\nReykjavík,IS,118918\n",
+                }
+                for kind in KINDS
+            },
+        }
+    },
+)
+async def load(
+    request: Request, engine: EngineOf, on_conflict: OnConflict = "error", on_invalid: OnInvalid = "error"
+) -> Response:
+    """Store the cities of a CSV, NDJSON, Parquet or Arrow stream body: all of them or none."""
+    suffix = KINDS.get(request.headers.get("content-type", "").partition(";")[0].strip().lower())
+    if suffix is None or request.headers.get("content-encoding", "identity") != "identity":
+        raise HTTPException(415, f"The body is to be one of {', '.join(KINDS)}, without a content encoding.")
+    # It goes to a file first: who sends slowly would else hold a transaction, and its locks, all the while.
+    with tempfile.NamedTemporaryFile(prefix="citykit-", suffix=suffix) as file:
+        await _spool(request, file)
+        try:
+            report = await load_cities(
+                engine, _rows(file.name), on_conflict=on_conflict, on_invalid=on_invalid, progress=False
+            )
+        except _UnreadableError as exc:
+            return JSONResponse({"detail": str(exc), "rejects": [], "rejects_total": 0}, 422)
+        except InvalidFrameError as exc:
+            said = str(exc).replace("See error.rejects for all; ", "")
+            body = {"detail": said, **rejected(exc.rejects)}
+            return Response(to_json(body, inf_nan_mode="null"), 422, media_type="application/json")
+        except DuplicateCityError as exc:
+            return JSONResponse(
+                {"detail": str(exc), "keys": exc.keys[:LISTED], "keys_total": len(exc.keys)}, 409
+            )
+    counts = {name: getattr(report, name) for name in ("inserted", "updated", "skipped", "seconds", "plan")}
+    return _json({**counts, **rejected(report.rejects)})
+
+
+class _UnreadableError(Exception):
+    """The body is not what its type says."""
+
+
+def _rows(path: str) -> Iterator[Any]:
+    try:
+        yield from read_cities(path)
+    except CitykitError as exc:
+        raise _UnreadableError(f"{str(exc).replace(path, 'The body')}; nothing was loaded.") from exc
+
+
+async def _spool(request: Request, file: Any) -> None:
+    waiting = bytearray()
+    try:
+        async for part in request.stream():
+            waiting += part
+            if len(waiting) >= _WRITE_BYTES:
+                await asyncio.to_thread(file.write, bytes(waiting))
+                waiting.clear()
+        file.write(waiting)
+        file.flush()
+    except OSError as exc:
+        raise HTTPException(503, "There is no room for the body. Try again later.", RETRY_AFTER) from exc
