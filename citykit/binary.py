@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from citykit.rules import Kind, Rule
 
@@ -74,55 +75,55 @@ def encode_binary(rows: pa.Table, types: Sequence[str]) -> bytes:
     """
     if not rows.num_rows:
         return b""
-    columns = [column.combine_chunks() for column in rows.columns]
-    fields = [_field(column, type_) for column, type_ in zip(columns, types, strict=True)]
-    sizes = [np.where(lengths < 0, 0, lengths) + 4 for lengths, _ in fields]
-    ends = np.cumsum(sum(sizes, np.full(rows.num_rows, 2, dtype=np.int64)))
-    out = np.empty(int(ends[-1]), dtype=np.uint8)
-    place = np.concatenate([[0], ends[:-1]])
-    _put(out, place, np.full(rows.num_rows, len(fields), dtype=">i2"))
-    place = place + 2
-    for (lengths, data), size in zip(fields, sizes, strict=True):
-        _put(out, place, lengths.astype(">i4"))
-        if data.ndim == 2:
-            present = lengths >= 0
-            values = data[present]
-            out[(place[present] + 4)[:, np.newaxis] + np.arange(data.shape[1])] = values
+    pieces: list[pa.Array] = []  # of a row's bytes, one beside the other
+    fixed: list[tuple[str, Any]] = [(">i2", len(types))]  # numbers that every row has, for the next piece
+    for column, type_ in zip((column.combine_chunks() for column in rows.columns), types, strict=True):
+        if type_ in _FIXED and not column.null_count:
+            dtype, epoch = _FIXED[type_]
+            fixed += [(">i4", np.dtype(dtype).itemsize), (dtype, _numbers(column) - epoch)]
         else:
-            begins = np.concatenate([[0], np.cumsum(size[:-1] - 4)])
-            out[np.repeat(place + 4 - begins, size - 4) + np.arange(len(data))] = data
-        place = place + size
-    return out.tobytes()
+            value = _value(column, type_)
+            fixed.append((">i4", pc.binary_length(value).fill_null(-1).to_numpy()))
+            pieces += [_beside(fixed, rows.num_rows), value]
+            fixed = []
+    if fixed:
+        pieces.append(_beside(fixed, rows.num_rows))
+    nothing = pa.scalar(b"", pa.large_binary())
+    joined = pc.binary_join_element_wise(*pieces, nothing, null_handling="replace", null_replacement=b"")
+    encoded: bytes = joined.buffers()[2].to_pybytes()
+    return encoded
 
 
-def _put(out: np.ndarray[Any, Any], place: np.ndarray[Any, Any], numbers: np.ndarray[Any, Any]) -> None:
-    width = numbers.dtype.itemsize
-    out[place[:, np.newaxis] + np.arange(width)] = numbers.view(np.uint8).reshape(-1, width)
+def _beside(fixed: Sequence[tuple[str, Any]], count: int) -> pa.Array:
+    """Put numbers side by side, as one value of bytes for each row."""
+    packed = np.empty(count, dtype=[(f"f{place}", dtype) for place, (dtype, _) in enumerate(fixed)])
+    for place, (_, numbers) in enumerate(fixed):
+        packed[f"f{place}"] = numbers
+    offsets = np.arange(count + 1, dtype=np.int64) * packed.itemsize
+    return _binary(offsets, packed.view(np.uint8))
 
 
-def _field(column: pa.Array, type_: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the length of each value (-1 for NULL) and their bytes: a row each, or one after the other."""
-    if type_ in _FIXED:
-        dtype, epoch = _FIXED[type_]
-        numbers = column if pa.types.is_floating(column.type) else column.cast(_integers(column.type))
-        values = numbers.fill_null(0).to_numpy(zero_copy_only=False) - epoch
-        data = values.astype(dtype).view(np.uint8).reshape(len(column), np.dtype(dtype).itemsize)
-        lengths = np.full(len(column), data.shape[1], dtype=np.int64)
-    else:
-        filled = column.fill_null("" if pa.types.is_large_string(column.type) else b"")
-        offsets = np.frombuffer(filled.buffers()[1], np.int64)[
-            filled.offset : filled.offset + len(filled) + 1
-        ]
-        bytes_ = filled.buffers()[2]
-        whole = np.frombuffer(bytes_, np.uint8) if bytes_ else np.empty(0, np.uint8)
-        data = whole[offsets[0] : offsets[-1]]
-        lengths = np.diff(offsets)
-    if column.null_count:
-        lengths = np.where(column.is_null().to_numpy(zero_copy_only=False), -1, lengths)
-    return lengths, data
+def _value(column: pa.Array, type_: str) -> pa.Array:
+    """Return the bytes of each value, NULL where it is NULL."""
+    if type_ not in _FIXED:
+        return column.cast(pa.large_binary())
+    dtype, epoch = _FIXED[type_]
+    present = column.is_valid()
+    packed = (_numbers(column) - epoch).astype(dtype)[present.to_numpy(zero_copy_only=False)]
+    offsets = np.zeros(len(column) + 1, dtype=np.int64)
+    np.cumsum(present.cast(pa.int64()).to_numpy() * packed.itemsize, out=offsets[1:])
+    return pc.if_else(present, _binary(offsets, packed.view(np.uint8)), None)
 
 
-def _integers(type_: pa.DataType) -> pa.DataType:
-    return (
-        pa.int32() if pa.types.is_date32(type_) else pa.uint8() if pa.types.is_boolean(type_) else pa.int64()
-    )
+def _numbers(column: pa.Array) -> np.ndarray[Any, Any]:
+    type_ = column.type
+    if not pa.types.is_floating(type_):
+        small = pa.types.is_date32(type_), pa.types.is_boolean(type_)
+        column = column.cast(pa.int32() if small[0] else pa.uint8() if small[1] else pa.int64())
+    numbers: np.ndarray[Any, Any] = column.fill_null(0).to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def _binary(offsets: np.ndarray[Any, Any], data: np.ndarray[Any, Any]) -> pa.Array:
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)

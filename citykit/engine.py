@@ -30,6 +30,7 @@ T = TypeVar("T")
 OLDEST_SERVER = 14
 CONNECT_SECONDS = 4.5
 _ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+DRIVER_ERRORS = (OSError, SQLAlchemyError, *_ASYNCPG_ERRORS)  # everything that a connection may raise
 
 # What to do about a server that says no, by SQLSTATE.
 _HINTS = {
@@ -105,7 +106,7 @@ async def connect(url: str | URL | None = None, *, echo: bool = False, **engine_
     try:
         async with asyncio.timeout(CONNECT_SECONDS), engine.connect() as connection:
             version = int(await connection.scalar(text("SHOW server_version_num")) or 0)
-    except (OSError, OverflowError, TypeError, ValueError, SQLAlchemyError, *_ASYNCPG_ERRORS) as exc:
+    except (OverflowError, TypeError, ValueError, *DRIVER_ERRORS) as exc:
         await engine.dispose()
         raise DatabaseUnavailableError(_unreachable(target, exc)) from exc
     except BaseException:

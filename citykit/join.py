@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.frames import POSITION
 from citykit.merge import Merge, OnConflict, refuse_duplicates
+from citykit.rebuild import Counter
 from citykit.staging import STAGING, Target, staging_of
 
 CHANGES = "citykit_changes"
@@ -42,9 +44,14 @@ class Keys:
             self._texts.append(joined.drop_null())  # a NULL in a key equals no other
             self._kept += joined.nbytes
 
+    @property
+    def known(self) -> bool:
+        """Whether all were noted."""
+        return 0 < self._kept < KEYS_BYTES
+
     def distinct(self) -> bool:
         """Return whether no two are equal; False also where that cannot be told."""
-        if self._kept >= KEYS_BYTES or not self._texts:
+        if not self.known:
             return False
         whole = pa.chunked_array([chunk for texts in self._texts for chunk in texts.chunks])
         return len(pc.unique(whole)) == len(whole)
@@ -56,26 +63,33 @@ class Join:
     The caller holds a lock that keeps other writers away, and each of the table's rows in its place.
     """
 
-    def __init__(self, merge: Merge, on_conflict: OnConflict, staged: int, *, distinct: bool = False) -> None:
+    def __init__(self, merge: Merge, on_conflict: OnConflict, staged: int, keys: Keys | None = None) -> None:
         self.merge, self.connection, self.target = merge, merge.connection, merge.target
         self.on_conflict = on_conflict
-        self.distinct = distinct  # known; otherwise the server is asked
+        self.keys = keys or Keys(())  # of the staged rows, where they were noted
         self.staged = staged
         self.inserted = self.updated = 0
+        self.memory = ""  # what the transaction had for a join before
         columns = (*self.target.columns, _PLACE)
         self.changes = table(CHANGES, *map(_named, columns), schema="pg_temp")
 
     async def find(self) -> int:
         """Find the rows that change something; return how many they are."""
-        memory = await self.connection.scalar(text("SELECT current_setting('work_mem')"))
+        self.memory = await self.connection.scalar(text("SELECT current_setting('work_mem')"))
         await self.connection.execute(text(f"SET LOCAL work_mem = '{_MEMORY}'"))
+        written = distinct = False
+        if self.keys.known:  # distinct, most likely: what that takes is done meanwhile
+            distinct, _ = await asyncio.gather(
+                asyncio.to_thread(self.keys.distinct), self._write(self.merge.staging)
+            )
+            written = True
         keys = select(func.count()).select_from(self.merge.keys().subquery())
-        repeated = not self.distinct and await self.connection.scalar(keys) != self.staged
-        if repeated:
-            source: Any = self.merge.first_or_last().subquery("staged")
-        else:
-            source = self.merge.staging
-        await self._write(source)
+        repeated = not distinct and await self.connection.scalar(keys) != self.staged
+        if repeated and written:
+            await self.drop()
+        if repeated or not written:
+            first = self.merge.first_or_last().subquery("staged")
+            await self._write(first if repeated else self.merge.staging)
         place = self.changes.c[_PLACE]
         counts = select(func.count().filter(place.is_(None)), func.count().filter(place.is_not(None)))
         self.inserted, self.updated = (await self.connection.execute(counts)).one()
@@ -85,7 +99,6 @@ class Join:
             self.updated += await self.connection.scalar(self.merge.changes_of_repeats()) or 0
             await self.drop()
             await self._write(self.merge.first_or_last(last=True).subquery("staged"))
-        await self.connection.execute(text("SELECT set_config('work_mem', :old, true)"), {"old": memory})
         return self.inserted + self.updated
 
     @property
@@ -109,28 +122,36 @@ class Join:
         await self.connection.exec_driver_sql(create)
 
     async def apply(self) -> None:
-        """Write the changes into the table."""
+        """Write the changes into the table, page by page."""
         columns = self.target.columns
         place = self.changes.c[_PLACE]
         if self.updated:
             stored = self._stored
-            values = {name: self.changes.c[name] for name in self.target.values}
-            await self.connection.execute(update(stored).values(values).where(stored.c["ctid"] == place))
+            ordered = select(self.changes).where(place.is_not(None)).order_by(place).subquery()
+            values = {name: ordered.c[name] for name in self.target.values}
+            await self.connection.execute(
+                update(stored).values(values).where(stored.c["ctid"] == ordered.c[_PLACE])
+            )
         if self.inserted:
             new = select(*(self.changes.c[name] for name in columns)).where(place.is_(None))
             statement = insert(self.merge.table).from_select(list(columns), new)
             self.inserted = (await self.connection.execute(statement)).rowcount
+        await self.connection.execute(text("SELECT set_config('work_mem', :old, true)"), {"old": self.memory})
 
     async def drop(self) -> None:
         """Drop the temporary table, for the next load of the transaction."""
         await self.connection.execute(text(f"DROP TABLE pg_temp.{CHANGES}"))
 
 
-async def unload(connection: AsyncConnection, target: Target) -> int:
-    """Move the rows of a table, which a COPY has just filled, back into the staging table, in their order."""
+async def unload(connection: AsyncConnection, target: Target, counter: Counter | None) -> int:
+    """Move the rows of a table, which a COPY has just filled, back into the staging table, in their order.
+
+    That is the order of the counter, or where they have none the order of the table's file.
+    """
     quote = connection.dialect.identifier_preparer.quote
+    order = quote(counter.column) if counter else "ctid"
     columns, name = ", ".join(map(quote, target.columns)), target.named(connection)
-    rows = f"SELECT row_number() OVER (ORDER BY ctid) - 1 AS {POSITION}, {columns} FROM {name}"  # noqa: S608
+    rows = f"SELECT row_number() OVER (ORDER BY {order}) - 1 AS {POSITION}, {columns} FROM {name}"  # noqa: S608
     await connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {STAGING} ON COMMIT DROP AS {rows}")
     await connection.exec_driver_sql(f"TRUNCATE {name}")
     return await connection.scalar(select(func.count()).select_from(staging_of(target))) or 0

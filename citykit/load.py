@@ -75,7 +75,8 @@ async def load_frame(
 ) -> LoadReport:
     """Load a frame into any table: all of its rows or none.
 
-    It equals adding the rows one by one, in order. The frame is not changed.
+    It equals adding the rows one by one, in order (in which a large load may not write them: only ORDER BY
+    tells). The frame is not changed.
 
     Parameters
     ----------

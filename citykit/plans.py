@@ -20,6 +20,7 @@ from citykit.engine import server_message, sqlstate
 from citykit.frames import POSITION
 from citykit.join import Join, Keys, unload
 from citykit.merge import Merge, OnConflict, refuse_duplicates
+from citykit.order import AS_THEY_COME, Arrangement, dearest, go_on, numbered
 from citykit.rebuild import Facts, build_indexes, drop_indexes, facts_of, lock
 from citykit.rejects import refuse
 from citykit.sources import Rows
@@ -34,6 +35,7 @@ T = TypeVar("T")
 FEW_ROWS = 20_000  # below, nothing is asked of the catalogue, and nobody is kept out of the table
 REBUILD_SHARE = 0.25  # of a table's rows: to write so many takes longer than to build its indexes again
 LOCK_MILLISECONDS = 2_000  # that a large load waits for other writers before it goes in beside them
+STREAM_ROWS = 2**40  # at most, of what has no length
 REFUSED_ROUNDS = 20  # of finding rows that only the server refuses, before it gives up
 
 # Kinds that Arrow compares and sorts as the server does.
@@ -51,6 +53,7 @@ class Load:
     connection: AsyncConnection
     report: Report
     target: Target = field(init=False)
+    by: list[str] = field(default_factory=list)  # columns by which each batch is sorted
 
     async def run(self) -> Outcome:
         """Load the rows by the plan that suits them and the table."""
@@ -69,6 +72,7 @@ class Load:
                 return await self._few(source)
             types = types_in_binary(self.target.columns, self.rows.rules, facts.types)
             self.target = replace(self.target, types=types)
+            self.by = await asyncio.to_thread(dearest, first, facts.orders)
             return await self._many(facts, source)
 
     async def _few(self, source: AsyncIterator[pa.Table]) -> Outcome:
@@ -88,13 +92,13 @@ class Load:
         if not await lock(self.connection, self.target, "SHARE ROW EXCLUSIVE", LOCK_MILLISECONDS):
             return await self._few(source)
         if await self._may_fill(facts):
-            filled = await self._tried(self._fill(source))
+            filled = await self._tried(self._fill(facts, source))
             if filled is not None:
                 return filled
             source = self.rows.batches()
         elif self.on_conflict == "error" and self.rows.can_repeat:
             rebuild = await self._may_rebuild(facts, self.rows.valid)
-            copied = await self._tried(self._copy_beside(source, rebuild=rebuild))
+            copied = await self._tried(self._copy_beside(facts, source, rebuild=rebuild))
             if copied is not None:
                 return copied, 0, "copy and rebuild" if rebuild else "copy"
             source = self.rows.batches()
@@ -137,31 +141,41 @@ class Load:
                 raise refuse_duplicates([], server_message(exc)) from exc
             raise
 
-    async def _copy(self, source: AsyncIterator[pa.Table]) -> int:
-        target = self.target
-        return await copy(self.connection, target.clause, target.types, source, self.report)
+    async def _copy(self, source: AsyncIterator[pa.Table], arranged: Arrangement = AS_THEY_COME) -> int:
+        into = arranged.into(self.target)
+        return await copy(self.connection, into.clause, into.types, source, self.report, arranged.of)
 
-    async def _copy_beside(self, source: AsyncIterator[pa.Table], *, rebuild: bool) -> int:
-        indexes = await drop_indexes(self.connection, self.target) if rebuild else []
-        copied = await self._copy(source)
+    async def _numbered(self, facts: Facts) -> Arrangement:
+        most = self.rows.valid if self.rows.can_repeat else STREAM_ROWS
+        return await numbered(self.connection, self.target, facts, self.by, most)
+
+    async def _copy_beside(self, facts: Facts, source: AsyncIterator[pa.Table], *, rebuild: bool) -> int:
+        if not rebuild:
+            return await self._copy(source)
+        indexes = await drop_indexes(self.connection, self.target)
+        arranged = await self._numbered(facts)
+        copied = await self._copy(source, arranged)
+        await go_on(self.connection, self.target, arranged, self.rows.valid)
         await build_indexes(self.connection, self.target, indexes)
         return copied
 
-    async def _fill(self, source: AsyncIterator[pa.Table]) -> Outcome:
+    async def _fill(self, facts: Facts, source: AsyncIterator[pa.Table]) -> Outcome:
         """Copy straight into the empty table; where keys repeat, sort that out afterwards."""
         indexes = await drop_indexes(self.connection, self.target)
         # A file of its own: what this transaction has made need not go through the log (wal_level minimal).
         await self._execute(f"TRUNCATE {self.target.named(self.connection)}")
-        copied = await self._copy(source)
+        arranged = await self._numbered(facts)
+        copied = await self._copy(source, arranged)
         self.rows.refuse()
         try:
             async with self.connection.begin_nested():
                 await build_indexes(self.connection, self.target, indexes)
+                await go_on(self.connection, self.target, arranged, self.rows.valid)
             return copied, 0, "copy and rebuild"
         except DBAPIError as exc:
             if sqlstate(exc) != "23505":
                 raise
-        staged = await unload(self.connection, self.target)
+        staged = await unload(self.connection, self.target, arranged.counter)
         join = Join(self._merging(), self.on_conflict, staged)
         await join.find()
         await join.apply()
@@ -172,7 +186,7 @@ class Load:
         self, source: AsyncIterator[pa.Table], way: Callable[[int], Awaitable[Outcome]]
     ) -> Outcome:
         """Stage the rows and go on from there; rows that the server refuses are found and become rejects."""
-        staged = await stage(self.connection, self.target, source, self.report)
+        staged = await stage(self.connection, self.target, source, self.report, Arrangement(self.by).of)
         self.rows.refuse()
         for _ in range(REFUSED_ROUNDS):
             try:
@@ -201,8 +215,7 @@ class Load:
         return *(await self._merging().run(self.on_conflict, staged)), "merge"
 
     async def _join(self, facts: Facts, staged: int, keys: Keys) -> Outcome:
-        distinct = await asyncio.to_thread(keys.distinct)
-        join = Join(self._merging(), self.on_conflict, staged, distinct=distinct)
+        join = Join(self._merging(), self.on_conflict, staged, keys)
         changes = await join.find()
         rebuild = await self._may_rebuild(facts, changes)
         indexes = await drop_indexes(self.connection, self.target) if rebuild else []

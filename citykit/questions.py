@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from citykit.awaiting import says_await
 from citykit.cities import COLUMNS
 from citykit.dtypes import frame_of_records
-from citykit.engine import Bind, driver_of, repeated_if_lost, server_errors_named
-from citykit.errors import CitykitError
+from citykit.engine import DRIVER_ERRORS, Bind, driver_of, repeated_if_lost
 from citykit.folding import FOLDING_ENCODINGS
 from citykit.schema import create_search_index
 from citykit.search import ORDER, SELECTED, find_statement
@@ -66,14 +66,15 @@ async def biggest_rows(bind: Bind, n: int, country: str | None = None) -> list[A
 
 
 def _biggest(n: int, country: str | None, region: str | None) -> tuple[str, list[Any]]:
-    args: list[Any] = [_count(n)]
+    limit = _count(n)  # a number in the text: with a parameter, the server would plan it each time
+    args: list[Any] = []
     wanted = []
     for column, value in (("country", country), ("region", region)):
         if value is not None:
             args.append(_text(column, value, "spelled as stored"))
             wanted.append(f"{column} = ${len(args)}")
     where = f"WHERE {' AND '.join(wanted)} " if wanted else ""
-    return f"SELECT {SELECTED} FROM cities {where}ORDER BY {ORDER} LIMIT $1", args  # noqa: S608  constants
+    return f"SELECT {SELECTED} FROM cities {where}ORDER BY {ORDER} LIMIT {limit:d}", args  # noqa: S608  constants
 
 
 @says_await
@@ -245,19 +246,27 @@ async def _rows(bind: Bind, sql: str, args: Sequence[Any]) -> list[Any]:
     takes. Whatever is not as it should be takes the ordinary way, and gets its words.
     """
     if isinstance(bind, AsyncEngine):
-        with contextlib.suppress(CitykitError), server_errors_named():
-            pooled = await bind.raw_connection()
-            try:
-                raw: Any = pooled.driver_connection
-                if not raw.is_closed() and raw._loop is asyncio.get_running_loop():
-                    return list(await raw.fetch(sql, *args))
-            finally:
-                await greenlet_spawn(pooled.close)
+        with contextlib.suppress(*DRIVER_ERRORS):
+            rows = await greenlet_spawn(_fetched, bind.sync_engine, sql, args)
+            if rows is not None:
+                return rows
 
     async def work(connection: AsyncConnection) -> list[Any]:
         return list(await (await driver_of(connection)).fetch(sql, *args))
 
     return await repeated_if_lost(bind, work, begin=False)
+
+
+def _fetched(engine: Engine, sql: str, args: Sequence[Any]) -> list[Any] | None:
+    pooled = engine.raw_connection()
+    try:
+        raw: Any = pooled.driver_connection
+        if raw.is_closed() or raw._loop is not asyncio.get_running_loop():
+            return None
+        rows: list[Any] = await_only(raw.fetch(sql, *args))
+        return rows
+    finally:
+        pooled.close()
 
 
 def _count(n: int) -> int:

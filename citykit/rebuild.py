@@ -35,6 +35,27 @@ SELECT c.relkind = 'r' AND NOT c.relrowsecurity
              FROM pg_catalog.pg_index i
              WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
                AND i.indpred IS NULL AND i.indexprs IS NULL) AS keys,
+       ARRAY(SELECT (SELECT string_agg(a.attname, chr(31) ORDER BY k.place)
+                     FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k (attnum, place)
+                     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum)
+             FROM pg_catalog.pg_index i
+             JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+             JOIN pg_catalog.pg_am m ON m.oid = x.relam
+             WHERE i.indrelid = c.oid AND m.amname = 'btree' AND i.indexprs IS NULL
+                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_index o
+                                   JOIN pg_catalog.pg_class y ON y.oid = o.indexrelid
+                                   JOIN pg_catalog.pg_am b ON b.oid = y.relam
+                                   WHERE o.indrelid = c.oid AND b.amname = 'brin')
+             ORDER BY i.indexrelid) AS orders,
+       (SELECT ARRAY[a.attname, t.typname, q.seqrelid::regclass::text, q.seqmax::text]::text[]
+        FROM pg_catalog.pg_attribute a
+        JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+        JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
+             AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+             AND d.classid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'i'
+        JOIN pg_catalog.pg_sequence q ON q.seqrelid = d.objid
+        WHERE a.attrelid = c.oid AND a.attidentity <> '' AND q.seqincrement = 1 AND NOT q.seqcycle
+        LIMIT 1) AS counter,
        pg_relation_size(c.oid) / current_setting('block_size')::bigint
            * coalesce(nullif(greatest(c.reltuples, 0) / nullif(c.relpages, 0), 0), 60)::float8 AS rows,
        current_setting('transaction_isolation') = 'read committed' AS fresh,
@@ -79,6 +100,16 @@ ORDER BY i.indexrelid
 
 
 @dataclass(frozen=True)
+class Counter:
+    """A column that the server numbers one by one, from a sequence of its own."""
+
+    column: str
+    type: str
+    sequence: str  # its name in SQL
+    highest: int
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the server's catalogue says of a table."""
 
@@ -91,6 +122,8 @@ class Facts:
     checks: frozenset[str]  # the names of its check constraints
     types: dict[str, str | None]  # of its columns, where they are PostgreSQL's own
     keys: frozenset[frozenset[str]]  # each set of columns that is unique
+    orders: tuple[tuple[str, ...], ...]  # in which b-trees sort it, if the order of its file is for no index
+    counter: Counter | None
 
 
 async def facts_of(connection: AsyncConnection, target: Target) -> Facts | None:
@@ -102,6 +135,9 @@ async def facts_of(connection: AsyncConnection, target: Target) -> Facts | None:
     facts["types"] = dict(zip(facts.pop("columns"), facts["types"], strict=True))
     facts["keys"] = frozenset(frozenset(names.split(chr(31))) for names in facts["keys"])
     facts["checks"] = frozenset(facts["checks"])
+    facts["orders"] = tuple(tuple(names.split(chr(31))) for names in facts["orders"])
+    if counter := facts["counter"]:
+        facts["counter"] = Counter(counter[0], counter[1], counter[2], int(counter[3]))
     return Facts(**facts)
 
 

@@ -16,6 +16,7 @@ from citykit.frames import POSITION
 from citykit.wire import encode_csv
 
 Report: TypeAlias = Callable[[int], object]
+Arrange: TypeAlias = Callable[[pa.Table, int], pa.Table]  # of a batch, after so many rows
 
 STAGING = "citykit_staging"
 
@@ -52,7 +53,11 @@ def staging_of(target: Target) -> TableClause:
 
 
 async def stage(
-    connection: AsyncConnection, target: Target, batches: AsyncIterable[pa.Table], report: Report
+    connection: AsyncConnection,
+    target: Target,
+    batches: AsyncIterable[pa.Table],
+    report: Report,
+    arrange: Arrange | None = None,
 ) -> int:
     """Copy rows into a temporary table that has the types of the target; return how many there are."""
     quote = connection.dialect.identifier_preparer.quote
@@ -60,7 +65,7 @@ async def stage(
     none = f"SELECT 0::bigint AS {POSITION}, {columns} FROM {target.named(connection)} WITH NO DATA"  # noqa: S608
     await connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {STAGING} ON COMMIT DROP AS {none}")
     types = ("int8", *target.types) if target.types else None
-    return await copy(connection, staging_of(target), types, batches, report)
+    return await copy(connection, staging_of(target), types, batches, report, arrange)
 
 
 async def copy(
@@ -69,6 +74,7 @@ async def copy(
     types: Sequence[str] | None,
     batches: AsyncIterable[pa.Table],
     report: Report,
+    arrange: Arrange | None = None,
 ) -> int:
     """Send rows to a table by COPY, in binary where its types are given; return how many it has taken.
 
@@ -77,19 +83,29 @@ async def copy(
     """
     columns = list(into.c.keys())
 
+    def encode(rows: pa.Table, before: int) -> bytes:
+        rows = (arrange(rows, before) if arrange else rows).select(columns)
+        return encode_binary(rows, types) if types else encode_csv(rows)
+
     async def chunks() -> AsyncIterator[bytes]:
-        done = 0
+        begun = done = 0
+        ahead: list[tuple[int, asyncio.Future[bytes]]] = []  # one is made while the one before it is sent
         if types:
             yield HEADER
-        async for batch in batches:
-            rows = batch.select(columns)
-            yield await (
-                asyncio.to_thread(encode_binary, rows, types)
-                if types
-                else asyncio.to_thread(encode_csv, rows)
-            )
-            done += batch.num_rows
-            report(done)
+        try:
+            async for batch in batches:
+                begun, before = begun + batch.num_rows, begun
+                ahead.append((begun, asyncio.ensure_future(asyncio.to_thread(encode, batch, before))))
+                if len(ahead) > 1:
+                    done, chunk = ahead.pop(0)
+                    yield await chunk
+                    report(done)
+            for done, chunk in ahead:
+                yield await chunk
+                report(done)
+        finally:
+            for _, chunk in ahead:
+                chunk.cancel()
         if types:
             yield TRAILER
 
