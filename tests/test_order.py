@@ -34,7 +34,8 @@ def scattered(rows: int = ROWS, seed: int = 1) -> pd.DataFrame:
 async def in_the_order_of(engine: AsyncEngine, column: str) -> pd.DataFrame:
     async with engine.connect() as connection:
         sql = f"SELECT id, name, country, population FROM cities ORDER BY {column}"  # noqa: S608
-        return pd.DataFrame(list(await connection.execute(text(sql))), columns=["id", "n", "c", "p"])
+        rows = (await connection.execute(text(sql))).all()
+    return pd.DataFrame([tuple(row) for row in rows], columns=["id", "n", "c", "p"])
 
 
 @pytest.mark.parametrize("source", ["frame", "stream"])
