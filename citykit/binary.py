@@ -64,17 +64,17 @@ def _fits(rule: Rule, type_: str | None) -> bool:
     return limits.min <= (rule.low or 0) and (rule.high or 0) <= limits.max
 
 
-def encode_binary(rows: pa.Table, types: Sequence[str]) -> bytes:
+def encode_binary(rows: pa.Table, types: Sequence[str]) -> memoryview:
     r"""Encode rows, without the header and the trailer of the whole.
 
     Examples
     --------
     >>> import pyarrow as pa
-    >>> encode_binary(pa.table({"a": pa.array(["é", None], pa.large_string())}), ["text"])
+    >>> bytes(encode_binary(pa.table({"a": pa.array(["é", None], pa.large_string())}), ["text"]))
     b'\x00\x01\x00\x00\x00\x02\xc3\xa9\x00\x01\xff\xff\xff\xff'
     """
     if not rows.num_rows:
-        return b""
+        return memoryview(b"")
     pieces: list[pa.Array] = []  # of a row's bytes, one beside the other
     fixed: list[tuple[str, Any]] = [(">i2", len(types))]  # numbers that every row has, for the next piece
     for column, type_ in zip((column.combine_chunks() for column in rows.columns), types, strict=True):
@@ -90,8 +90,7 @@ def encode_binary(rows: pa.Table, types: Sequence[str]) -> bytes:
         pieces.append(_beside(fixed, rows.num_rows))
     nothing = pa.scalar(b"", pa.large_binary())
     joined = pc.binary_join_element_wise(*pieces, nothing, null_handling="replace", null_replacement=b"")
-    encoded: bytes = joined.buffers()[2].to_pybytes()
-    return encoded
+    return memoryview(joined.buffers()[2])
 
 
 def _beside(fixed: Sequence[tuple[str, Any]], count: int) -> pa.Array:

@@ -220,6 +220,8 @@ async def load(
             return JSONResponse(
                 {"detail": str(exc), "keys": exc.keys[:LISTED], "keys_total": len(exc.keys)}, 409
             )
+        finally:
+            pa.default_memory_pool().release_unused()  # which it would keep for the next large body
     counts = {name: getattr(report, name) for name in ("inserted", "updated", "skipped", "seconds", "plan")}
     return _json({**counts, **rejected(report.rejects)})
 
