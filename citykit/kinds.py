@@ -147,8 +147,10 @@ def _flaws(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
 
 
 def _flaws_of_text(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
-    flaws = [("with a NUL character", pc.match_substring(array, "\0"))]
-    if rule.low or rule.high is not None:
+    flaws = []
+    if _has_zero_byte(array):
+        flaws.append(("with a NUL character", pc.match_substring(array, "\0")))
+    if not _surely_as_long(array, rule):
         length = pc.utf8_length(array)
         if rule.low:
             flaws.append(("empty", pc.less(length, rule.low)))
@@ -159,6 +161,25 @@ def _flaws_of_text(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
         shown = ", ".join(map(repr, rule.labels[:8])) + (", …" if len(rule.labels) > 8 else "")
         flaws.append((f"not one of {shown}", pc.and_(pc.is_valid(array), pc.invert(known))))
     return flaws
+
+
+def _has_zero_byte(array: pa.Array) -> bool:
+    """Tell whether there may be a NUL character: a look at all bytes at once, not at each value."""
+    _, places, data = array.buffers()
+    if not len(array) or not data:
+        return False
+    offsets = np.frombuffer(places, np.int64)
+    begin, end = offsets[array.offset], offsets[array.offset + len(array)]
+    return not np.frombuffer(data, np.bool_)[begin:end].all()
+
+
+def _surely_as_long(array: pa.Array, rule: Rule) -> bool:
+    """Tell whether the numbers of bytes alone, one to four a character, keep the rule's limits."""
+    limits = pc.min_max(pc.binary_length(array))
+    least, most = limits["min"].as_py(), limits["max"].as_py()
+    if least is None:
+        return True
+    return least > 4 * ((rule.low or 0) - 1) and (rule.high is None or most <= rule.high)
 
 
 def _flaws_of_numbers(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,15 @@ REJECT_COLUMNS = ("row", "column", "value", "reason")
 
 def rejects_frame(rows: Sequence[tuple[object, object, object, str]]) -> pd.DataFrame:
     """Return bad values (row label, column, value, reason) as a frame of these columns."""
+    return _framed(rows) if rows else _no_rejects().copy()
+
+
+@cache
+def _no_rejects() -> pd.DataFrame:
+    return _framed(())
+
+
+def _framed(rows: Sequence[tuple[object, object, object, str]]) -> pd.DataFrame:
     rows = [(row, _printable(column), value, reason) for row, column, value, reason in rows]
     columns = zip(*rows, strict=True) if rows else [()] * len(REJECT_COLUMNS)
     named = zip(REJECT_COLUMNS, columns, strict=True)
