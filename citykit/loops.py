@@ -12,12 +12,14 @@ import os
 import socket
 import sys
 import weakref
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, cast
 
-from sqlalchemy import AsyncAdaptedQueuePool, event
+from sqlalchemy import AsyncAdaptedQueuePool, PoolProxiedConnection, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
 
 from citykit.errors import WrongLoopError
 
@@ -54,7 +56,31 @@ class PoolPerLoop(AsyncAdaptedQueuePool):
         return [pool for loop, pool in self._pools.copy().items() if not loop.is_closed()]
 
     def _do_get(self) -> ConnectionPoolEntry:
-        return self._of_this_loop()._do_get()
+        pool = self._of_this_loop()
+        record: Any = pool._do_get()
+        if record._is_hard_or_soft_invalidated() and not in_greenlet():
+            pool._do_return_conn(record)
+            raise _NotAtHandError
+        return cast(ConnectionPoolEntry, record)
+
+    def idle(self) -> PoolProxiedConnection | None:
+        """Return a connection that can be had at once; None where that might mean to wait for the server."""
+        waits = self._pre_ping or self._recycle >= 0 or self._listened()
+        if waits or not self._of_this_loop().checkedin():
+            return None
+        try:
+            return self.connect()
+        except _NotAtHandError:
+            return None
+
+    def takes_back(self) -> bool:
+        """Tell whether an idle connection more can be kept: of one too many, the server is told."""
+        pool = self._of_this_loop()
+        return pool.checkedin() < pool.size()
+
+    def _listened(self) -> bool:
+        others = [listener for listener in self.dispatch.checkout if listener is not _start_waking]
+        return bool(others or self.dispatch.checkin or self.dispatch.reset)
 
     def _invalidate(
         self, connection: Any, exception: BaseException | None = None, _checkin: bool = True
@@ -87,6 +113,10 @@ class PoolPerLoop(AsyncAdaptedQueuePool):
     def checkedout(self) -> int:
         """Return the number of connections in use, in all loops."""
         return sum(pool.checkedout() for pool in self._living())
+
+
+class _NotAtHandError(Exception):
+    """An idle connection has to be opened again first."""
 
 
 class _Opened:
@@ -194,6 +224,26 @@ def _cut(connection: Any) -> None:
         (under_tls or transport)._call_connection_lost(None)  # what the loop would have called
     if under_tls and protocol:
         protocol.connection_lost(None)  # and what would have followed
+
+
+async def fetch(engine: AsyncEngine, sql: str, args: Sequence[Any]) -> list[Any] | None:
+    """Ask the driver itself; None where its connection cannot be used as it is (closed, another loop's).
+
+    To wait in SQLAlchemy's pool takes one of its greenlets, and to make one takes longer than all else here.
+    """
+    pool: Any = engine.sync_engine.pool
+    at_once = pool.idle() if isinstance(pool, PoolPerLoop) else None
+    lent: Any = at_once or await greenlet_spawn(pool.connect)
+    try:
+        raw: Any = lent.driver_connection
+        usable = not raw.is_closed() and raw._loop is asyncio.get_running_loop()
+        rows: list[Any] | None = await raw.fetch(sql, *args) if usable else None
+        return rows
+    finally:
+        if at_once and pool.takes_back():
+            lent.close()
+        else:
+            await greenlet_spawn(lent.close)
 
 
 def check_loop(connection: AsyncConnection) -> None:

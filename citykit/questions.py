@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import math
 import operator
 import re
@@ -11,15 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Engine
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.util import await_only, greenlet_spawn
 
 from citykit.awaiting import says_await
 from citykit.cities import COLUMNS
 from citykit.dtypes import frame_of_records
 from citykit.engine import DRIVER_ERRORS, Bind, driver_of, repeated_if_lost
 from citykit.folding import FOLDING_ENCODINGS
+from citykit.loops import fetch
 from citykit.schema import create_search_index
 from citykit.search import ORDER, SELECTED, find_statement
 
@@ -246,27 +244,19 @@ async def _rows(bind: Bind, sql: str, args: Sequence[Any]) -> list[Any]:
     takes. Whatever is not as it should be takes the ordinary way, and gets its words.
     """
     if isinstance(bind, AsyncEngine):
-        with contextlib.suppress(*DRIVER_ERRORS):
-            rows = await greenlet_spawn(_fetched, bind.sync_engine, sql, args)
-            if rows is not None:
-                return rows
+        try:
+            rows = await fetch(bind, sql, args)
+        except PoolTimeoutError:
+            raise  # the pool's: another way would only wait as long again
+        except DRIVER_ERRORS:
+            rows = None
+        if rows is not None:
+            return rows
 
     async def work(connection: AsyncConnection) -> list[Any]:
         return list(await (await driver_of(connection)).fetch(sql, *args))
 
     return await repeated_if_lost(bind, work, begin=False)
-
-
-def _fetched(engine: Engine, sql: str, args: Sequence[Any]) -> list[Any] | None:
-    pooled = engine.raw_connection()
-    try:
-        raw: Any = pooled.driver_connection
-        if raw.is_closed() or raw._loop is not asyncio.get_running_loop():
-            return None
-        rows: list[Any] = await_only(raw.fetch(sql, *args))
-        return rows
-    finally:
-        pooled.close()
 
 
 def _count(n: int) -> int:

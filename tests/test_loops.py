@@ -13,10 +13,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from sqlalchemy import AsyncAdaptedQueuePool, NullPool, StaticPool, text
+from sqlalchemy import AsyncAdaptedQueuePool, NullPool, StaticPool, event, text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 import citykit
+from citykit.loops import PoolPerLoop
 from tests.database import scalar
 
 NAME = "citykit-loops"
@@ -218,8 +220,6 @@ def test_options_of_the_pool_hold_on_every_loop(
 
 
 def test_events_hold_on_every_loop() -> None:
-    from sqlalchemy import event
-
     engine = citykit.run(citykit.connect())
     seen: list[int] = []
     event.listen(engine.sync_engine, "checkout", lambda *_: seen.append(threading.get_ident()))
@@ -228,6 +228,103 @@ def test_events_hold_on_every_loop() -> None:
     citykit.run(citykit.biggest_cities(engine))
     assert len(set(seen)) == len(seen) == 2
     citykit.run(engine.dispose())
+
+
+# A question takes an idle connection as it is, and gives it back
+
+
+async def with_listeners(engine: AsyncEngine) -> list[str]:
+    """Let a checkout and a reset of its pool send statements, which only a greenlet can wait for."""
+    seen: list[str] = []
+
+    def send(connection: Any, *_: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("SELECT 1")
+        cursor.close()
+        connection.rollback()
+        seen.append("sent")
+
+    event.listen(engine.sync_engine, "checkout", send)
+    event.listen(engine.sync_engine, "reset", send)
+    return seen
+
+
+async def backend(engine: AsyncEngine) -> int:
+    async with engine.connect() as connection:
+        return int(await connection.scalar(text("SELECT pg_backend_pid()")) or 0)
+
+
+async def invalidate(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        await connection.invalidate()
+
+
+@pytest.mark.parametrize("question", [citykit.biggest_cities, citykit.summarize_countries])
+async def test_a_question_needs_no_greenlet_where_a_connection_is_idle(
+    question: Any, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await backend(engine)
+    with monkeypatch.context() as patched:
+        patched.setattr("citykit.loops.greenlet_spawn", None)
+        for _ in range(3):
+            await question(engine)
+    assert await backend(engine) == before
+
+
+@pytest.mark.parametrize("options", [{}, {"pool_pre_ping": True}, {"pool_recycle": 3_600}], ids=str)
+async def test_what_has_to_wait_for_the_server_does(options: dict[str, Any], engine: AsyncEngine) -> None:
+    other = await citykit.connect(engine.url, **options)
+    seen = [] if options else await with_listeners(other)
+    before = await backend(other)
+    seen.clear()
+    for _ in range(3):
+        await citykit.biggest_cities(other)
+    assert len(seen) == (0 if options else 6)  # at each checkout, at each reset
+    assert await backend(other) == before
+    await other.dispose()
+
+
+async def test_an_idle_connection_that_was_given_up_is_opened_again(engine: AsyncEngine) -> None:
+    other = await citykit.connect(engine.url, pool_size=1, max_overflow=0)
+    await invalidate(other)
+    await citykit.biggest_cities(other)
+    assert "Connections in pool: 1 " in other.pool.status()
+    await other.dispose()
+
+
+async def test_a_connection_more_than_the_pool_keeps_is_closed(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = await citykit.connect(engine.url, pool_size=1, max_overflow=1)
+    async with engine.begin() as holder:
+        await holder.execute(text("LOCK TABLE cities IN ACCESS EXCLUSIVE MODE"))
+        question = asyncio.create_task(citykit.biggest_cities(other))
+        await asyncio.sleep(0)  # it has the one connection now, and waits for the table
+        await backend(other)  # over a second connection, which takes the only place
+    await question
+    assert "Connections in pool: 1 Current Overflow: 0 " in other.pool.status()
+    assert not caplog.records
+    await other.dispose()
+
+
+async def test_a_question_waits_for_a_full_pool_once(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = await citykit.connect(engine.url, pool_size=1, max_overflow=0, pool_timeout=0.2)
+    waits: list[Any] = []
+    get = PoolPerLoop._do_get
+
+    def counted(pool: PoolPerLoop) -> Any:
+        waits.append(pool)
+        return get(pool)
+
+    async with other.connect():
+        monkeypatch.setattr(PoolPerLoop, "_do_get", counted)
+        with pytest.raises(PoolTimeoutError, match="limit of size 1"):
+            await citykit.biggest_cities(other)
+    assert len(waits) == 1
+    await citykit.biggest_cities(other)
+    await other.dispose()
 
 
 # What belongs to one loop says so
