@@ -126,13 +126,13 @@ async def jobs(server: Server, rows: int, many: int) -> list[Job]:
         f"{TIMES} times the 20 biggest of {many:,}",
         {"citykit": times(citykit.biggest_cities, engine),
          f"citykit, of {FEW:,}": times(citykit.biggest_cities, elsewhere)},
-        [Target(f"citykit, of {FEW:,}", 1.2)], many_and_few, rounds=5,
+        [Target(f"citykit, of {FEW:,}", 1.2)], many_and_few, rounds=9,
     )  # fmt: skip
     return [
         *([over_many] if many else []),
         Job(
             f"Read {rows:,} rows of 4 columns", large_results(server, rows),
-            [Target("ADBC", 1), Target("pandas read_sql", 0.2)], full, rounds=5,
+            [Target("ADBC", 1), Target("pandas read_sql", 0.2)], full, rounds=9,
         ),
         Job(
             f"{TIMES} times the 20 biggest of {rows:,}",
