@@ -115,10 +115,11 @@ def _value(column: pa.Array, type_: str) -> pa.Array:
 
 
 def _numbers(column: pa.Array) -> np.ndarray[Any, Any]:
-    type_ = column.type
-    if not pa.types.is_floating(type_):
-        small = pa.types.is_date32(type_), pa.types.is_boolean(type_)
-        column = column.cast(pa.int32() if small[0] else pa.uint8() if small[1] else pa.int64())
+    has, type_ = pa.types, column.type
+    if not has.is_floating(type_):
+        column = column.cast(
+            pa.int32() if has.is_date32(type_) else pa.uint8() if has.is_boolean(type_) else pa.int64()
+        )
     numbers: np.ndarray[Any, Any] = column.fill_null(0).to_numpy(zero_copy_only=False)
     return numbers
 

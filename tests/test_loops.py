@@ -254,11 +254,6 @@ async def backend(engine: AsyncEngine) -> int:
         return int(await connection.scalar(text("SELECT pg_backend_pid()")) or 0)
 
 
-async def invalidate(engine: AsyncEngine) -> None:
-    async with engine.connect() as connection:
-        await connection.invalidate()
-
-
 @pytest.mark.parametrize("question", [citykit.biggest_cities, citykit.summarize_countries])
 async def test_a_question_needs_no_greenlet_where_a_connection_is_idle(
     question: Any, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
@@ -286,7 +281,8 @@ async def test_what_has_to_wait_for_the_server_does(options: dict[str, Any], eng
 
 async def test_an_idle_connection_that_was_given_up_is_opened_again(engine: AsyncEngine) -> None:
     other = await citykit.connect(engine.url, pool_size=1, max_overflow=0)
-    await invalidate(other)
+    async with other.connect() as connection:
+        await connection.invalidate()
     await citykit.biggest_cities(other)
     assert "Connections in pool: 1 " in other.pool.status()
     await other.dispose()
