@@ -110,6 +110,8 @@ def read_cities(path: str | Path) -> Iterator[pd.DataFrame | pa.RecordBatch]:
         yield from readers[path.suffix.lower()](path)
     except (OSError, ValueError, csv.Error, pa.ArrowException) as exc:
         said = getattr(exc, "strerror", None) or " ".join(str(exc).split())
+        if said.startswith("straddling object"):  # which is all that Arrow says
+            said = f"a row of it is longer than {_BLOCK_BYTES:,} bytes; perhaps a quote is never closed"
         raise CitykitError(f"{path} cannot be read: {said}") from exc
 
 
@@ -154,7 +156,7 @@ def _read_csv(path: Path) -> Iterator[pd.DataFrame]:
         yield pd.DataFrame(columns=names, dtype=object)
 
 
-_BLOCK_BYTES = 4 * 2**20
+_BLOCK_BYTES = 2**20  # of which Arrow reads some ahead
 _PARSE: dict[str, Callable[[str], object]] = {"population": Decimal, "latitude": float, "longitude": float}
 
 

@@ -99,6 +99,12 @@ def test_a_csv_file_with_a_byte_order_mark_and_quoted_line_ends(tmp_path: Path) 
     assert frame["population"].tolist() == [1, 2]
 
 
+def test_a_quote_that_is_never_closed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cities.csv").write_text('name,population\na,1\n"b,2\n' + "c,3\n" * 600_000)
+    with pytest.raises(citykit.CitykitError, match="longer than 1,048,576 bytes; perhaps a quote is never"):
+        whole(tmp_path / "cities.csv")
+
+
 def test_numbers_in_a_csv_file_are_not_rounded(tmp_path: Path) -> None:
     (tmp_path / "cities.csv").write_text("name,population\na,0.99999999999999999999\nb,5.0\nc,1e3\n")
     assert whole(tmp_path / "cities.csv")["population"].tolist() == [
