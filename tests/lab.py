@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +33,7 @@ def wait_for(asked: Callable[[], Thing | None], what: str) -> Thing:
     return answer
 
 
-@contextmanager
+@contextlib.contextmanager
 def lab(folder: Path) -> Iterator[dict[str, Any]]:
     """Run ``citykit lab mine`` in `folder`; give what Jupyter writes about its server (url, token, pid …)."""
     places = {f"JUPYTER_{name}_DIR": folder / name for name in ("CONFIG", "DATA", "RUNTIME")}
@@ -61,8 +62,11 @@ def lab(folder: Path) -> Iterator[dict[str, Any]]:
         def server() -> dict[str, Any] | None:
             assert running.poll() is None, (folder / "lab.log").read_text(encoding="utf-8")
             for found in (folder / "RUNTIME").glob("jpserver-*.json"):
-                if text := found.read_text(encoding="utf-8"):
-                    return dict(json.loads(text))
+                if text := found.read_text(encoding="utf-8"):  # which is written before it listens
+                    written = dict(json.loads(text))
+                    place = ("127.0.0.1", written["port"])
+                    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(place):
+                        return written
             return None
 
         about = wait_for(server, "JupyterLab")
@@ -122,7 +126,7 @@ class Page:
         path.write_bytes(base64.b64decode(self.tell("Page.captureScreenshot")["data"]))
 
 
-@contextmanager
+@contextlib.contextmanager
 def browser(url: str, profile: Path) -> Iterator[Page]:
     """Open `url` in a Chromium that nobody sees."""
     flags = (
