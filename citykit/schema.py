@@ -43,9 +43,11 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
         await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
         if reset:
             await connection.run_sync(Base.metadata.drop_all)
-        await connection.run_sync(Base.metadata.create_all)
-        await _check_columns(connection)
-        await connection.run_sync(_create_missing_indexes)
+            await connection.run_sync(Base.metadata.create_all, checkfirst=False)
+        else:
+            await connection.run_sync(Base.metadata.create_all)
+            await _check_columns(connection)
+            await connection.run_sync(_create_missing_indexes)
 
 
 def _create_missing_indexes(connection: Connection) -> None:
