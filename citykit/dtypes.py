@@ -72,21 +72,23 @@ def frame_of_records(records: Sequence[Sequence[Any]], dtypes: Mapping[str, str]
         (np.array([columns[place] for place in places], dtype), places) for dtype, places in numbers
     ]
     together = pa.array([text for place in texts for text in columns[place[0]]], pa.large_string())
+    values = _TEXT["numpy"].__from_arrow__(together)
     for number, place in enumerate(texts):
-        blocks.append((_TEXT["numpy"].__from_arrow__(together.slice(number * count, count)), place))
-    frame: pd.DataFrame = create_dataframe_from_blocks(blocks, pd.RangeIndex(count), names.view())
+        blocks.append((values[number * count : (number + 1) * count], place))
+    index = pd.RangeIndex.from_range(range(count))
+    frame: pd.DataFrame = create_dataframe_from_blocks(blocks, index, names.view())
     return frame
 
 
 @functools.cache
-def _layout(dtypes: tuple[tuple[str, str], ...]) -> tuple[pd.Index[str], list[Any], list[tuple[str, Any]]]:
+def _layout(dtypes: tuple[tuple[str, str], ...]) -> tuple[pd.Index[str], list[Any], list[tuple[Any, Any]]]:
     """Return the names of columns, the place of each with text, and the places of each dtype of numbers."""
     places: dict[str, list[int]] = {}
     for place, (_, dtype) in enumerate(dtypes):
         places.setdefault(dtype, []).append(place)
     texts = [np.array([place]) for place in places.pop("str", [])]
     names = pd.Index([name for name, _ in dtypes], dtype="str")
-    return names, texts, [(dtype, np.array(those)) for dtype, those in places.items()]
+    return names, texts, [(np.dtype(dtype), np.array(those)) for dtype, those in places.items()]
 
 
 def _column(type_: Type, parts: list[Values], backend: Backend) -> Any:

@@ -21,8 +21,9 @@ from sqlalchemy.ext.asyncio import (
 
 from citykit.awaiting import says_await
 from citykit.errors import CitykitError, DatabaseUnavailableError, MissingTableError
-from citykit.loops import PoolPerLoop, check_loop, wake_for_interrupts
+from citykit.loops import PoolPerLoop, check_loop
 from citykit.urls import asyncpg_url, shown_url
+from citykit.waking import wake_for_interrupts
 
 Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
 T = TypeVar("T")

@@ -10,20 +10,18 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, cast
 
-from sqlalchemy import AsyncAdaptedQueuePool, PoolProxiedConnection, event
+from sqlalchemy import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
 from citykit.errors import WrongLoopError
-
-WAKE_SECONDS = 0.2
+from citykit.waking import Awake, start_waking
 
 
 class PoolPerLoop(AsyncAdaptedQueuePool):
@@ -78,8 +76,12 @@ class PoolPerLoop(AsyncAdaptedQueuePool):
         pool = self._of_this_loop()
         return pool.checkedin() < pool.size()
 
+    def lends_one(self) -> bool:
+        """Tell whether no more than one connection is in use in this loop."""
+        return self._of_this_loop().checkedout() <= 1
+
     def _listened(self) -> bool:
-        others = [listener for listener in self.dispatch.checkout if listener is not _start_waking]
+        others = [listener for listener in self.dispatch.checkout if listener is not start_waking]
         return bool(others or self.dispatch.checkin or self.dispatch.reset)
 
     def _invalidate(
@@ -237,7 +239,10 @@ async def fetch(engine: AsyncEngine, sql: str, args: Sequence[Any]) -> list[Any]
     try:
         raw: Any = lent.driver_connection
         usable = not raw.is_closed() and raw._loop is asyncio.get_running_loop()
-        rows: list[Any] | None = await raw.fetch(sql, *args) if usable else None
+        if not usable:
+            return None
+        with Awake() if at_once and pool.lends_one() else contextlib.nullcontext():
+            rows: list[Any] = await raw.fetch(sql, *args)
         return rows
     finally:
         if at_once and pool.takes_back():
@@ -258,38 +263,3 @@ def check_loop(connection: AsyncConnection) -> None:
             "citykit.run), and nothing was sent over it. Open one in this loop: an engine from "
             "citykit.connect() has connections for every loop, async with engine.connect() as connection."
         )
-
-
-def in_kernel() -> bool:
-    """Return whether this is a notebook's kernel."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return getattr(shell, "kernel", None) is not None
-
-
-def wake_for_interrupts(engine: AsyncEngine) -> None:
-    """In a notebook, let the loop wake up now and then while a connection of `engine` is in use.
-
-    The kernel's Interrupt is carried out when the loop next does anything, which a loop that waits for
-    one long query does not (ipykernel#881).
-    """
-    if in_kernel():
-        event.listen(engine.sync_engine, "checkout", _start_waking)
-
-
-def _start_waking(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
-    loop, about = asyncio.get_running_loop(), record.record_info
-    if about is not None and loop.time() - about.get("citykit_woken", 0) > 2 * WAKE_SECONDS:
-        _wake(loop, record, about, about.get("citykit_woken"))
-
-
-def _wake(
-    loop: asyncio.AbstractEventLoop, record: ConnectionPoolEntry, about: dict[Any, Any], last: float | None
-) -> None:
-    if about.get("citykit_woken") != last:
-        return  # an interrupt can lose a timer, so that another one has begun
-    if record.in_use:
-        about["citykit_woken"] = loop.time()
-        loop.call_later(WAKE_SECONDS, _wake, loop, record, about, about["citykit_woken"])
-    else:
-        about.pop("citykit_woken", None)

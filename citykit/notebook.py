@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Iterator
 from typing import Any, TypeVar
 
 from citykit.errors import WrongLoopError
-from citykit.loops import in_kernel
+from citykit.waking import in_kernel
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from citykit.loops import in_kernel
+from citykit.waking import in_kernel
 
 Progress: TypeAlias = bool | Callable[[int, Any], object] | None
 

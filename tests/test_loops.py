@@ -7,7 +7,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -376,3 +376,47 @@ def test_a_forked_child_leaves_its_parents_connections_alone(open_connections: C
     citykit.run(use(engine))
     assert open_connections(3) == 3
     citykit.run(engine.dispose())
+
+
+async def looks(monkeypatch: pytest.MonkeyPatch, question: Awaitable[Any]) -> list[float | None]:
+    """Return for how long the loop was let sleep each time, until the question was answered."""
+    seen: list[float | None] = []
+    selector: Any = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+    select = selector.select
+
+    def looked(timeout: float | None = None) -> Any:
+        seen.append(timeout)
+        return select(timeout)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(selector, "select", looked)
+        await question
+    return seen
+
+
+async def test_the_loop_does_not_sleep_while_a_small_question_is_out_alone(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("citykit.waking.AWAKE_SECONDS", 10)
+    await citykit.biggest_cities(engine)
+    assert set(await looks(monkeypatch, citykit.biggest_cities(engine))) == {0}
+    async with engine.connect() as other:
+        await backend(engine)  # and so one is idle beside it
+        await other.execute(text("SELECT 1"))
+        assert set(await looks(monkeypatch, citykit.biggest_cities(engine))) != {0}
+
+
+async def test_the_loop_sleeps_while_an_answer_takes_long(engine: AsyncEngine) -> None:
+    await citykit.biggest_cities(engine)
+    async with engine.begin() as holder:
+        await holder.execute(text("LOCK TABLE cities IN ACCESS EXCLUSIVE MODE"))
+        other = await citykit.connect(engine.url)
+        question = asyncio.create_task(citykit.biggest_cities(other))
+        release = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(1, release.set_result, None)
+        before = time.process_time()
+        await release
+        assert time.process_time() - before < 0.5
+        assert not question.done()
+    await question
+    await other.dispose()

@@ -36,9 +36,13 @@ class Job:
     failed: dict[str, str] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Time every contender in turns, so that a noisy minute meets all of them."""
-        for _ in range(self.rounds):
-            for name, contender in self.contenders.items():
+        """Time every contender in turns, so that a noisy minute meets all of them.
+
+        Every other round goes backwards, so that nobody always works in the caches that one other has left.
+        """
+        for number in range(self.rounds):
+            turns = list(self.contenders.items())
+            for name, contender in reversed(turns) if number % 2 else turns:
                 if name in self.failed:
                     continue
                 if self.prepare:
@@ -103,4 +107,6 @@ async def called(contender: Contender) -> None:
 
 
 def shown(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    return f"{seconds * 1e3:.1f} ms" if seconds >= 0.01 else f"{seconds * 1e6:.0f} µs"
