@@ -81,7 +81,7 @@ class Load:
         await self._execute(f"LOCK TABLE {self.target.named(self.connection)} IN ROW EXCLUSIVE MODE")
         few = self.rows.can_repeat and self.rows.valid < FEW_ROWS
         if self.on_conflict == "error" and few and self._compares_alike():
-            copied = await self._tried(self._copy(_sorted(source, self.key)))
+            copied = await self._tried(lambda: self._copy(_sorted(source, self.key)))
             if copied is not None:
                 return copied, 0, "copy"
             source = self.rows.batches()
@@ -92,13 +92,13 @@ class Load:
         if not await lock(self.connection, self.target, "SHARE ROW EXCLUSIVE", LOCK_MILLISECONDS):
             return await self._few(source)
         if await self._may_fill(facts):
-            filled = await self._tried(self._fill(facts, source))
+            filled = await self._tried(lambda: self._fill(facts, source))
             if filled is not None:
                 return filled
             source = self.rows.batches()
         elif self.on_conflict == "error" and self.rows.can_repeat:
             rebuild = await self._may_rebuild(facts, self.rows.valid)
-            copied = await self._tried(self._copy_beside(facts, source, rebuild=rebuild))
+            copied = await self._tried(lambda: self._copy_beside(facts, source, rebuild=rebuild))
             if copied is not None:
                 return copied, 0, "copy and rebuild" if rebuild else "copy"
             source = self.rows.batches()
@@ -128,11 +128,11 @@ class Load:
         worth = written >= max(FEW_ROWS, REBUILD_SHARE * (facts.rows + written))
         return facts.exact and worth and await lock(self.connection, self.target, "ACCESS EXCLUSIVE", 0)
 
-    async def _tried(self, way: Awaitable[T]) -> T | None:
+    async def _tried(self, way: Callable[[], Awaitable[T]]) -> T | None:
         """Go one way; None where the server refused the rows, which another way is to explain."""
         try:
             async with self.connection.begin_nested():
-                return await way
+                return await way()
         except REFUSED as exc:
             code = sqlstate(exc) or ""
             if self.rows.can_repeat and (code.startswith(REFUSALS) or code == "0A000"):

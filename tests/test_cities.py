@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import citykit
+from citykit.plans import FEW_ROWS
 from citykit.sources import CHUNK_ROWS
 from tests.database import scalar, stored
 
@@ -274,6 +276,26 @@ async def test_a_load_cancelled_at_any_moment_is_all_or_nothing(engine: AsyncEng
     # Cancelled while the commit is on its way, it may have happened; but all of it.
     assert count in ((0, 20_000) if isinstance(done[0], BaseException) else (20_000,))
     assert (await citykit.load_cities(engine, many(20_000), on_conflict="skip")).inserted == 20_000 - count
+
+
+@pytest.mark.parametrize("rows", [10, 2 * FEW_ROWS])
+@pytest.mark.parametrize("before", [0, 1])
+async def test_a_load_cancelled_as_its_way_begins_leaves_nothing_behind(
+    engine: AsyncEngine, rows: int, before: int
+) -> None:
+    """Not even a coroutine that was never awaited, of which Python would speak."""
+    await citykit.load_cities(engine, many(before).assign(region="elsewhere"))
+
+    async def cancelled() -> None:
+        loading = asyncio.create_task(citykit.load_cities(engine, many(rows)))
+        event.listen(engine.sync_engine, "savepoint", lambda *_: loading.cancel(), once=True)
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+
+    await cancelled()
+    gc.collect()
+    assert len(await stored(engine)) == before
+    assert (await citykit.load_cities(engine, many(rows))).inserted == rows
 
 
 async def test_an_error_in_the_callback_leaves_no_row(engine: AsyncEngine) -> None:
