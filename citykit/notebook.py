@@ -87,23 +87,20 @@ def run(awaitable: Awaitable[T]) -> T:
     try:
         _make_nestable(running)
     except WrongLoopError:
-        if inspect.iscoroutine(awaitable):
+        if asyncio.iscoroutine(awaitable):
             awaitable.close()
         raise
     return _wait(running, awaitable)
 
 
 def _wait(loop: asyncio.AbstractEventLoop, awaitable: Awaitable[T]) -> T:
-    async def waited() -> T:
-        return await awaitable
-
-    task = loop.create_task(waited())
+    task = asyncio.ensure_future(awaitable, loop=loop)
     with _cancelled_by_interrupt(loop, task):
         return loop.run_until_complete(task)
 
 
 @contextlib.contextmanager
-def _cancelled_by_interrupt(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Iterator[None]:
+def _cancelled_by_interrupt(loop: asyncio.AbstractEventLoop, task: asyncio.Future[Any]) -> Iterator[None]:
     """Let Ctrl-C and the notebook's Interrupt cancel `task`, and raise KeyboardInterrupt once it has ended.
 
     As asyncio.Runner does it: a KeyboardInterrupt that is raised wherever the loop happens to be can lose one

@@ -144,7 +144,7 @@ class Foreign(asyncio.AbstractEventLoop):
 asyncio._set_running_loop(Foreign())
 task = asyncio.Task
 try:
-    citykit.run(asyncio.sleep(0))
+    citykit.run(citykit.connect())
 except citykit.WrongLoopError as error:
     print(error)
 assert asyncio.Task is task and not hasattr(asyncio, "_nest_patched")
@@ -173,6 +173,23 @@ print(citykit.run(asyncio.sleep(0, "works")))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["cancelled", "interrupted", "works"]
+    assert done.stderr == ""
+
+
+def test_an_interrupt_before_the_first_step_leaves_nothing_that_was_never_awaited() -> None:
+    script = """
+import asyncio, citykit, os, signal
+async def loop():
+    return asyncio.get_running_loop()
+citykit.run(loop()).call_soon(os.kill, os.getpid(), signal.SIGINT)
+try:
+    citykit.run(citykit.connect())
+except KeyboardInterrupt:
+    print("interrupted")
+print(citykit.run(asyncio.sleep(0, "works")))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["interrupted", "works"]
     assert done.stderr == ""
 
 
