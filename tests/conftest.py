@@ -42,6 +42,12 @@ async def engine() -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
+@pytest.fixture(scope="session")
+def world() -> pd.DataFrame:
+    """Real cities, read once."""
+    return citykit.world_cities()
+
+
 @pytest.fixture
 def three_cities() -> pd.DataFrame:
     return pd.DataFrame(

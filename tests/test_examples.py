@@ -29,11 +29,11 @@ BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.
 
 
 @pytest.fixture
-def engine() -> Iterator[Any]:
+def engine(world: pd.DataFrame) -> Iterator[Any]:
     """An engine of `citykit.run`'s loop, on a database with the world's cities."""
     engine = citykit.run(citykit.connect())
     citykit.run(citykit.create_tables(engine, reset=True))
-    citykit.run(citykit.load_cities(engine, citykit.world_cities()))
+    citykit.run(citykit.load_cities(engine, world))
     yield engine
     citykit.run(engine.dispose())
     pyplot.close("all")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import citykit
@@ -19,11 +20,13 @@ def test_the_notebooks_are_there() -> None:
 
 @pytest.mark.parametrize("queue", [False, True], ids=["one by one, empty table", "queued, full table"])
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_it_runs_from_a_fresh_kernel_and_its_outputs_are_current(path: Path, queue: bool) -> None:
+def test_it_runs_from_a_fresh_kernel_and_its_outputs_are_current(
+    path: Path, queue: bool, world: pd.DataFrame
+) -> None:
     engine = citykit.run(citykit.connect())
     citykit.run(citykit.create_tables(engine, reset=True))
     if queue:
-        citykit.run(citykit.load_cities(engine, citykit.world_cities()))
+        citykit.run(citykit.load_cities(engine, world))
     citykit.run(engine.dispose())
     old, fresh = committed(path), (queued if queue else executed)(path)
     how = f"the outputs of {path.name} are stale: python -m tests.notebooks renews them"
