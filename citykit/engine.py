@@ -197,7 +197,7 @@ async def repeated_if_lost(
 async def driver_of(connection: AsyncConnection) -> Any:
     """Return asyncpg's connection, for what SQLAlchemy has no word for."""
     raw: Any = (await connection.get_raw_connection()).driver_connection
-    if raw.is_closed():
+    if raw is None or raw.is_closed():
         raise ConnectionResetError("it was closed since it was last used")
     return raw
 

@@ -79,9 +79,12 @@ class Join:
         await self.connection.execute(text(f"SET LOCAL work_mem = '{_MEMORY}'"))
         written = distinct = False
         if self.keys.known:  # distinct, most likely: what that takes is done meanwhile
-            distinct, _ = await asyncio.gather(
-                asyncio.to_thread(self.keys.distinct), self._write(self.merge.staging)
-            )
+            telling = asyncio.ensure_future(asyncio.to_thread(self.keys.distinct))
+            try:  # no task of its own for the statement: cancelled, it must end before the connection goes on
+                await self._write(self.merge.staging)
+                distinct = await telling
+            finally:
+                telling.cancel()
             written = True
         keys = select(func.count()).select_from(self.merge.keys().subquery())
         repeated = not distinct and await self.connection.scalar(keys) != self.staged

@@ -12,6 +12,7 @@ from sqlalchemy import Table, TableClause, column, table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.binary import HEADER, TRAILER, encode_binary
+from citykit.engine import driver_of
 from citykit.frames import POSITION
 from citykit.wire import encode_csv
 
@@ -114,8 +115,7 @@ async def copy(
         if types:
             yield TRAILER
 
-    raw = (await connection.get_raw_connection()).driver_connection
-    assert raw is not None  # noqa: S101  a connection that is open has one
+    raw = await driver_of(connection)
     copying = asyncio.ensure_future(
         raw.copy_to_table(
             into.name,

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -442,6 +442,57 @@ async def test_a_large_load_cancelled_at_any_moment_is_all_or_nothing(
         assert count in {before, len(frame), 2 * len(frame)}
         assert isinstance(done, (asyncio.CancelledError, citykit.LoadReport, citykit.DuplicateCityError))
         assert await scalar(engine, CATALOGUE) == catalogue
+
+
+class CancelsAt:
+    """Cancels the task that sends the statement of this number, so many seconds after it is sent."""
+
+    def __init__(self, number: int, seconds: float) -> None:
+        self.number, self.seconds, self.sent = number, seconds, 0
+
+    def __call__(self, *_: Any) -> None:
+        self.sent += 1
+        task = asyncio.current_task()
+        if self.sent == self.number and task:
+            asyncio.get_running_loop().call_later(self.seconds, task.cancel)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.002])
+@pytest.mark.parametrize(
+    ("rows", "policy", "plan"),
+    [
+        (1_000, "update", "merge"),
+        (FEW_ROWS, "update", "join and rebuild"),
+        (FEW_ROWS, "error", "copy and rebuild"),
+    ],
+)
+async def test_a_load_cancelled_at_any_of_its_statements_says_so_and_lets_go_of_the_table(
+    engine: AsyncEngine, rows: int, policy: Any, plan: str, seconds: float
+) -> None:
+    before = FEW_ROWS // 2
+    await citykit.load_cities(engine, many(before))
+    names = ("before_cursor_execute", "savepoint", "release_savepoint", "commit")
+    for number in range(1, 90):
+        given = many(rows, before if policy == "error" else before - 500).assign(latitude=number)
+        cancels = CancelsAt(number, seconds)
+        for name in names:
+            event.listen(engine.sync_engine, name, cancels)
+        loading = citykit.load_cities(engine, given, on_conflict=policy)
+        done: Any = (await asyncio.gather(loading, return_exceptions=True))[0]
+        for name in names:
+            event.remove(engine.sync_engine, name, cancels)
+        await execute(engine, "SET lock_timeout = '10s'", "LOCK TABLE cities IN ACCESS EXCLUSIVE MODE")
+        count = await scalar(engine, "SELECT count(*) FROM cities WHERE latitude = :at", at=number)
+        if isinstance(done, citykit.LoadReport):  # the cancel came too late
+            assert (done.plan, count) == (plan, rows)
+        else:
+            assert isinstance(done, asyncio.CancelledError), done
+            # Cancelled while the commit is on its way, it may have happened; but all of it.
+            assert count in {0, rows}
+        if number > cancels.sent:
+            return
+        await execute(engine, f"DELETE FROM cities WHERE population >= {before}")  # noqa: S608
+    pytest.fail("a load of so many statements")
 
 
 async def test_a_load_in_a_transaction_that_is_broken_is_refused(engine: AsyncEngine) -> None:
