@@ -67,7 +67,13 @@ async def copy_out(connection: AsyncConnection, sql: str, server_pid: int) -> As
     copying = asyncio.ensure_future(
         raw.copy_from_query(f"\n{sql}\n", output=sink.take, format="text", encoding="utf8")
     )
-    copying.add_done_callback(lambda _: sink.end())
+
+    def ended(_: object) -> None:
+        if not copying.cancelled():
+            copying.exception()  # has been seen, also where nobody waits for it any more
+        sink.end()
+
+    copying.add_done_callback(ended)
 
     def give_up(_: object) -> None:
         copying.cancel()
@@ -101,10 +107,7 @@ async def _stop(connection: AsyncConnection, raw: Any, copying: asyncio.Future[A
     except (TimeoutError, OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError):
         pass
     finally:
-        if copying.done():
-            if not copying.cancelled():
-                copying.exception()  # that it was cancelled
-        else:
+        if not copying.done():
             copying.cancel()
             raw.terminate()
             await connection.invalidate()

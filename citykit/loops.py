@@ -247,8 +247,8 @@ async def fetch(engine: AsyncEngine, sql: str, args: Sequence[Any]) -> list[Any]
     finally:
         if at_once and pool.takes_back():
             lent.close()
-        else:
-            await greenlet_spawn(lent.close)
+        else:  # to its end, even where we are cancelled
+            await asyncio.shield(asyncio.ensure_future(greenlet_spawn(lent.close)))
 
 
 def check_loop(connection: AsyncConnection) -> None:

@@ -303,6 +303,26 @@ async def test_a_connection_more_than_the_pool_keeps_is_closed(
     await other.dispose()
 
 
+async def test_a_question_cancelled_twice_gives_its_connection_back_in_silence(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = await citykit.connect(engine.url, pool_size=1, max_overflow=1)
+    async with engine.begin() as holder:
+        await holder.execute(text("LOCK TABLE cities IN ACCESS EXCLUSIVE MODE"))
+        question = asyncio.create_task(citykit.biggest_cities(other))
+        await asyncio.sleep(0)
+        await backend(other)  # as above: the question's is one too many now
+        question.cancel()
+        asyncio.get_running_loop().call_soon(question.cancel)  # while it is closed
+        with pytest.raises(asyncio.CancelledError):
+            await question
+    async with asyncio.timeout(5):
+        while "Connections in pool: 1 Current Overflow: 0 " not in other.pool.status():
+            await asyncio.sleep(0)
+    assert not caplog.records
+    await other.dispose()
+
+
 async def test_a_question_waits_for_a_full_pool_once(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from contextlib import aclosing
 from datetime import timedelta
@@ -506,6 +507,24 @@ async def test_a_cancelled_read_ends_on_the_server_and_the_connection_works(
     else:
         await read(only)
     await only.dispose()
+
+
+async def test_a_read_cancelled_twice_ends_at_once_and_in_silence(engine: AsyncEngine) -> None:
+    """The second time while it waits for the server to stop; nothing is left for Python to complain of."""
+    complaints: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    reading = asyncio.create_task(citykit.read_frame(engine, ENDLESS.format("twice")))
+    await running(engine, "COPY%AS twice%", True)
+    reading.cancel()
+    loop.call_soon(loop.call_soon, reading.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await running(engine, "COPY%AS twice%", False)
+    del reading
+    gc.collect()
+    assert not complaints
+    assert len(await citykit.read_frame(engine, SERIES.format(50_000))) == 50_000
 
 
 async def test_an_error_in_the_middle_leaves_a_connection_that_works(engine: AsyncEngine) -> None:
