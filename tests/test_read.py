@@ -8,6 +8,7 @@ import time
 from contextlib import aclosing
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -517,7 +518,7 @@ async def test_a_read_cancelled_twice_ends_at_once_and_in_silence(engine: AsyncE
     reading = asyncio.create_task(citykit.read_frame(engine, ENDLESS.format("twice")))
     await running(engine, "COPY%AS twice%", True)
     reading.cancel()
-    loop.call_soon(loop.call_soon, reading.cancel)
+    loop.call_soon(partial(loop.call_soon, reading.cancel))
     with pytest.raises(asyncio.CancelledError):
         await reading
     await running(engine, "COPY%AS twice%", False)
