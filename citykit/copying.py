@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator
-from typing import Any
 
-import asyncpg
-from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.engine import driver_of
+from citykit.stopping import stop
 
 CHUNK_BYTES = 2 << 20  # a few milliseconds to decode
 # The server sends 8 KiB at a time, and asyncpg makes of each a turn of the event loop. Where pieces come as
@@ -20,7 +17,6 @@ CHUNK_BYTES = 2 << 20  # a few milliseconds to decode
 PIECE_BYTES = 1 << 17
 PAUSE_SECONDS = 0 if sys.platform == "win32" else 0.001  # whose timers tick every 16 ms
 CHUNKS_WAITING = 2  # the server waits when nobody takes them
-STOP_SECONDS = 5.0  # for the server to end a COPY that nobody reads any more
 
 
 class _Sink:
@@ -91,33 +87,4 @@ async def copy_out(connection: AsyncConnection, sql: str, server_pid: int) -> As
         raw.remove_termination_listener(give_up)
         if not copying.done():
             sink.discard()
-            await _stop(connection, raw, copying, server_pid)
-
-
-async def _stop(connection: AsyncConnection, raw: Any, copying: asyncio.Future[Any], server_pid: int) -> None:
-    """End a COPY by cancelling it on the server.
-
-    asyncpg's own way (which cancelling the task would take) counts the next data that arrives as the
-    answer to the cancel request, and leaves a connection that says another operation is in progress.
-    """
-    try:
-        async with asyncio.timeout(STOP_SECONDS):
-            await connection.run_sync(_cancel_on_server, server_pid)
-            await asyncio.wait([copying])
-    except (TimeoutError, OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        pass
-    finally:
-        if not copying.done():
-            copying.cancel()
-            raw.terminate()
-            await connection.invalidate()
-
-
-def _cancel_on_server(connection: Connection, server_pid: int) -> None:
-    pool = connection.engine.pool.recreate()  # a connection beside those of the pool, which may be exhausted
-    other = pool.connect()
-    try:
-        other.cursor().execute("SELECT pg_cancel_backend($1)", (server_pid,))
-    finally:
-        other.close()
-        pool.dispose()
+            await stop(connection, raw, copying, server_pid)

@@ -20,6 +20,7 @@ from citykit.decode import UnfitColumnError, Values, decode, objects, values_of
 from citykit.engine import driver_of, sqlstate
 from citykit.errors import CitykitError, MissingTableError
 from citykit.pgtypes import ARROW, DESCRIBE, EXACT, KNOWN, PLAIN, TEXT, Type, described
+from citykit.rows import rows_out
 from citykit.statements import Query
 
 SMALL_ROWS = (
@@ -69,6 +70,8 @@ async def run(connection: AsyncConnection, query: Query) -> Result:
         session = (await connection.exec_driver_sql(_SESSION)).one()
         prepared, names, oids = await _prepared(raw, query)
         types = await _types(raw, oids)
+        if EXACT.issuperset(oids) and raw.get_settings().client_encoding == "UTF8":
+            return Result(names, types, _unpacked(connection, prepared, query, oids, session.pid))
         if not query.copied:
             return Result(names, types, _ordinary(prepared, query, names, types))
         sql = await _with_literals(raw, query, prepared.get_parameters()) if query.args else query.sql
@@ -100,6 +103,15 @@ async def _ordinary(
         rows = await prepared.fetch(*query.args)
     columns = zip(*rows, strict=True) if rows else [()] * len(types)
     yield [_values(*column) for column in zip(columns, names, types, strict=True)]
+
+
+async def _unpacked(
+    connection: AsyncConnection, prepared: Any, query: Query, oids: Sequence[int], server_pid: int
+) -> AsyncGenerator[list[Values]]:
+    with _named(query):
+        async with aclosing(rows_out(connection, prepared, query.args, oids, server_pid)) as batches:
+            async for batch in batches:
+                yield batch
 
 
 def _values(values: Sequence[Any], name: str, type_: Type) -> Values:

@@ -457,11 +457,14 @@ async def test_a_stream_of_no_rows_is_one_typed_frame(engine: AsyncEngine) -> No
 
 
 ENDLESS = "SELECT generate_series(1, 2000000000) AS i, repeat('x', 100) AS {}"
+ENDLESS_COPY = ENDLESS + ", 1.5 AS numeric"
+ways = pytest.mark.parametrize("endless", [ENDLESS, ENDLESS_COPY], ids=["rows", "copy"])
 
 
+@ways
 @pytest.mark.parametrize("joined", [False, True], ids=["engine", "connection"])
 async def test_leaving_a_stream_cancels_on_the_server_and_the_connection_works(
-    engine: AsyncEngine, joined: bool
+    engine: AsyncEngine, joined: bool, endless: str
 ) -> None:
     only = await citykit.connect(engine.url, pool_size=1, max_overflow=0)
     async with only.connect() as connection:
@@ -470,11 +473,11 @@ async def test_leaving_a_stream_cancels_on_the_server_and_the_connection_works(
             await connection.rollback()
             await connection.close()
         bind: AsyncEngine | AsyncConnection = connection if joined else only
-        async with aclosing(citykit.stream_frames(bind, ENDLESS.format("left"), chunk_rows=10)) as frames:  # type: ignore[type-var]
+        async with aclosing(citykit.stream_frames(bind, endless.format("left"), chunk_rows=10)) as frames:  # type: ignore[type-var]
             async for frame in frames:
                 assert len(frame) == 10
                 break
-        await running(engine, "COPY%AS left%", False)
+        await running(engine, "%AS left%", False)
         assert len(await citykit.read_frame(bind, "SELECT * FROM cities")) == int(joined)
         assert len(await citykit.read_frame(bind, SERIES.format(50_000))) == 50_000
     await only.dispose()
@@ -482,8 +485,13 @@ async def test_leaving_a_stream_cancels_on_the_server_and_the_connection_works(
 
 @pytest.mark.parametrize(
     "sql",
-    [ENDLESS.format("gone"), "SELECT pg_sleep(100) AS gone"],
-    ids=["while rows arrive", "before the first"],
+    [
+        ENDLESS.format("gone"),
+        ENDLESS_COPY.format("gone"),
+        "SELECT 1 AS gone FROM pg_sleep(100)",
+        "SELECT pg_sleep(100) AS gone",
+    ],
+    ids=["while rows arrive", "while COPY sends rows", "before the first", "before the first of COPY"],
 )
 @pytest.mark.parametrize("joined", [False, True], ids=["engine", "connection"])
 async def test_a_cancelled_read_ends_on_the_server_and_the_connection_works(
@@ -493,11 +501,11 @@ async def test_a_cancelled_read_ends_on_the_server_and_the_connection_works(
 
     async def read(bind: AsyncEngine | AsyncConnection) -> None:
         reading = asyncio.create_task(citykit.read_frame(bind, sql))
-        await running(engine, "COPY%AS gone%", True)
+        await running(engine, "%AS gone%", True)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        await running(engine, "COPY%AS gone%", False)
+        await running(engine, "%AS gone%", False)
         assert len(await citykit.read_frame(bind, SERIES.format(50_000))) == 50_000
 
     if joined:
@@ -510,27 +518,29 @@ async def test_a_cancelled_read_ends_on_the_server_and_the_connection_works(
     await only.dispose()
 
 
-async def test_a_read_cancelled_twice_ends_at_once_and_in_silence(engine: AsyncEngine) -> None:
+@ways
+async def test_a_read_cancelled_twice_ends_at_once_and_in_silence(engine: AsyncEngine, endless: str) -> None:
     """The second time while it waits for the server to stop; nothing is left for Python to complain of."""
     complaints: list[Any] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))
-    reading = asyncio.create_task(citykit.read_frame(engine, ENDLESS.format("twice")))
-    await running(engine, "COPY%AS twice%", True)
+    reading = asyncio.create_task(citykit.read_frame(engine, endless.format("twice")))
+    await running(engine, "%AS twice%", True)
     reading.cancel()
     loop.call_soon(partial(loop.call_soon, reading.cancel))
     with pytest.raises(asyncio.CancelledError):
         await reading
-    await running(engine, "COPY%AS twice%", False)
+    await running(engine, "%AS twice%", False)
     del reading
     gc.collect()
     assert not complaints
     assert len(await citykit.read_frame(engine, SERIES.format(50_000))) == 50_000
 
 
-async def test_an_error_in_the_middle_leaves_a_connection_that_works(engine: AsyncEngine) -> None:
+@pytest.mark.parametrize("type_", ["integer", "numeric"], ids=["rows", "copy"])
+async def test_an_error_in_the_middle_leaves_a_connection_that_works(engine: AsyncEngine, type_: str) -> None:
     async with engine.connect() as connection:
-        sql = "SELECT 1 / (200000 - i) FROM generate_series(1, 300000) AS i"
+        sql = f"SELECT 1::{type_} / (200000 - i) FROM generate_series(1, 300000) AS i"  # noqa: S608
         assert "division by zero" in await failure(citykit.read_frame(connection, sql))
         assert len(await citykit.read_frame(connection, SERIES.format(50_000))) == 50_000
 

@@ -1,0 +1,224 @@
+"""The rows of a large result, kept from the driver, which would make an object of every value."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.engine import driver_of
+from citykit.stopping import stop
+from citykit.unpack import ROW, SLACK, Bytes, unpack, whole_rows
+
+CHUNK_BYTES = 1 << 20  # two milliseconds to unpack
+ROOM_BYTES = 1 << 18  # for what the last piece of a chunk brings beyond it
+HEAD_BYTES = 1 << 13  # for the beginning of a row, which the chunk before ends with
+CHUNKS_WAITING = 2  # the server waits when nobody takes them
+THREAD_BYTES = 1 << 16  # from here up, a chunk is unpacked in a thread
+# The server sends 8 KiB at a time, and asyncio makes of each a turn of the event loop. Where pieces come as
+# small as that, more of them gather in the socket while the loop's thread sleeps, for so short a time that
+# the socket (0.2 MB on the same machine) does not get full: a quarter of the time for a large result.
+PIECE_BYTES = 1 << 17
+SLEEP_SECONDS = 0 if sys.platform == "win32" else 0.0004  # whose timers tick every 16 ms
+_HEADER = 5  # of a message: its kind, and its size without the kind
+_NOTHING: Bytes = np.zeros(SLACK, np.uint8)
+_READY = b"Z\0\0\0\5"  # the last message of an answer begins so, and has one byte more
+
+
+async def rows_out(
+    connection: AsyncConnection, prepared: Any, args: Sequence[Any], oids: Sequence[int], server_pid: int
+) -> AsyncGenerator[list[pa.Array]]:
+    """Run a prepared statement whose columns are of `pgtypes.EXACT` and yield its rows in batches.
+
+    Closing it early cancels the statement on the server. The connection can be used again after that, or
+    is invalidated.
+    """
+    raw = await driver_of(connection)
+    asking = asyncio.ensure_future(prepared.fetch(*args))
+    diverted = _Diverted(raw._transport, asking, oids)
+    try:
+        async with aclosing(diverted.batches()) as batches:
+            async for batch in batches:
+                yield batch
+        await asking  # the server's error, if there was one
+    finally:
+        if not asking.done():
+            diverted.discard()
+            await stop(connection, raw, asking, server_pid)
+
+
+class _Diverted(asyncio.BufferedProtocol):
+    """Stands between a connection and its driver for one answer of the server, and keeps the rows of it.
+
+    The driver is told of no row. Whatever else the server says reaches it, in order.
+    """
+
+    def __init__(self, transport: Any, asking: asyncio.Future[Any], oids: Sequence[int]) -> None:
+        self._transport, self._asking, self._oids = transport, asking, oids
+        self._driver: Any = None  # while this is in its place
+        self._chunks: asyncio.Queue[tuple[Bytes, int] | None] = asyncio.Queue()
+        self._begun = [_NOTHING[:0]]  # all that was taken from the chunks, from the first message not told
+        self._spare: list[Bytes] = []  # fresh memory takes long
+        self._discarding = self._paused = False
+        self._buffer = np.empty(HEAD_BYTES + CHUNK_BYTES + ROOM_BYTES + SLACK, np.uint8)
+        self._end = HEAD_BYTES  # of what is in the buffer
+        self._received = 0
+        # After the first step of `asking`, which sends the statement or fails.
+        asyncio.get_running_loop().call_soon(self._begin)
+        asking.add_done_callback(self._ended)
+
+    def _begin(self) -> None:
+        if not self._asking.done():
+            self._driver = self._transport.get_protocol()
+            self._transport.set_protocol(self)
+
+    def _ended(self, _: object) -> None:
+        if not self._asking.cancelled():
+            self._asking.exception()  # has been seen, also where nobody waits for it any more
+        self._chunks.put_nowait(None)
+        if self._driver is not None:  # asyncpg has given up before the server's last word
+            self.discard()
+
+    async def batches(self) -> AsyncGenerator[list[pa.Array]]:
+        """Yield the rows as columns, in the batches in which they come; at least one."""
+        needed = 0
+        rows = False
+        while (chunk := await self._chunks.get()) is not None:
+            self._go_on()
+            buffer, end = chunk
+            begun = sum(map(len, self._begun))
+            if begun + end - HEAD_BYTES < needed:  # a row larger than a chunk
+                self._begun.append(buffer[HEAD_BYTES:end])
+                continue
+            if begun <= HEAD_BYTES:
+                data = buffer[HEAD_BYTES - begun : end + SLACK]
+                data[:begun] = np.concatenate(self._begun)
+            else:
+                data = np.concatenate([*self._begun, buffer[HEAD_BYTES : end + SLACK]])
+            left = data[:-SLACK]
+            while 0 < (needed := _size(left)) <= len(left):
+                self._begun = [left]
+                if left[0] == ROW:
+                    batch, used = await _unpacked(data[-len(left) - SLACK :], self._oids)
+                    if self._discarding:
+                        return
+                    left, rows = left[used:], True
+                    self._begun = [left]
+                    yield batch
+                else:
+                    left = left[self._tell(left.data, needed) :]
+            self._begun = [left.copy()]
+            self._spare.append(buffer)
+        if not rows:
+            yield unpack(_NOTHING, self._oids)[0]
+
+    def discard(self) -> None:
+        """Keep no row any more, neither what waits here nor what the server still sends."""
+        self._discarding = True
+        self._begun += self._waiting()
+        self._skip()
+        self._chunks.put_nowait(None)
+        self._go_on()
+
+    def _skip(self) -> None:
+        data = np.concatenate([*self._begun, _NOTHING])
+        left = data[:-SLACK]
+        while 0 < (size := _size(left)) <= len(left):
+            if left[0] == ROW:
+                left = left[whole_rows(data[-len(left) - SLACK :], len(self._oids))[1][-1] :]
+            else:
+                left = left[self._tell(left.data, size) :]
+        self._begun = [left]
+
+    def _tell(self, data: memoryview, size: int) -> int:
+        """Tell the driver the first message, after the last one everything; return how much that was."""
+        if data[: len(_READY)] == _READY:
+            self._transport.set_protocol(self._driver)
+            size = len(data)
+            after = b"".join(piece.tobytes() for piece in self._waiting())
+            self._driver, driver = None, self._driver
+            driver.data_received(bytes(data) + after)
+        else:
+            self._driver.data_received(bytes(data[:size]))
+        return size
+
+    def _waiting(self) -> list[Bytes]:
+        """Return the chunks that nobody has taken, and the one that is being filled."""
+        self._hand_over(0)
+        pieces = []
+        while not self._chunks.empty():
+            if (chunk := self._chunks.get_nowait()) is not None:
+                pieces.append(chunk[0][HEAD_BYTES : chunk[1]])
+        return pieces
+
+    def _hand_over(self, kept: int) -> None:
+        """Begin another chunk, with the last bytes of this one."""
+        full, end = self._buffer, self._end
+        self._chunks.put_nowait((full, end - kept))
+        self._buffer = self._spare.pop() if self._spare else np.empty(len(full), np.uint8)
+        self._end = HEAD_BYTES + kept
+        self._buffer[HEAD_BYTES : self._end] = full[end - kept : end]
+
+    def _go_on(self) -> None:
+        if self._paused and self._chunks.qsize() < CHUNKS_WAITING:
+            self._paused = False
+            self._transport.resume_reading()
+
+    # What asyncio calls
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        """Return where the next piece goes."""
+        return self._buffer[self._end : -SLACK].data
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take a piece."""
+        self._end += nbytes
+        self._received += nbytes
+        if self._discarding:
+            self._begun += self._waiting()
+            self._skip()
+        elif self._buffer[self._end - len(_READY) - 1 : self._end - 1].tobytes() == _READY:
+            self._hand_over(0)
+        elif self._end >= HEAD_BYTES + CHUNK_BYTES:
+            self._hand_over(len(_READY))  # or the end of the answer might lie in two chunks
+            if self._chunks.qsize() >= CHUNKS_WAITING:
+                self._paused = True
+                self._transport.pause_reading()
+        elif nbytes < PIECE_BYTES <= self._received:
+            time.sleep(SLEEP_SECONDS)
+
+    def eof_received(self) -> Any:
+        """Tell the driver."""
+        return self._driver.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the driver, after what the server has said before."""
+        driver, self._paused = self._driver, False
+        self.discard()
+        driver.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Tell the driver."""
+        self._driver.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Tell the driver."""
+        self._driver.resume_writing()
+
+
+async def _unpacked(data: Bytes, oids: Sequence[int]) -> tuple[list[pa.Array], int]:
+    if len(data) < THREAD_BYTES:
+        return unpack(data, oids)
+    return await asyncio.to_thread(unpack, data, oids)
+
+
+def _size(data: Bytes | memoryview) -> int:
+    """Return the size of the message that `data` begins with; 0: that has not come yet."""
+    return 1 + int.from_bytes(bytes(data[1:_HEADER]), "big") if len(data) >= _HEADER else 0
