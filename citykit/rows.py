@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -21,6 +22,7 @@ CHUNK_BYTES = 1 << 20  # two milliseconds to unpack
 ROOM_BYTES = 1 << 18  # for what the last piece of a chunk brings beyond it
 HEAD_BYTES = 1 << 13  # for the beginning of a row, which the chunk before ends with
 CHUNKS_WAITING = 2  # the server waits when nobody takes them
+PATIENCE_SECONDS = 0.1  # that a few rows wait for more, or for the end of the answer, before they are taken
 THREAD_BYTES = 1 << 16  # from here up, a chunk is unpacked in a thread
 # The server sends 8 KiB at a time, and asyncio makes of each a turn of the event loop. Where pieces come as
 # small as that, more of them gather in the socket while the loop's thread sleeps, for so short a time that
@@ -47,7 +49,9 @@ async def rows_out(
         async with aclosing(diverted.batches()) as batches:
             async for batch in batches:
                 yield batch
-        await asking  # the server's error, if there was one
+        astray = await asking  # or the server's error
+        if astray or diverted.discarding:  # all of the answer may have come, but not to us
+            raise ConnectionResetError("the connection was closed before all rows were taken")
     finally:
         if not asking.done():
             diverted.discard()
@@ -61,12 +65,16 @@ class _Diverted(asyncio.BufferedProtocol):
     """
 
     def __init__(self, transport: Any, asking: asyncio.Future[Any], oids: Sequence[int]) -> None:
+        self.discarding = False
         self._transport, self._asking, self._oids = transport, asking, oids
-        self._driver: Any = None  # while this is in its place
-        self._chunks: asyncio.Queue[tuple[Bytes, int] | None] = asyncio.Queue()
+        self._driver: Any = None
+        self._diverting = False
+        self._chunks: deque[tuple[Bytes, int]] = deque()
+        self._news = asyncio.Event()  # a chunk, or the end
+        self._paused = False
         self._begun = [_NOTHING[:0]]  # all that was taken from the chunks, from the first message not told
+        self._needed = 0  # bytes for that message to be whole, as far as it is known
         self._spare: list[Bytes] = []  # fresh memory takes long
-        self._discarding = self._paused = False
         self._buffer = np.empty(HEAD_BYTES + CHUNK_BYTES + ROOM_BYTES + SLACK, np.uint8)
         self._end = HEAD_BYTES  # of what is in the buffer
         self._received = 0
@@ -78,96 +86,119 @@ class _Diverted(asyncio.BufferedProtocol):
         if not self._asking.done():
             self._driver = self._transport.get_protocol()
             self._transport.set_protocol(self)
+            self._diverting = True
 
     def _ended(self, _: object) -> None:
         if not self._asking.cancelled():
             self._asking.exception()  # has been seen, also where nobody waits for it any more
-        self._chunks.put_nowait(None)
-        if self._driver is not None:  # asyncpg has given up before the server's last word
+        if self._diverting:  # asyncpg has given up before the server's last word
             self.discard()
+        self._news.set()
 
     async def batches(self) -> AsyncGenerator[list[pa.Array]]:
-        """Yield the rows as columns, in the batches in which they come; at least one."""
-        needed = 0
+        """Yield the rows as columns, in the batches in which they come; at least one, but for a failure."""
         rows = False
-        while (chunk := await self._chunks.get()) is not None:
-            self._go_on()
+        while chunk := await self._taken():
             buffer, end = chunk
-            begun = sum(map(len, self._begun))
-            if begun + end - HEAD_BYTES < needed:  # a row larger than a chunk
-                self._begun.append(buffer[HEAD_BYTES:end])
+            data = self._joined(buffer, end)
+            if data is None:
                 continue
-            if begun <= HEAD_BYTES:
-                data = buffer[HEAD_BYTES - begun : end + SLACK]
-                data[:begun] = np.concatenate(self._begun)
-            else:
-                data = np.concatenate([*self._begun, buffer[HEAD_BYTES : end + SLACK]])
             left = data[:-SLACK]
-            while 0 < (needed := _size(left)) <= len(left):
+            while 0 < (size := _size(left)) <= len(left):
                 self._begun = [left]
                 if left[0] == ROW:
                     batch, used = await _unpacked(data[-len(left) - SLACK :], self._oids)
-                    if self._discarding:
+                    if self.discarding:
                         return
                     left, rows = left[used:], True
                     self._begun = [left]
                     yield batch
+                    if self.discarding:
+                        return
                 else:
-                    left = left[self._tell(left.data, needed) :]
+                    left = left[self._tell(left.data, size) :]
+            self._needed = size
             self._begun = [left.copy()]
             self._spare.append(buffer)
-        if not rows:
+        if not rows and not self.discarding:
             yield unpack(_NOTHING, self._oids)[0]
+
+    async def _taken(self) -> tuple[Bytes, int] | None:
+        """Return the next chunk and its end, None after the last."""
+        while not self._chunks:
+            if self._asking.done() or self.discarding:
+                return None
+            self._news.clear()
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await self._news.wait()
+            except TimeoutError:
+                self._hand_over()
+        chunk = self._chunks.popleft()
+        self._go_on()
+        return chunk
+
+    def _joined(self, buffer: Bytes, end: int) -> Bytes | None:
+        """Return a chunk behind what has begun before it, and `SLACK`; None while no message is whole."""
+        begun = sum(map(len, self._begun))
+        if begun + end - HEAD_BYTES < self._needed:  # a row larger than a chunk
+            self._begun.append(buffer[HEAD_BYTES:end])
+            return None
+        if begun > HEAD_BYTES:
+            return np.concatenate([*self._begun, buffer[HEAD_BYTES : end + SLACK]])
+        data = buffer[HEAD_BYTES - begun : end + SLACK]
+        data[:begun] = np.concatenate(self._begun)
+        return data
 
     def discard(self) -> None:
         """Keep no row any more, neither what waits here nor what the server still sends."""
-        self._discarding = True
+        self.discarding = True
         self._begun += self._waiting()
+        self._needed = 0
         self._skip()
-        self._chunks.put_nowait(None)
+        self._news.set()
         self._go_on()
 
     def _skip(self) -> None:
+        if sum(map(len, self._begun)) < self._needed:
+            return
         data = np.concatenate([*self._begun, _NOTHING])
         left = data[:-SLACK]
         while 0 < (size := _size(left)) <= len(left):
             if left[0] == ROW:
-                left = left[whole_rows(data[-len(left) - SLACK :], len(self._oids))[1][-1] :]
+                _, ends = whole_rows(data[-len(left) - SLACK :], len(self._oids))
+                left = left[ends[-1] if len(ends) else size :]
             else:
                 left = left[self._tell(left.data, size) :]
-        self._begun = [left]
+        self._begun, self._needed = [left], size
 
     def _tell(self, data: memoryview, size: int) -> int:
         """Tell the driver the first message, after the last one everything; return how much that was."""
         if data[: len(_READY)] == _READY:
+            self._diverting = False
             self._transport.set_protocol(self._driver)
-            size = len(data)
-            after = b"".join(piece.tobytes() for piece in self._waiting())
-            self._driver, driver = None, self._driver
-            driver.data_received(bytes(data) + after)
-        else:
-            self._driver.data_received(bytes(data[:size]))
+            self._driver.data_received(b"".join(map(bytes, (data, *self._waiting()))))
+            return len(data)
+        self._driver.data_received(bytes(data[:size]))
         return size
 
     def _waiting(self) -> list[Bytes]:
-        """Return the chunks that nobody has taken, and the one that is being filled."""
-        self._hand_over(0)
-        pieces = []
-        while not self._chunks.empty():
-            if (chunk := self._chunks.get_nowait()) is not None:
-                pieces.append(chunk[0][HEAD_BYTES : chunk[1]])
+        """Return what nobody has taken, of the chunks and of the one that is being filled."""
+        self._hand_over()
+        pieces = [buffer[HEAD_BYTES:end] for buffer, end in self._chunks]
+        self._chunks.clear()
         return pieces
 
-    def _hand_over(self, kept: int) -> None:
-        """Begin another chunk, with the last bytes of this one."""
-        full, end = self._buffer, self._end
-        self._chunks.put_nowait((full, end - kept))
-        self._buffer = self._spare.pop() if self._spare else np.empty(len(full), np.uint8)
-        self._end = HEAD_BYTES + kept
-        self._buffer[HEAD_BYTES : self._end] = full[end - kept : end]
+    def _hand_over(self) -> None:
+        """Begin another chunk, if there is anything in this one."""
+        if self._end > HEAD_BYTES:
+            self._chunks.append((self._buffer, self._end))
+            self._buffer = self._spare.pop() if self._spare else np.empty(len(self._buffer), np.uint8)
+            self._end = HEAD_BYTES
+            self._news.set()
 
     def _go_on(self) -> None:
-        if self._paused and self._chunks.qsize() < CHUNKS_WAITING:
+        if self._paused and len(self._chunks) < CHUNKS_WAITING:
             self._paused = False
             self._transport.resume_reading()
 
@@ -181,14 +212,15 @@ class _Diverted(asyncio.BufferedProtocol):
         """Take a piece."""
         self._end += nbytes
         self._received += nbytes
-        if self._discarding:
-            self._begun += self._waiting()
+        if self.discarding:
+            self._begun.append(self._buffer[HEAD_BYTES : self._end].copy())
+            self._end = HEAD_BYTES
             self._skip()
         elif self._buffer[self._end - len(_READY) - 1 : self._end - 1].tobytes() == _READY:
-            self._hand_over(0)
+            self._hand_over()
         elif self._end >= HEAD_BYTES + CHUNK_BYTES:
-            self._hand_over(len(_READY))  # or the end of the answer might lie in two chunks
-            if self._chunks.qsize() >= CHUNKS_WAITING:
+            self._hand_over()
+            if len(self._chunks) >= CHUNKS_WAITING:
                 self._paused = True
                 self._transport.pause_reading()
         elif nbytes < PIECE_BYTES <= self._received:
@@ -200,9 +232,11 @@ class _Diverted(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the driver, after what the server has said before."""
-        driver, self._paused = self._driver, False
-        self.discard()
-        driver.connection_lost(exc)
+        self._paused = False
+        if self._diverting:
+            self.discard()
+        self._diverting = False
+        self._driver.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Tell the driver."""
@@ -215,8 +249,12 @@ class _Diverted(asyncio.BufferedProtocol):
 
 async def _unpacked(data: Bytes, oids: Sequence[int]) -> tuple[list[pa.Array], int]:
     if len(data) < THREAD_BYTES:
-        return unpack(data, oids)
-    return await asyncio.to_thread(unpack, data, oids)
+        batch, used = unpack(data, oids)
+    else:
+        batch, used = await asyncio.to_thread(unpack, data, oids)
+    if not used:
+        raise ConnectionError(f"the server sent a row that has not {len(oids)} columns")
+    return batch, used
 
 
 def _size(data: Bytes | memoryview) -> int:

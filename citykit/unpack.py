@@ -22,6 +22,7 @@ from citykit.pgtypes import ARROW, KNOWN, TEXT
 Bytes: TypeAlias = NDArray[np.uint8]
 
 ROW = ord("D")
+LARGE = 1 << 17  # bytes
 TOGETHER = 5  # columns of numbers that are looked at in one go
 SLACK = 12 * TOGETHER  # bytes after the end of what is unpacked that may be looked at, whatever they are
 
@@ -69,6 +70,10 @@ def unpack(data: Bytes, oids: Sequence[int]) -> tuple[list[pa.Array], int]:
 def whole_rows(data: Bytes, columns: int) -> tuple[Any, Any]:
     """Return where each of the whole rows begins and ends that `data` begins with (see :func:`unpack`)."""
     end = len(data) - SLACK
+    _, size, of = data[: _HEAD.itemsize].view(_HEAD).item()
+    if 2 * size > max(end, LARGE):  # most of it is one row: in large values, no beginnings are looked for
+        one = int(size < end and of == columns)
+        return np.zeros(one, np.int64), np.full(one, size + 1)
     least = _HEAD.itemsize + _SIZE.itemsize * columns
     found = np.flatnonzero(data[: max(end - least + 1, 0)] == ROW)
     heads = _gathered(data, found, _HEAD)
@@ -78,8 +83,8 @@ def whole_rows(data: Bytes, columns: int) -> tuple[Any, Any]:
     if len(starts) and (starts[0] != 0 or (ends[:-1] != starts[1:]).any()):
         chosen = _chain(starts, ends)
         starts, ends = starts[chosen], ends[chosen]
-    whole = len(ends) - int(len(ends) > 0 and ends[-1] > end)
-    return starts[:whole], ends[:whole]
+    count = len(ends) - int(len(ends) > 0 and ends[-1] > end)  # the last may not be whole
+    return starts[:count], ends[:count]
 
 
 def _chain(starts: Any, ends: Any) -> list[int]:
@@ -105,6 +110,10 @@ def _numbers(data: Bytes, places: Any, oids: tuple[int, ...]) -> tuple[list[pa.A
     for oid in oids:  # one by one, for a NULL takes no place
         cells = _gathered(data, places, _cells((oid,)))
         missing = cells["size 0"] < 0
+        if (cells["size 0"][~missing] != cells.dtype["value 0"].itemsize).any():
+            raise TypeError(
+                f"The type with the oid {oid} does not come in binary: has it a codec of your own?"
+            )
         columns.append(_values(cells["value 0"], oid, missing))
         places = places + np.where(missing, _SIZE.itemsize, cells.itemsize)
     return columns, places

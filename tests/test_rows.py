@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
 from citykit import rows
+from citykit.unpack import unpack as unpack_rows
 from tests.database import scalar
+from tests.proxy import READY, proxied
 from tests.test_read import KILL, failure, running
 
 EVERY_TYPE = """
@@ -36,6 +41,15 @@ async def values(bind: Any, sql: str, params: dict[str, Any] | None = None) -> l
     frame = await citykit.read_frame(bind, sql, params, dtype_backend="pyarrow")
     columns = [frame.iloc[:, n].array.__arrow_array__().to_pylist() for n in range(frame.shape[1])]
     return list(zip(*columns, strict=True))
+
+
+async def counted(frames: AsyncIterator[pd.DataFrame], seconds: float) -> int:
+    """Take so long for each frame; return the number of rows."""
+    rows = 0
+    async for frame in frames:
+        rows += len(frame)
+        await asyncio.sleep(seconds)
+    return rows
 
 
 @pytest.fixture
@@ -107,48 +121,137 @@ async def test_what_else_the_server_says_reaches_the_driver(noisy: AsyncEngine) 
         await connection.execute(text("RESET application_name"))
 
 
-async def test_notifications_that_come_with_the_last_word_reach_the_driver(engine: AsyncEngine) -> None:
-    heard: asyncio.Queue[Any] = asyncio.Queue()
-    async with engine.connect() as connection:
-        raw: Any = (await connection.get_raw_connection()).driver_connection
-        await raw.add_listener("cities", lambda *heard_of: heard.put_nowait(heard_of[-1]))
-        await connection.commit()
-        sql = "SELECT i, pg_notify('cities', i::text) IS NULL AS told FROM generate_series(1, 50) AS i"
-        assert len(await values(engine, sql)) == 50
-        async with asyncio.timeout(5):
-            assert [await heard.get() for _ in range(50)] == [str(i) for i in range(1, 51)]
-        await raw.execute("UNLISTEN *")
+def message(kind: bytes, text: bytes) -> bytes:
+    return kind + (len(text) + 4).to_bytes(4, "big") + text
 
 
-async def test_a_connection_that_is_lost_in_the_middle_is_said(engine: AsyncEngine) -> None:
+NOTICE = message(b"N", b"SNOTICE\0C00000\0Mby the way\0\0")
+FAREWELL = message(b"E", b"SFATAL\0C57P01\0Mshutting down\0\0")
+BOUND = message(b"2", b"")
+
+
+@dataclass
+class Large:
+    """Holds the next large answer of the server back to its end, and says something more then."""
+
+    more: bytes
+    ends: bool = False  # the connection, after that
+    together: bool = True
+    armed: bool = False
+    held: bytes = b""
+
+    def __call__(self, data: bytes) -> tuple[list[bytes], bool]:
+        if not self.held and not (self.armed and data.startswith(BOUND)):
+            return [data], False
+        self.held += data
+        if self.held[-6:-1] != READY:
+            return [], False
+        passed, self.held = self.held, b""
+        if len(passed) < 10_000:
+            return [passed], False
+        self.armed = False
+        return [passed + self.more] if self.together else [passed, self.more], self.ends
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["together", "apart"])
+async def test_what_follows_upon_the_end_of_an_answer_keeps_nobody_waiting(
+    engine: AsyncEngine, together: bool
+) -> None:
+    heard: list[str] = []
+    answer = Large(more=NOTICE, together=together)
+    async with proxied(engine, answer) as url:
+        other = await citykit.connect(url)
+        async with other.connect() as connection:
+            raw: Any = (await connection.get_raw_connection()).driver_connection
+            raw.add_log_listener(lambda _, message: heard.append(message.severity))
+            for _ in range(2):
+                answer.armed = True
+                sql = "SELECT i, repeat('x', 1000) AS t FROM generate_series(1, 4000) AS i"
+                assert await counted(citykit.stream_frames(connection, sql, chunk_rows=500), 0.01) == 4_000
+        assert heard == ["NOTICE"] * 2
+        await other.dispose()
+
+
+def causes(exc: BaseException | None) -> str:
+    """Return all that an exception tells of how it came to be."""
+    return f"{exc}; {causes(exc.__cause__ or exc.__context__)}" if exc else ""
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["while rows come", "while none come"])
+async def test_a_connection_that_is_lost_in_the_middle_is_said(engine: AsyncEngine, waits: bool) -> None:
+    sql = "SELECT generate_series(1, 2000000000) AS i, 'x' AS lost"
+    if waits:
+        sql = f"SELECT i, repeat('x', 200000 * (1 - i)), ({'SELECT pg_sleep(i * 100)'})::text AS lost "
+        sql += "FROM generate_series(0, 1) AS i"
     other = await citykit.connect(engine.url)
     async with other.connect() as connection:
-        reading = asyncio.create_task(
-            citykit.read_frame(connection, "SELECT generate_series(1, 2000000000) AS i, 'x' AS lost")
-        )
+        reading = asyncio.create_task(citykit.read_frame(connection, sql))
         await running(engine, "%AS lost%", True)
         await scalar(engine, KILL)
-        with pytest.raises(citykit.DatabaseUnavailableError, match="lost"):
+        with pytest.raises(citykit.DatabaseUnavailableError, match="lost") as caught:
             await reading
+    if waits:  # the server can say why
+        assert "administrator" in causes(caught.value)
     assert len(await values(other, EVERY_TYPE.format(2_000))) == 2_000
     await other.dispose()
 
 
-async def test_a_time_out_of_the_driver_leaves_a_connection_that_works(engine: AsyncEngine) -> None:
+async def test_an_answer_is_whole_or_an_error_where_the_connection_ends_behind_it(
+    engine: AsyncEngine,
+) -> None:
+    sql = "SELECT generate_series(1, 200000) AS i"
+    answer = Large(more=FAREWELL, ends=True)
+    async with proxied(engine, answer) as url:
+        other = await citykit.connect(url)
+        answer.armed = True
+        async with other.connect() as connection:
+            with pytest.raises(citykit.DatabaseUnavailableError, match="lost"):
+                await values(connection, sql)
+        answer.armed = True
+        assert len(await values(other, sql)) == 200_000  # on another connection
+        answer.armed = True
+        async with other.connect() as connection:
+            frames = citykit.stream_frames(connection, sql, chunk_rows=1_000)
+            with pytest.raises(citykit.DatabaseUnavailableError, match="lost"):
+                await counted(frames, 0.001)
+        await other.dispose()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "unpacking"), [(0, 0), (0.01, 0), (0, 0.03)], ids=["at once", "slowly", "in a thread"]
+)
+async def test_a_time_out_of_the_driver_leaves_a_connection_that_works(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, seconds: float, unpacking: float
+) -> None:
+    def unpack(*args: Any) -> Any:
+        time.sleep(unpacking)
+        return unpack_rows(*args)
+
+    monkeypatch.setattr(rows, "unpack", unpack)
+    sql = "SELECT generate_series(1, 2000000000) AS i, repeat('x', 100) AS t"
     hasty = await citykit.connect(
         engine.url, pool_size=1, max_overflow=0, connect_args={"command_timeout": 0.2}
     )
-    async with hasty.connect() as connection:
-        for _ in range(2):
-            with pytest.raises((TimeoutError, citykit.CitykitError)):
-                await citykit.read_frame(
-                    connection, "SELECT generate_series(1, 2000000000) AS i, repeat('x', 100) AS t"
-                )
+    async with hasty.connect() as connection, asyncio.timeout(30):
+        for _ in range(5):
+            with pytest.raises(TimeoutError):
+                await counted(citykit.stream_frames(connection, sql, chunk_rows=1_000), seconds)
             await connection.rollback()
-            assert await values(connection, "SELECT generate_series(1, 2000) AS i") == [
-                (i,) for i in range(1, 2_001)
-            ]
+            found = await values(connection, "SELECT generate_series(1, 2000) AS i")
+            assert found == [(i,) for i in range(1, 2_001)]
     await hasty.dispose()
+
+
+async def test_rows_that_come_slowly_are_not_kept_waiting(engine: AsyncEngine) -> None:
+    sql = (  # in rows so large that the server sends each
+        "SELECT i, repeat('x', 20000) AS t FROM generate_series(1, 3) AS i, "
+        "LATERAL (SELECT pg_sleep(i - i + 0.4)) AS slow"
+    )
+    started, seen = time.perf_counter(), []
+    async for frame in citykit.stream_frames(engine, sql, chunk_rows=1):
+        seen += [(time.perf_counter() - started, i) for i in frame["i"]]
+    assert [i for _, i in seen] == [1, 2, 3]
+    assert seen[0][0] < seen[-1][0] - 0.5
 
 
 async def test_a_value_that_cannot_be_sent_leaves_a_connection_that_works(engine: AsyncEngine) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,3 +79,26 @@ def test_each_value_of_a_float_is_kept_bit_by_bit() -> None:
     data = b"".join(b"D" + struct.pack("!ihiQ", 18, 1, 8, bits) for bits in sent)
     [column], _ = unpack(np.frombuffer(data + bytes(SLACK), np.uint8), [701])
     assert column.to_numpy().view(np.uint64).tolist() == sent
+
+
+def test_a_large_value_that_is_full_of_beginnings_takes_no_time_and_little_memory() -> None:
+    oids = [TEXT, 23]
+    sent = row(oids, ("D" * 10_000_000, 1)) + row(oids, ("D", 2))
+    tracemalloc.start()
+    [texts, numbers], used = unpacked(sent, oids)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert ([len(text) for text in texts], numbers) == ([10_000_000], [1])
+    assert unpacked(sent[used:], oids)[0] == [["D"], [2]]
+    assert peak < 60_000_000  # of which what this test makes is half
+
+
+def test_a_row_of_other_columns_is_none() -> None:
+    for size in (1, 100_000):
+        assert unpacked(row([TEXT, TEXT], ("x" * size, None)), [TEXT])[1] == 0
+
+
+def test_numbers_that_do_not_come_in_binary_are_refused() -> None:
+    sent = b"D" + struct.pack("!ihi", 11, 1, 5) + b"12345" + row([23], (None,))
+    with pytest.raises(TypeError, match="oid 23"):
+        unpacked(sent, [23])
