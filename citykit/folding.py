@@ -12,7 +12,10 @@ _GREEK_AND_CYRILLIC = (
 _SPELLED_OUT = {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}
 
 FOLDING_ENCODINGS = ("UTF8", "SQL_ASCII")  # in the latter, whose characters are bytes, lower() alone applies
-SEARCH_INDEX = "cities_search"
+SEARCH_INDEX = "cities_by_name"
+# What a name stands between in the index, so that three-letter parts tell where it begins and ends. They are
+# capitals, which no folded name has, and the index takes them for letters in every locale.
+BEGIN, END = "Q", "X"
 
 
 def folded(text: str) -> str:
@@ -30,15 +33,34 @@ def folded(text: str) -> str:
     'istanbul'
     'αθηνα'
     """
+    return _folded(text, "{}", "{}")
+
+
+def spelled(text: str) -> str:
+    r"""Return the SQL expression of `folded` in ASCII: what is not is spelled as its bytes, ``\320\237``.
+
+    Of three-letter parts the index knows only those of letters and digits, and which characters are letters
+    depends on the database's locale; these are, in all of them. Digits may be found among those of bytes.
+    """
+    doubled = r"replace({}, '\', '\\')"
+    return _folded(text, doubled, f"encode(decode({doubled}, 'escape'), 'escape')")
+
+
+def indexed_name(folds: bool = True) -> str:
+    """Return the SQL expression by which names are found."""
+    return f"('{BEGIN}' || {spelled('name') if folds else 'lower(name)'} || '{END}')"
+
+
+def _folded(text: str, ascii_only: str, others: str) -> str:
     bare = rf"regexp_replace(normalize({text}, NFKD), '[\u0300-\u036f]', '', 'g')"
     latin = f"translate({bare}, {_quoted(_FROM)}, {_quoted(_TO)})"
     for letter, letters in _SPELLED_OUT.items():
         latin = f"replace({latin}, '{letter}', '{letters}')"
     other = f"translate({bare}, '{_GREEK_AND_CYRILLIC[0]}', '{_GREEK_AND_CYRILLIC[1]}')"
     return (
-        f"(CASE WHEN octet_length({text}) = char_length({text}) THEN lower({text}) "
-        rf"WHEN {text} ~ '[\u0370-\u052f]' THEN lower({other}) "
-        f"ELSE lower({latin}) END)"
+        f"(CASE WHEN octet_length({text}) = char_length({text}) THEN {ascii_only.format(f'lower({text})')} "
+        rf"WHEN {text} ~ '[\u0370-\u052f]' THEN {others.format(f'lower({other})')} "
+        f"ELSE {others.format(f'lower({latin})')} END)"
     )
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.awaiting import says_await
 from citykit.engine import Bind, transaction
 from citykit.errors import CitykitError
-from citykit.folding import FOLDING_ENCODINGS, SEARCH_INDEX, folded
+from citykit.folding import FOLDING_ENCODINGS, SEARCH_INDEX, indexed_name
 from citykit.models import Base
 
 # Whoever creates tables holds this lock until the commit, so that two notebooks can start at once.
@@ -70,7 +70,7 @@ async def create_search_index(raw: Any) -> None:
     """
     if not await raw.fetchval(_WANTS_SEARCH_INDEX, SEARCH_INDEX, _LARGE_BYTES, FOLDING_ENCODINGS):
         return
-    index = f"INDEX IF NOT EXISTS {SEARCH_INDEX} ON cities USING gin ({folded('name')} gin_trgm_ops)"
+    index = f"INDEX IF NOT EXISTS {SEARCH_INDEX} ON cities USING gin ({indexed_name()} gin_trgm_ops)"
     try:
         async with raw.transaction():
             await raw.execute("LOCK TABLE cities IN SHARE ROW EXCLUSIVE MODE NOWAIT")  # readers go on

@@ -5,41 +5,62 @@ from __future__ import annotations
 import functools
 
 from citykit.cities import COLUMNS
-from citykit.folding import folded
+from citykit.folding import BEGIN, END, folded, indexed_name, spelled
 
 SELECTED = ", ".join(COLUMNS)
 ORDER = "population DESC, name, country, region"
-_LARGEST = 1_000
+_LARGEST = {0: 4_000, 1: 4_000, 2: 4_000, 3: 1_000}  # cities, which are looked through at first
+_LITERALLY = {"\\": r"\\", "%": r"\%", "_": r"\_"}  # in a pattern of LIKE
 
 
 @functools.cache
 def find_statement(folds: bool, letters: int) -> str:
-    """Return the statement for a part of a name with so many letters (3: or more)."""
-    fold = folded if folds else "lower({})".format
-    name = fold("name")
+    """Return the statement for a part of a name: $1, of which $2 cities are wanted.
 
-    def ranked(rank: int, condition: str, *, indexed: bool = True, cities: str = "cities") -> str:
+    `letters` says what the index can tell of it: 3 for three characters or more, 2 for two letters or digits,
+    1 for whatever else is as short in ASCII, 0 for what is not in ASCII (it may be spelled in many).
+    """
+    name = indexed_name(folds)
+    sought = '($1::text COLLATE "C")'
+    part, folded_part = (spelled(sought), folded(sought)) if folds else (f"lower({sought})",) * 2
+    for character, literally in _LITERALLY.items():
+        part = f"replace({part}, '{character}', '{literally}')"
+        folded_part = f"replace({folded_part}, '{character}', '{literally}')"
+
+    def ranked(rank: int, condition: str, *, indexed: bool = True, among: str = "cities") -> str:
         # Nothing but an order that no index has makes sure, without statistics, that names are looked up.
         order = ORDER.replace("population", "population + 0") if indexed else ORDER
+        where = condition.format(name=name if among == "cities" else "spelled")
         return (
-            f"(SELECT {SELECTED}, {rank} AS rank FROM {cities}, sought WHERE {condition} "  # noqa: S608
+            f"(SELECT {SELECTED}, {rank} AS rank FROM {among}, sought WHERE {where} "  # noqa: S608
             f"ORDER BY {order} LIMIT $2)"
         )
 
-    # Few letters begin so many names that enough are among the largest cities, which are soon looked through.
-    largest = f"(SELECT {SELECTED} FROM cities ORDER BY population DESC, name LIMIT {_LARGEST}) AS cities"  # noqa: S608
-    begins = f"{name} LIKE part || '%' AND {name} NOT LIKE part"
-    contains = f"{name} LIKE '%' || part || '%' AND {name} NOT LIKE part || '%'"
-    enough = "(SELECT count(*) FROM begun) >= $2"
+    anywhere = "%" if letters > 1 else ""  # saves the part "  q", which every name has
+    exact = f"{{name}} LIKE '{anywhere}{BEGIN}' || part || '{END}'"
+    begins = f"{{name}} LIKE '{anywhere}{BEGIN}' || part || '%'"
+    contains = f"{folded('name') if folds else 'lower(name)'} LIKE '%' || folded_part || '%'"
+    if letters in (0, 3):
+        contains = "{name} LIKE '%' || part || '%' AND " + contains
+    elif letters == 2 and folds:  # and one character more, which at the end is END: a three-letter part again
+        contains = r"{name} ~ (part || '[\x01-\x7f]') AND " + contains
+    begins, contains = f"{begins} AND NOT {exact}", f"{contains} AND NOT {begins}"
+    # Many names may begin so, or have it in them; enough of these are among the largest, soon looked through.
+    enough = "(SELECT count(*) FROM {}) >= $2"
     branches = (
-        ranked(0, f"{name} LIKE part"),
-        f"(SELECT * FROM begun WHERE {enough})",  # noqa: S608
-        ranked(1, f"NOT {enough} AND {begins}", indexed=letters > 1),
-        ranked(2, contains, indexed=letters > 2),
+        ranked(0, exact),
+        f"(SELECT * FROM begun WHERE {enough.format('begun')})",  # noqa: S608
+        ranked(1, f"NOT {enough.format('begun')} AND {begins}"),
+        f"(SELECT * FROM contained WHERE {enough.format('contained')})",  # noqa: S608
+        ranked(2, f"NOT {enough.format('contained')} AND {contains}", indexed=letters != 1),
     )
     # They run one after the other, and those that the limit does not need never do.
     return f"""
-    WITH sought AS NOT MATERIALIZED (SELECT {fold('($1::text COLLATE "C")')} AS part),
-        begun AS MATERIALIZED ({ranked(1, begins, indexed=False, cities=largest)})
+    WITH sought AS NOT MATERIALIZED (SELECT {part} AS part, {folded_part} AS folded_part),
+        largest AS MATERIALIZED (
+            SELECT {SELECTED}, {name} AS spelled FROM cities ORDER BY {ORDER} LIMIT {_LARGEST[letters]}
+        ),
+        begun AS MATERIALIZED {ranked(1, begins, indexed=False, among="largest")},
+        contained AS MATERIALIZED {ranked(2, contains, indexed=False, among="largest")}
     SELECT * FROM ({" UNION ALL ".join(branches)}) AS found LIMIT $2
     """  # noqa: S608

@@ -11,18 +11,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 STOP_SECONDS = 5.0  # for the server to end it
+AGAIN_SECONDS = 0.25  # after which it is told again: what comes while it compiles a query (JIT) may be lost
 
 
 async def stop(connection: AsyncConnection, raw: Any, asking: asyncio.Future[Any], server_pid: int) -> None:
     """End what `asking` waits for by cancelling it on the server; if that fails, with the connection.
 
-    asyncpg's own way (which cancelling the task would take) counts the next data of a COPY that arrives as
-    the answer to the cancel request, and leaves a connection that says another operation is in progress.
+    Cancelling the task would take asyncpg's own way: that counts the next data of a COPY that arrives as the
+    answer to the cancel request, and leaves a connection that says another operation is in progress.
     """
     try:
         async with asyncio.timeout(STOP_SECONDS):
-            await connection.run_sync(_cancel_on_server, server_pid)
-            await asyncio.wait([asking])
+            while not asking.done():
+                await connection.run_sync(_cancel_on_server, server_pid)
+                await asyncio.wait([asking], timeout=AGAIN_SECONDS)
     except (TimeoutError, OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError):
         pass
     finally:

@@ -150,7 +150,8 @@ async def knows_accents(engine: AsyncEngine) -> bool:
 NAMES = {
     "São Paulo": 12, "Paulo Afonso": 5, "Sao Paulo de Olivença": 9, "München": 7, "Munchenstein": 3,
     "Zürich": 8, "Straße": 2, "Strassen": 4, "York": 6, "New York": 11, "Yorkton": 1, "100% Town": 1,
-    "a_b": 1, "axb": 1, "back\\slash": 1,
+    "a_b": 1, "axb": 1, "back\\slash": 1, "Qatar": 1, "X": 2, "Max": 1,
+    "Москва": 9, "Новая Москва": 1, "東京": 8, "Пп San": 4, "Route 66": 3, "66": 1, "\\320\\277": 1,
 }  # fmt: skip
 
 
@@ -178,11 +179,23 @@ async def test_names_are_found_without_case_and_accents_exact_before_prefix_befo
     assert await found(engine, "back\\") == ["back\\slash"]
     assert await found(engine, "atlantis") == []
     assert await found(engine, "x' OR true --") == []
+    assert await found(engine, "qatar") == await found(engine, "atar") == ["Qatar"]
+    assert await found(engine, "qqatar") == await found(engine, "atarx") == await found(engine, "qx") == []
+    assert await found(engine, "x") == ["X", "Max", "axb"]
+    assert await found(engine, "ax") == ["axb", "Max"]
+    assert await found(engine, "66") == ["66", "Route 66"]
+    assert await found(engine, "e 6") == ["Route 66"]
+    assert await found(engine, "320") == await found(engine, "\\320") == ["\\320\\277"]
+    assert await found(engine, "7 san") == await found(engine, "277 san") == await found(engine, "BC") == []
     if await knows_accents(engine):
         assert await found(engine, "sao paulo") == ["São Paulo", "Sao Paulo de Olivença"]
         assert await found(engine, "PAULO") == ["Paulo Afonso", "São Paulo", "Sao Paulo de Olivença"]
         assert await found(engine, "MÜNCHEN") == ["München", "Munchenstein"]
         assert await found(engine, "zurich") == ["Zürich"]
+        assert await found(engine, "МОСКВА") == ["Москва", "Новая Москва"]  # noqa: RUF001
+        assert await found(engine, "а") == ["Москва", "Новая Москва"]  # noqa: RUF001
+        assert await found(engine, "京") == await found(engine, "東京") == ["東京"]
+        assert await found(engine, "п") == await found(engine, "ПП S") == ["Пп San"]
         assert await found(engine, "straße") == await found(engine, "STRASSE") == ["Straße", "Strassen"]
 
 
@@ -203,7 +216,7 @@ async def test_a_bad_part_of_a_name(engine: AsyncEngine, part: Any, error: type[
         await citykit.find_cities(engine, part)
 
 
-INDEXED = "SELECT to_regclass('cities_search') IS NOT NULL"
+INDEXED = "SELECT to_regclass('cities_by_name') IS NOT NULL"
 
 
 async def test_the_first_search_of_a_large_table_makes_the_index_that_answers(engine: AsyncEngine) -> None:
@@ -221,9 +234,10 @@ async def test_the_first_search_of_a_large_table_makes_the_index_that_answers(en
     every = await asyncio.gather(*(found(engine, "CITY 19999") for _ in range(5)))
     assert every == [["city 19999"]] * 5
     assert await scalar(engine, INDEXED)
-    lines = await plan(engine, find_statement(True, 3), "city 12345", 20)
-    assert sum("Bitmap Index Scan on cities_search" in line for line in lines) == 3, lines
-    assert not any("Seq Scan" in line for line in lines), lines
+    for part, letters in (("city 12345", 3), ("xq", 2), *[("москва", 3)] * await knows_accents(engine)):
+        lines = await plan(engine, find_statement(True, letters), part, 20)
+        assert sum("Bitmap Index Scan on cities_by_name" in line for line in lines) == 3, lines
+        assert not any("Seq Scan" in line for line in lines), lines
 
 
 async def test_create_tables_adds_the_indexes_that_an_earlier_version_lacks(engine: AsyncEngine) -> None:

@@ -244,13 +244,13 @@ async def test_a_time_out_of_the_driver_leaves_a_connection_that_works(
 
 async def test_rows_that_come_slowly_are_not_kept_waiting(engine: AsyncEngine) -> None:
     sql = (  # in rows so large that the server sends each
-        "SELECT i, repeat('x', 20000) AS t FROM generate_series(1, 3) AS i, "
+        "SELECT i, repeat('x', 20000) AS t FROM generate_series(1, 4) AS i, "
         "LATERAL (SELECT pg_sleep(i - i + 0.4)) AS slow"
     )
     started, seen = time.perf_counter(), []
     async for frame in citykit.stream_frames(engine, sql, chunk_rows=1):
         seen += [(time.perf_counter() - started, i) for i in frame["i"]]
-    assert [i for _, i in seen] == [1, 2, 3]
+    assert [i for _, i in seen] == [1, 2, 3, 4]
     assert seen[0][0] < seen[-1][0] - 0.5
 
 

@@ -22,7 +22,10 @@ BIGGEST = f"SELECT {NAMES} FROM cities ORDER BY population DESC, name, country, 
 TIMES = 200  # that a question of a millisecond is asked in one turn
 AT_ONCE = 5_000  # likewise, by a hundred at once
 FEW = 10_000
-FOUND = ("sao paulo", "MÜNCHEN", "zurich", "york", "los angeles", "springfield", "ville", "tokyo", "atlantis")
+FOUND = (
+    "sao paulo", "MÜNCHEN", "zurich", "york", "los angeles", "springfield", "ville", "tokyo", "atlantis",
+    "san", "saint", "a", "la", "xq", "москва", "東京",
+)  # fmt: skip
 PLACES = ((64.15, -21.94), (48.86, 2.35), (0, 0), (-33.87, 151.21), (65, 179.9), (-90, 0))
 
 
