@@ -23,9 +23,8 @@ from citykit.pgtypes import ARROW, DESCRIBE, EXACT, KNOWN, PLAIN, TEXT, Type, de
 from citykit.rows import rows_out
 from citykit.statements import Query
 
-SMALL_ROWS = (
-    1_000  # where the statement itself says that there are no more, COPY is not worth its preparations
-)
+# Where the statement itself says that there are no more, another way is not worth its preparations.
+SMALL_ROWS = 1_000
 THREAD_BYTES = 1 << 16  # from here up, what arrives is decoded in a thread
 
 # It also begins the transaction: what goes past SQLAlchemy would not (asyncpg dialect).
@@ -54,7 +53,7 @@ class Result:
 
 
 async def run(connection: AsyncConnection, query: Query) -> Result:
-    """Prepare a statement and choose its way: COPY, or where that cannot be or is longer, the ordinary one.
+    """Prepare a statement and choose its way: past the driver, COPY, or where neither can be, the ordinary.
 
     Its batches have to be read, or closed, before the connection is used for anything else.
     """
