@@ -13,12 +13,23 @@ _LARGEST = {0: 4_000, 1: 4_000, 2: 4_000, 3: 1_000}  # cities, which are looked 
 _LITERALLY = {"\\": r"\\", "%": r"\%", "_": r"\_"}  # in a pattern of LIKE
 
 
+def letters_of(part: str) -> int:
+    """Return what the index can tell of a part of a name.
+
+    3: its three-letter parts. 2: two letters or digits, and any after them. 1: nothing. 0: as 3, if it is
+    spelled in so many, which it is but for an accent.
+    """
+    if not part.isascii():
+        return 3 if len(part) > 2 else 0
+    known = sum(map(str.isalnum, part))
+    return 3 if known and len(part) > 2 else max(known, 1)
+
+
 @functools.cache
 def find_statement(folds: bool, letters: int) -> str:
     """Return the statement for a part of a name: $1, of which $2 cities are wanted.
 
-    `letters` says what the index can tell of it: 3 for three characters or more, 2 for two letters or digits,
-    1 for whatever else is as short in ASCII, 0 for what is not in ASCII (it may be spelled in many).
+    `letters` says what the index can tell of it (:func:`letters_of`).
     """
     name = indexed_name(folds)
     sought = '($1::text COLLATE "C")'

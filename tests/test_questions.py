@@ -150,7 +150,7 @@ async def knows_accents(engine: AsyncEngine) -> bool:
 NAMES = {
     "São Paulo": 12, "Paulo Afonso": 5, "Sao Paulo de Olivença": 9, "München": 7, "Munchenstein": 3,
     "Zürich": 8, "Straße": 2, "Strassen": 4, "York": 6, "New York": 11, "Yorkton": 1, "100% Town": 1,
-    "a_b": 1, "axb": 1, "back\\slash": 1, "Qatar": 1, "X": 2, "Max": 1,
+    "a_b": 1, "axb": 1, "back\\slash": 1, "Qatar": 1, "X": 2, "Max": 1, "A - B": 1,
     "Москва": 9, "Новая Москва": 1, "東京": 8, "Пп San": 4, "Route 66": 3, "66": 1, "\\320\\277": 1,
 }  # fmt: skip
 
@@ -183,6 +183,8 @@ async def test_names_are_found_without_case_and_accents_exact_before_prefix_befo
     assert await found(engine, "qqatar") == await found(engine, "atarx") == await found(engine, "qx") == []
     assert await found(engine, "x") == ["X", "Max", "axb"]
     assert await found(engine, "ax") == ["axb", "Max"]
+    assert await found(engine, "---") == await found(engine, "-Y") == []
+    assert await found(engine, " - ") == await found(engine, "- ") == await found(engine, "a -") == ["A - B"]
     assert await found(engine, "66") == ["66", "Route 66"]
     assert await found(engine, "e 6") == ["Route 66"]
     assert await found(engine, "320") == await found(engine, "\\320") == ["\\320\\277"]
