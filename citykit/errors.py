@@ -65,7 +65,21 @@ def _is_in(package: str, step: TracebackType) -> bool:
 
 
 class DatabaseUnavailableError(CitykitError):
-    """The server cannot be reached or started; the message says what was tried and what to do."""
+    """The server cannot be reached or started; the message says what was tried and what to do.
+
+    Attributes
+    ----------
+    in_doubt : bool
+        The COMMIT was sent and its answer was lost: the work may or may not have been stored. False: nothing
+        was stored.
+    transient : bool
+        Trying again later may help; False where it cannot (a wrong password, a database that does not exist).
+    """
+
+    def __init__(self, message: str, *, in_doubt: bool = False, transient: bool = True) -> None:
+        super().__init__(message)
+        self.in_doubt = in_doubt
+        self.transient = transient
 
 
 class MissingTableError(CitykitError):
