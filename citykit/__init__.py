@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from citykit.cities import add_city, load_cities
     from citykit.datasets import world_cities
-    from citykit.engine import Bind, connect, sessions
+    from citykit.engine import connect, sessions
     from citykit.errors import (
         CitykitError,
         DatabaseUnavailableError,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from citykit.questions import biggest_cities, find_cities, nearest_cities, summarize_countries
     from citykit.read import read_frame, stream_frames
     from citykit.schema import create_tables
+    from citykit.transactions import Bind
 
 __version__ = "0.1.0"
 
@@ -75,7 +76,7 @@ __all__ = [
 _ROOMS = {
     "cities": ("add_city", "load_cities"),
     "datasets": ("world_cities",),
-    "engine": ("Bind", "connect", "sessions"),
+    "engine": ("connect", "sessions"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "load": ("LoadReport", "load_frame"),
     "magic": ("load_ipython_extension",),
@@ -85,6 +86,7 @@ _ROOMS = {
     "questions": ("biggest_cities", "find_cities", "nearest_cities", "summarize_countries"),
     "read": ("read_frame", "stream_frames"),
     "schema": ("create_tables",),
+    "transactions": ("Bind",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -7,10 +7,9 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Table
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from citykit.awaiting import says_await
-from citykit.engine import Bind, sqlstate, transaction
 from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
 from citykit.frames import validate
 from citykit.load import LoadReport, OnInvalid, load_frame
@@ -18,6 +17,8 @@ from citykit.merge import OnConflict
 from citykit.models import City
 from citykit.progress import Progress
 from citykit.rules import rules_of
+from citykit.server_errors import sqlstate
+from citykit.transactions import Bind, in_transaction
 
 KEY = ("name", "country", "region")
 COLUMNS = {
@@ -153,7 +154,8 @@ async def add_city(
         raise InvalidFrameError(f"{'; '.join(said)}; nothing was changed.\n{' '.join(broken)}", rejects)
     values: dict[str, Any] = rows.select(list(COLUMNS)).to_pylist()[0]
     city = City(**values)
-    async with transaction(bind) as connection:  # what else a session holds is flushed here
+
+    async def work(connection: AsyncConnection) -> None:  # what else a session holds is flushed before
         try:
             if isinstance(bind, AsyncSession):
                 bind.add(city)
@@ -172,4 +174,6 @@ async def add_city(
             key = tuple(values[column] for column in KEY)
             shown = ", ".join(filter(None, key))
             raise DuplicateCityError(f"The city is already stored: {shown}", [key]) from exc
+
+    await in_transaction(bind, work)
     return city

@@ -9,14 +9,15 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 from sqlalchemy import FromClause
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.awaiting import says_await
-from citykit.engine import Bind, transaction
 from citykit.merge import OnConflict
-from citykit.plans import Load
+from citykit.plans import Load, Outcome
 from citykit.progress import Progress, reporting
 from citykit.rules import key_of, rules_of, table_of
 from citykit.sources import Rows
+from citykit.transactions import Bind, in_transaction
 from citykit.violations import with_labels
 
 OnInvalid: TypeAlias = Literal["error", "skip"]
@@ -134,13 +135,15 @@ async def load_frame(
     enums = any("enum" in (rule.kind, rule.item and rule.item.kind) for rule in rows.rules)
     if not enums:
         await rows.check()
-    async with transaction(bind) as connection:
+
+    async def work(connection: AsyncConnection) -> Outcome:
         if enums:  # only the server knows their labels
             rows.rules = await with_labels(connection, into, rows.rules)
             await rows.check()
         with reporting(progress, rows.total, "loading") as report:
-            load = Load(rows, into, columns, on_conflict, connection, report)
-            inserted, updated, plan = await load.run()
+            return await Load(rows, into, columns, on_conflict, connection, report).run()
+
+    inserted, updated, plan = await in_transaction(bind, work)
     skipped = rows.valid - inserted - updated
     return LoadReport(inserted, updated, skipped, rows.rejects, time.perf_counter() - started, plan)
 

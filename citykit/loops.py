@@ -11,17 +11,14 @@ import contextlib
 import os
 import socket
 import weakref
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, cast
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
-from sqlalchemy import AsyncAdaptedQueuePool, PoolProxiedConnection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import AsyncAdaptedQueuePool
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import ConnectionPoolEntry
-from sqlalchemy.util import greenlet_spawn
-from sqlalchemy.util.concurrency import in_greenlet
 
 from citykit.errors import WrongLoopError
-from citykit.waking import Awake, start_waking
 
 
 class PoolPerLoop(AsyncAdaptedQueuePool):
@@ -44,7 +41,7 @@ class PoolPerLoop(AsyncAdaptedQueuePool):
             self._opened.difference_update([past for past in self._opened.copy() if past.loop.is_closed()])
             opened = _Opened(loop)
             self._opened.add(opened)
-            pool = AsyncAdaptedQueuePool(opened.noting(self._invoke_creator), **self._options)
+            pool = _PoolOfLoop(opened.noting(self._invoke_creator), **self._options)
             pool._dialect = self._dialect
             pool.dispatch = self.dispatch  # events hold for every loop
             self._pools[loop] = pool
@@ -54,35 +51,7 @@ class PoolPerLoop(AsyncAdaptedQueuePool):
         return [pool for loop, pool in self._pools.copy().items() if not loop.is_closed()]
 
     def _do_get(self) -> ConnectionPoolEntry:
-        pool = self._of_this_loop()
-        record: Any = pool._do_get()
-        if record._is_hard_or_soft_invalidated() and not in_greenlet():
-            pool._do_return_conn(record)
-            raise _NotAtHandError
-        return cast(ConnectionPoolEntry, record)
-
-    def idle(self) -> PoolProxiedConnection | None:
-        """Return a connection that can be had at once; None where that might mean to wait for the server."""
-        waits = self._pre_ping or self._recycle >= 0 or self._listened()
-        if waits or not self._of_this_loop().checkedin():
-            return None
-        try:
-            return self.connect()
-        except _NotAtHandError:
-            return None
-
-    def takes_back(self) -> bool:
-        """Tell whether an idle connection more can be kept: of one too many, the server is told."""
-        pool = self._of_this_loop()
-        return pool.checkedin() < pool.size()
-
-    def lends_one(self) -> bool:
-        """Tell whether no more than one connection is in use in this loop."""
-        return self._of_this_loop().checkedout() <= 1
-
-    def _listened(self) -> bool:
-        others = [listener for listener in self.dispatch.checkout if listener is not start_waking]
-        return bool(others or self.dispatch.checkin or self.dispatch.reset)
+        return self._of_this_loop()._do_get()
 
     def _invalidate(
         self, connection: Any, exception: BaseException | None = None, _checkin: bool = True
@@ -117,8 +86,14 @@ class PoolPerLoop(AsyncAdaptedQueuePool):
         return sum(pool.checkedout() for pool in self._living())
 
 
-class _NotAtHandError(Exception):
-    """An idle connection has to be opened again first."""
+class _PoolOfLoop(AsyncAdaptedQueuePool):
+    """The pool of one loop."""
+
+    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+        if terminate:  # a statement may run there: it is cancelled, which takes 2 s at most
+            super()._close_connection(connection, terminate=True)
+        else:  # an idle one; asyncpg's close() would wait without end for a server that is silent
+            connection.driver_connection.terminate()
 
 
 class _Opened:
@@ -226,29 +201,6 @@ def _cut(connection: Any) -> None:
         (under_tls or transport)._call_connection_lost(None)  # what the loop would have called
     if under_tls and protocol:
         protocol.connection_lost(None)  # and what would have followed
-
-
-async def fetch(engine: AsyncEngine, sql: str, args: Sequence[Any]) -> list[Any] | None:
-    """Ask the driver itself; None where its connection cannot be used as it is (closed, another loop's).
-
-    To wait in SQLAlchemy's pool takes one of its greenlets, and to make one takes longer than all else here.
-    """
-    pool: Any = engine.sync_engine.pool
-    at_once = pool.idle() if isinstance(pool, PoolPerLoop) else None
-    lent: Any = at_once or await greenlet_spawn(pool.connect)
-    try:
-        raw: Any = lent.driver_connection
-        usable = not raw.is_closed() and raw._loop is asyncio.get_running_loop()
-        if not usable:
-            return None
-        with Awake() if at_once and pool.lends_one() else contextlib.nullcontext():
-            rows: list[Any] = await raw.fetch(sql, *args)
-        return rows
-    finally:
-        if at_once and pool.takes_back():
-            lent.close()
-        else:  # to its end, even where we are cancelled
-            await asyncio.shield(asyncio.ensure_future(greenlet_spawn(lent.close)))
 
 
 def check_loop(connection: AsyncConnection) -> None:

@@ -14,14 +14,15 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic_arguments import MagicArgumentParser
 from sqlalchemy import func, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.engine import connect, transaction
+from citykit.engine import connect
 from citykit.errors import MissingTableError
 from citykit.models import City
 from citykit.notebook import run
 from citykit.read import read_frame
 from citykit.statements import parameter_names
+from citykit.transactions import in_transaction
 from citykit.urls import shown_url
 
 
@@ -92,14 +93,23 @@ class _Cities:
 
     async def _overview(self) -> Overview:
         engine = await self._engine()
-        async with transaction(engine) as connection:
-            version: str = await connection.scalar(text("SHOW server_version")) or ""
+        version = await in_transaction(engine, _version, effect="reads")
+        rows: int | None
+        size: str | None
         try:
-            async with transaction(engine) as connection:
-                rows, size = (await connection.execute(_ROWS_AND_SIZE)).one()
+            rows, size = await in_transaction(engine, _rows_and_size, effect="reads")
         except MissingTableError:
             rows = size = None
         return Overview(shown_url(engine.url), version, City.__tablename__, rows, size)
+
+
+async def _version(connection: AsyncConnection) -> str:
+    return str(await connection.scalar(text("SHOW server_version")))
+
+
+async def _rows_and_size(connection: AsyncConnection) -> tuple[int, str]:
+    rows, size = (await connection.execute(_ROWS_AND_SIZE)).one()
+    return rows, size
 
 
 _ROWS_AND_SIZE = select(

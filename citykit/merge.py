@@ -26,9 +26,9 @@ from sqlalchemy.dialects.postgresql import Insert, distinct_on, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.engine import sqlstate
 from citykit.errors import DuplicateKeyError
 from citykit.frames import POSITION
+from citykit.server_errors import sqlstate
 from citykit.staging import Target, staging_of
 
 OnConflict: TypeAlias = Literal["error", "skip", "update"]

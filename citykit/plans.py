@@ -16,13 +16,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.binary import types_in_binary
-from citykit.engine import server_message, sqlstate
 from citykit.frames import POSITION
 from citykit.join import Join, Keys, unload
 from citykit.merge import Merge, OnConflict, refuse_duplicates
 from citykit.order import AS_THEY_COME, Arrangement, dearest, go_on, numbered
 from citykit.rebuild import Facts, build_indexes, drop_indexes, facts_of, lock
 from citykit.rejects import refuse
+from citykit.server_errors import server_message, sqlstate
 from citykit.sources import Rows
 from citykit.staging import STAGING, Report, Target, copy, stage
 from citykit.violations import REFUSALS, find_violations

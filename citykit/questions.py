@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy import text as text_of
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.awaiting import says_await
 from citykit.cities import COLUMNS
+from citykit.driver import driver_of
 from citykit.dtypes import frame_of_records
-from citykit.engine import DRIVER_ERRORS, Bind, driver_of, repeated_if_lost
 from citykit.folding import FOLDING_ENCODINGS
-from citykit.loops import fetch
 from citykit.schema import create_search_index
 from citykit.search import ORDER, SELECTED, find_statement, letters_of
+from citykit.transactions import Bind, in_transaction
 
 
 @says_await
@@ -57,8 +57,8 @@ async def biggest_cities(
     return await _answer(bind, *_biggest(n, country, region), COLUMNS)
 
 
-async def biggest_rows(bind: Bind, n: int, country: str | None = None) -> list[Any]:
-    """Return the rows of :func:`biggest_cities` as the driver's records, for whom a frame is a detour."""
+async def biggest_rows(bind: Bind, n: int, country: str | None = None) -> Sequence[Any]:
+    """Return the rows of :func:`biggest_cities` without making a frame of them."""
     return await _rows(bind, *_biggest(n, country, None))
 
 
@@ -115,16 +115,20 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
     if not sought.strip():
         raise ValueError("text is a name or a part of one, and here it is empty")
 
+    limit = _count(n)
+    if isinstance(bind, AsyncEngine):
+        await create_search_index(bind)
+
     async def work(connection: AsyncConnection) -> list[Any]:
-        raw = await driver_of(connection)
-        if isinstance(bind, AsyncEngine):
-            await create_search_index(raw)
-        sql = find_statement(raw.get_settings().server_encoding in FOLDING_ENCODINGS, letters_of(sought))
-        prepared = await raw.prepare(sql, name="")  # unnamed, so that it is planned for this very text
-        rows: list[Any] = await prepared.fetch(sought, _count(n))
+        # As an unnamed statement, so that it is planned for this very text; in a transaction of SQLAlchemy's.
+        encoding = await connection.scalar(text_of("SHOW server_encoding"))
+        prepared = await driver_of(connection).prepare(
+            find_statement(encoding in FOLDING_ENCODINGS, letters_of(sought)), name=""
+        )
+        rows: list[Any] = await prepared.fetch(sought, limit)
         return sorted(rows, key=operator.itemgetter("rank"))
 
-    return frame_of_records(await repeated_if_lost(bind, work, begin=False), COLUMNS)
+    return frame_of_records(await in_transaction(bind, work, effect="reads"), COLUMNS)
 
 
 @says_await
@@ -235,26 +239,11 @@ async def _answer(bind: Bind, sql: str, args: Sequence[Any], dtypes: dict[str, s
     return frame_of_records(await _rows(bind, sql, args), dtypes)
 
 
-async def _rows(bind: Bind, sql: str, args: Sequence[Any]) -> list[Any]:
-    """Ask past SQLAlchemy: asyncpg keeps the statement prepared, and on an engine it is its own transaction.
+async def _rows(bind: Bind, sql: str, args: Sequence[Any]) -> Sequence[Any]:
+    async def work(connection: AsyncConnection) -> Sequence[Any]:
+        return (await connection.exec_driver_sql(sql, tuple(args))).all()
 
-    Between an engine's pool and the driver is nothing here, which is half of the time that a small question
-    takes. Whatever is not as it should be takes the ordinary way, and gets its words.
-    """
-    if isinstance(bind, AsyncEngine):
-        try:
-            rows = await fetch(bind, sql, args)
-        except PoolTimeoutError:
-            raise  # the pool's: another way would only wait as long again
-        except DRIVER_ERRORS:
-            rows = None
-        if rows is not None:
-            return rows
-
-    async def work(connection: AsyncConnection) -> list[Any]:
-        return list(await (await driver_of(connection)).fetch(sql, *args))
-
-    return await repeated_if_lost(bind, work, begin=False)
+    return await in_transaction(bind, work, effect="reads")
 
 
 def _count(n: int) -> int:

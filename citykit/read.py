@@ -9,16 +9,15 @@ from contextlib import aclosing
 from typing import Any, get_args
 
 import pandas as pd
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.awaiting import says_await
 from citykit.decode import UnfitColumnError, Values
 from citykit.dtypes import Backend, to_frame
-from citykit.engine import Bind, repeated_if_lost, transaction
-from citykit.errors import DatabaseUnavailableError
 from citykit.progress import Progress, reporting
 from citykit.results import Result, run, unfit
 from citykit.statements import Statement, compiled
+from citykit.transactions import Bind, cancelled, in_transaction
 
 THREAD_ROWS = 10_000  # from here up a frame is put together in a thread
 
@@ -88,7 +87,7 @@ async def read_frame(
                     report(rows)
         return await _framed(result, columns, rows, dtype_backend)
 
-    return await repeated_if_lost(bind, work)
+    return await in_transaction(bind, work, effect="any")
 
 
 async def stream_frames(
@@ -131,23 +130,35 @@ async def stream_frames(
     if size < 1:
         raise ValueError(f"chunk_rows is the number of rows in a frame, 1 or more, not {chunk_rows}")
     query = compiled(statement, params)
-    for attempt in (1, 2):
-        start = None
-        try:
-            async with transaction(bind) as connection:
-                result = await run(connection, query)
-                async with aclosing(result.batches), aclosing(_cut(result, size)) as chunks:
-                    async for columns, rows in chunks:
-                        frame = await _framed(result, columns, rows, dtype_backend)
-                        start = start or 0
-                        frame.index = pd.RangeIndex(start, start + rows)
-                        start += rows
-                        yield frame
-            return
-        except DatabaseUnavailableError:
-            if start is not None or attempt == 2 or not isinstance(bind, AsyncEngine):
-                raise
-            await bind.dispose()
+    frames: asyncio.Queue[pd.DataFrame] = asyncio.Queue(1)
+    yielded = False
+
+    async def work(connection: AsyncConnection) -> None:
+        start = 0
+        result = await run(connection, query)
+        async with aclosing(result.batches), aclosing(_cut(result, size)) as chunks:
+            async for columns, rows in chunks:
+                frame = await _framed(result, columns, rows, dtype_backend)
+                frame.index = pd.RangeIndex(start, start + rows)
+                start += rows
+                await frames.put(frame)
+
+    reading = asyncio.ensure_future(
+        in_transaction(bind, work, effect="any", repeatable=lambda: not yielded and frames.empty())
+    )
+    try:
+        while not reading.done() or not frames.empty():
+            taking = asyncio.ensure_future(frames.get())
+            try:
+                await asyncio.wait([taking, reading], return_when=asyncio.FIRST_COMPLETED)
+                if taking.done():
+                    yielded = True
+                    yield taking.result()
+            finally:
+                taking.cancel()
+        await reading  # which has committed, or says why it has not
+    finally:
+        await cancelled(reading)
 
 
 async def _cut(result: Result, size: int) -> AsyncGenerator[tuple[list[list[Values]], int]]:

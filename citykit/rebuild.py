@@ -10,7 +10,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.engine import sqlstate
+from citykit.server_errors import sqlstate
 from citykit.staging import Target
 
 MAINTENANCE_MEGABYTES = 256  # for an index build, at least

@@ -15,7 +15,6 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 from sqlalchemy.exc import SQLAlchemyError
 
-from citykit.engine import sqlstate
 from citykit.errors import (
     CitykitError,
     DatabaseUnavailableError,
@@ -23,6 +22,7 @@ from citykit.errors import (
     InvalidFrameError,
     MissingTableError,
 )
+from citykit.server_errors import sqlstate
 
 RETRY_AFTER = {"Retry-After": "5"}
 LISTED = 100  # rejects and keys that an answer lists at most

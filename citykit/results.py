@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -17,19 +18,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.copying import copy_out
 from citykit.decode import UnfitColumnError, Values, decode, objects, values_of
-from citykit.engine import driver_of, sqlstate
+from citykit.driver import driver_of, transport_of
 from citykit.errors import CitykitError, MissingTableError
 from citykit.pgtypes import ARROW, DESCRIBE, EXACT, KNOWN, PLAIN, TEXT, Type, described
-from citykit.rows import rows_out
+from citykit.rows import Lines, Rows, check_complete, rows_out
+from citykit.server_errors import ConnectionLostError, sqlstate
 from citykit.statements import Query
 
-# Where the statement itself says that there are no more, another way is not worth its preparations.
-SMALL_ROWS = 1_000
 THREAD_BYTES = 1 << 16  # from here up, what arrives is decoded in a thread
 
 # It also begins the transaction: what goes past SQLAlchemy would not (asyncpg dialect).
 _SESSION = """
-SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.current_setting('DateStyle') AS "DateStyle",
+SELECT pg_catalog.current_setting('DateStyle') AS "DateStyle",
     pg_catalog.current_setting('IntervalStyle') AS "IntervalStyle",
     pg_catalog.current_setting('extra_float_digits') AS extra_float_digits
 """
@@ -57,24 +57,26 @@ async def run(connection: AsyncConnection, query: Query) -> Result:
 
     Its batches have to be read, or closed, before the connection is used for anything else.
     """
-    raw = await driver_of(connection)
-    adapted = (await connection.get_raw_connection()).dbapi_connection
     with _named(query):
-        if query.limit <= SMALL_ROWS and not getattr(adapted, "readonly", False):
-            # On an engine this is no transaction yet: a statement by itself is one, with nothing around it.
-            prepared, names, oids = await _prepared(raw, query)
-            if EXACT.issuperset(oids):
-                types = [KNOWN[oid] for oid in oids]
-                return Result(names, types, _ordinary(prepared, query, names, types))
         session = (await connection.exec_driver_sql(_SESSION)).one()
+        raw = driver_of(connection)
         prepared, names, oids = await _prepared(raw, query)
         types = await _types(raw, oids)
-        if EXACT.issuperset(oids) and raw.get_settings().client_encoding == "UTF8":
-            return Result(names, types, _unpacked(connection, prepared, query, oids, session.pid))
+        transport = transport_of(raw)
+        if EXACT.issuperset(oids) and transport and _is_utf8(raw.get_settings().client_encoding):
+            return Result(names, types, _unpacked(raw, transport, prepared, query, oids))
         if not query.copied:
             return Result(names, types, _ordinary(prepared, query, names, types))
         sql = await _with_literals(raw, query, prepared.get_parameters()) if query.args else query.sql
     return Result(names, types, _copied(connection, query, sql, session, names, types))
+
+
+def _is_utf8(encoding: str) -> bool:
+    """Tell whether text comes as UTF-8; behind pgbouncer the setting has another spelling."""
+    try:
+        return codecs.lookup(encoding.strip("'")).name == "utf-8"
+    except LookupError:
+        return False
 
 
 async def _prepared(raw: Any, query: Query) -> tuple[Any, list[str], list[int]]:
@@ -100,15 +102,19 @@ async def _ordinary(
 ) -> AsyncGenerator[list[Values]]:
     with _named(query):
         rows = await prepared.fetch(*query.args)
+        check_complete(prepared.get_statusmsg() or "", len(rows))
     columns = zip(*rows, strict=True) if rows else [()] * len(types)
     yield [_values(*column) for column in zip(columns, names, types, strict=True)]
 
 
 async def _unpacked(
-    connection: AsyncConnection, prepared: Any, query: Query, oids: Sequence[int], server_pid: int
+    raw: Any, transport: Any, prepared: Any, query: Query, oids: Sequence[int]
 ) -> AsyncGenerator[list[Values]]:
     with _named(query):
-        async with aclosing(rows_out(connection, prepared, query.args, oids, server_pid)) as batches:
+        answer = rows_out(
+            raw, transport, prepared.fetch(*query.args), Rows(oids), lambda _: prepared.get_statusmsg() or ""
+        )
+        async with aclosing(answer) as batches:
             async for batch in batches:
                 yield batch
 
@@ -159,21 +165,43 @@ async def _copied(
         await connection.exec_driver_sql("SELECT set_config($1, $2, true)", (setting, value))
     rows = 0
     with _named(query):
-        async with aclosing(copy_out(connection, sql, session.pid)) as chunks:
-            async for chunk in chunks:
-                try:
-                    if len(chunk) < THREAD_BYTES:
-                        batch = decode(chunk, types)
-                    else:
-                        batch = await asyncio.to_thread(decode, chunk, types)
-                except UnfitColumnError as exc:
-                    raise unfit(exc, names, rows) from exc
-                yield batch
-                rows += len(batch[0])
+        async with aclosing(_lines(driver_of(connection), sql, types)) as batches:
+            try:
+                async for batch in batches:
+                    yield batch
+                    rows += len(batch[0])
+            except UnfitColumnError as exc:
+                raise unfit(exc, names, rows) from exc
     for setting in changed:
         await connection.exec_driver_sql(
             "SELECT set_config($1, $2, true)", (setting, getattr(session, setting))
         )
+
+
+async def _lines(raw: Any, sql: str, types: Sequence[Type]) -> AsyncGenerator[list[Values]]:
+    """Run a statement by COPY and yield its rows in batches."""
+    transport = transport_of(raw)
+    if transport is not None:
+        copy = raw.copy_from_query(f"\n{sql}\n", output=_nowhere, format="text", encoding="utf8")
+        async with aclosing(rows_out(raw, transport, copy, Lines(types), str)) as batches:
+            async for batch in batches:
+                yield batch
+        return
+    rows = 0
+    async with aclosing(copy_out(raw, sql)) as chunks:
+        async for chunk, tag in chunks:
+            if len(chunk) < THREAD_BYTES:
+                batch = decode(chunk, types)
+            else:
+                batch = await asyncio.to_thread(decode, chunk, types)
+            rows += len(batch[0])
+            check_complete(tag, rows)
+            yield batch
+
+
+async def _nowhere(data: bytes) -> None:
+    """Take what the driver hands over of a COPY: nothing, for its lines are kept from it."""
+    raise ConnectionLostError(f"{len(data)} bytes of the answer have gone astray")
 
 
 def unfit(exc: UnfitColumnError, names: Sequence[str], rows: int) -> CitykitError:

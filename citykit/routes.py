@@ -22,7 +22,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from citykit.cities import CITIES, COLUMNS, add_city, load_cities
 from citykit.datasets import read_cities
 from citykit.depends import EngineOf, InCountry, Limit, SessionOf, soon
-from citykit.engine import server_errors_named
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
 from citykit.load import OnInvalid
 from citykit.merge import OnConflict
@@ -45,6 +44,7 @@ from citykit.replies import (
     documented,
     rejected,
 )
+from citykit.server_errors import server_errors_named
 
 BULK = "/cities/bulk"
 KINDS = {  # of a bulk body, and how a file of it ends

@@ -1,4 +1,4 @@
-"""The rows of a large result, kept from the driver, which would make an object of every value."""
+"""The rows of an answer, kept from the driver, which would make an object of each value."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import pyarrow as pa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.engine import driver_of
-from citykit.stopping import stop
-from citykit.unpack import ROW, SLACK, Bytes, unpack, whole_rows
+from citykit.decode import Values, decode
+from citykit.driver import ended, started
+from citykit.errors import CitykitError
+from citykit.pgtypes import Type
+from citykit.server_errors import ConnectionLostError
+from citykit.unpack import COPIED, ROW, SLACK, Bytes, copied, unpack, whole_copies, whole_rows
+
+T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20  # two milliseconds to unpack
 ROOM_BYTES = 1 << 18  # for what the last piece of a chunk brings beyond it
@@ -34,39 +38,97 @@ _NOTHING: Bytes = np.zeros(SLACK, np.uint8)
 _READY = b"Z\0\0\0\5"  # the last message of an answer begins so, and has one byte more
 
 
-async def rows_out(
-    connection: AsyncConnection, prepared: Any, args: Sequence[Any], oids: Sequence[int], server_pid: int
-) -> AsyncGenerator[list[pa.Array]]:
-    """Run a prepared statement whose columns are of `pgtypes.EXACT` and yield its rows in batches.
+class Answer(Protocol):
+    """What an answer of the server consists of: messages of one kind, a row or a line in each."""
 
-    Closing it early cancels the statement on the server. The connection can be used again after that, or
-    is invalidated.
+    kind: int
+
+    def whole(self, data: Bytes) -> tuple[Any, Any]:
+        """Return where each of the whole messages begins and ends that `data` begins with."""
+
+    def take(self, data: Bytes) -> tuple[list[Values], int]:
+        """Return the columns of those messages, and where they end."""
+
+
+@dataclass
+class Rows:
+    """The answer to a statement whose columns are of `pgtypes.EXACT`: DataRow messages, in binary."""
+
+    oids: Sequence[int]
+    kind: int = ROW
+
+    def whole(self, data: Bytes) -> tuple[Any, Any]:
+        """See `Answer`."""
+        return whole_rows(data, len(self.oids))
+
+    def take(self, data: Bytes) -> tuple[list[Values], int]:
+        """See `Answer`."""
+        return unpack(data, self.oids)
+
+
+@dataclass
+class Lines:
+    """The answer to ``COPY … TO STDOUT (FORMAT text)``: CopyData messages."""
+
+    types: Sequence[Type]
+    kind: int = COPIED
+    _begun: bytes = b""  # of a line whose end has not come yet
+
+    def whole(self, data: Bytes) -> tuple[Any, Any]:
+        """See `Answer`."""
+        return whole_copies(data)
+
+    def take(self, data: Bytes) -> tuple[list[Values], int]:
+        """See `Answer`."""
+        lines, used = copied(data)
+        if self._begun or not lines.endswith(b"\n"):
+            lines = self._begun + lines
+            end = lines.rfind(b"\n") + 1
+            lines, self._begun = lines[:end], lines[end:]
+        return decode(lines, self.types), used
+
+
+async def rows_out(
+    raw: Any, transport: Any, operation: Coroutine[Any, Any, T], answer: Answer, tag: Callable[[T], str]
+) -> AsyncGenerator[list[Values]]:
+    """Start an operation of the driver and yield the rows of its answer in batches; at least one.
+
+    The driver is told of no row. `tag` is called with what it returns, for the answer's command tag, which
+    tells how many rows there were. Closing it early cancels the operation on the server.
     """
-    raw = await driver_of(connection)
-    asking = asyncio.ensure_future(prepared.fetch(*args))
-    diverted = _Diverted(raw._transport, asking, oids)
-    try:
+    rows = 0
+    async with started(raw, operation) as asking:
+        diverted = _Diverted(transport, asking, answer)
         async with aclosing(diverted.batches()) as batches:
             async for batch in batches:
+                rows += len(batch[0])
                 yield batch
-        astray = await asking  # or the server's error
-        if astray or diverted.discarding:  # all of the answer may have come, but not to us
-            raise ConnectionResetError("the connection was closed before all rows were taken")
-    finally:
-        if not asking.done():
-            diverted.discard()
-            await stop(connection, raw, asking, server_pid)
+        result = await ended(asking, raw)
+        if diverted.discarding:
+            raise ConnectionLostError("the connection was closed before all rows were taken")
+    check_complete(tag(result), rows)
+
+
+def check_complete(tag: str, rows: int) -> None:
+    """Compare the rows of an answer with the number in its command tag (``SELECT 10``), if it has one."""
+    number = tag.split(" ")[-1]
+    if number.isdecimal() and int(number) != rows:
+        raise CitykitError(
+            f"The server sent {int(number):,} rows, of which {rows:,} arrived: the driver lost the others "
+            "to what else the server said between them; nothing was changed. Read them without its notices: "
+            "SET client_min_messages = error"
+        )
 
 
 class _Diverted(asyncio.BufferedProtocol):
     """Stands between a connection and its driver for one answer of the server, and keeps the rows of it.
 
-    The driver is told of no row. Whatever else the server says reaches it, in order.
+    Whatever else the server says reaches the driver, in order.
     """
 
-    def __init__(self, transport: Any, asking: asyncio.Future[Any], oids: Sequence[int]) -> None:
+    def __init__(self, transport: Any, asking: asyncio.Future[Any], answer: Answer) -> None:
         self.discarding = False
-        self._transport, self._asking, self._oids = transport, asking, oids
+        self._transport, self._asking, self._answer = transport, asking, answer
         self._driver: Any = None
         self._diverting = False
         self._chunks: deque[tuple[Bytes, int]] = deque()
@@ -95,7 +157,7 @@ class _Diverted(asyncio.BufferedProtocol):
             self.discard()
         self._news.set()
 
-    async def batches(self) -> AsyncGenerator[list[pa.Array]]:
+    async def batches(self) -> AsyncGenerator[list[Values]]:
         """Yield the rows as columns, in the batches in which they come; at least one, but for a failure."""
         rows = False
         while chunk := await self._taken():
@@ -106,8 +168,8 @@ class _Diverted(asyncio.BufferedProtocol):
             left = data[:-SLACK]
             while 0 < (size := _size(left)) <= len(left):
                 self._begun = [left]
-                if left[0] == ROW:
-                    batch, used = await _unpacked(data[-len(left) - SLACK :], self._oids)
+                if left[0] == self._answer.kind:
+                    batch, used = await self._read(data[-len(left) - SLACK :])
                     if self.discarding:
                         return
                     left, rows = left[used:], True
@@ -121,7 +183,16 @@ class _Diverted(asyncio.BufferedProtocol):
             self._begun = [left.copy()]
             self._spare.append(buffer)
         if not rows and not self.discarding:
-            yield unpack(_NOTHING, self._oids)[0]
+            yield self._answer.take(_NOTHING)[0]
+
+    async def _read(self, data: Bytes) -> tuple[list[Values], int]:
+        if len(data) < THREAD_BYTES:
+            batch, used = self._answer.take(data)
+        else:
+            batch, used = await asyncio.to_thread(self._answer.take, data)
+        if not used:
+            raise ConnectionLostError("the server sent a row that has another number of columns")
+        return batch, used
 
     async def _taken(self) -> tuple[Bytes, int] | None:
         """Return the next chunk and its end, None after the last."""
@@ -165,8 +236,8 @@ class _Diverted(asyncio.BufferedProtocol):
         data = np.concatenate([*self._begun, _NOTHING])
         left = data[:-SLACK]
         while 0 < (size := _size(left)) <= len(left):
-            if left[0] == ROW:
-                _, ends = whole_rows(data[-len(left) - SLACK :], len(self._oids))
+            if left[0] == self._answer.kind:
+                _, ends = self._answer.whole(data[-len(left) - SLACK :])
                 left = left[ends[-1] if len(ends) else size :]
             else:
                 left = left[self._tell(left.data, size) :]
@@ -245,16 +316,6 @@ class _Diverted(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Tell the driver."""
         self._driver.resume_writing()
-
-
-async def _unpacked(data: Bytes, oids: Sequence[int]) -> tuple[list[pa.Array], int]:
-    if len(data) < THREAD_BYTES:
-        batch, used = unpack(data, oids)
-    else:
-        batch, used = await asyncio.to_thread(unpack, data, oids)
-    if not used:
-        raise ConnectionError(f"the server sent a row that has not {len(oids)} columns")
-    return batch, used
 
 
 def _size(data: Bytes | memoryview) -> int:

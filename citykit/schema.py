@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import asyncpg
 from sqlalchemy import Connection, Table, UniqueConstraint, func, inspect, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.awaiting import says_await
-from citykit.engine import Bind, transaction
 from citykit.errors import CitykitError
 from citykit.folding import FOLDING_ENCODINGS, SEARCH_INDEX, indexed_name
 from citykit.models import Base
+from citykit.server_errors import sqlstate
+from citykit.transactions import Bind, in_transaction
 
 # Whoever creates tables holds this lock until the commit, so that two notebooks can start at once.
 _LOCK = 0x6369_7479_6B69_74  # "citykit"
@@ -39,7 +38,8 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
     --------
     >>> await citykit.create_tables(engine)
     """
-    async with transaction(bind) as connection:
+
+    async def work(connection: AsyncConnection) -> None:
         await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
         if reset:
             await connection.run_sync(Base.metadata.drop_all)
@@ -49,6 +49,8 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
             await _check_columns(connection)
             await connection.run_sync(_create_missing_indexes)
 
+    await in_transaction(bind, work)
+
 
 def _create_missing_indexes(connection: Connection) -> None:
     """Create the indexes that an earlier version's table lacks (`create_all` makes them with tables only)."""
@@ -57,29 +59,32 @@ def _create_missing_indexes(connection: Connection) -> None:
             index.create(connection, checkfirst=True)
 
 
-async def create_search_index(raw: Any) -> None:
+async def create_search_index(engine: AsyncEngine) -> None:
     """Create what answers `find_cities` at once, if the table is large, ours and not being written.
 
     It is made by the first search and not with the table: it would make every load of a table that nobody
     searches take half as long again.
-
-    Parameters
-    ----------
-    raw : asyncpg.Connection
-        Outside of a transaction.
     """
-    if not await raw.fetchval(_WANTS_SEARCH_INDEX, SEARCH_INDEX, _LARGE_BYTES, FOLDING_ENCODINGS):
-        return
-    index = f"INDEX IF NOT EXISTS {SEARCH_INDEX} ON cities USING gin ({indexed_name()} gin_trgm_ops)"
-    try:
-        async with raw.transaction():
-            await raw.execute("LOCK TABLE cities IN SHARE ROW EXCLUSIVE MODE NOWAIT")  # readers go on
-            await raw.execute("SET LOCAL statement_timeout = 0")
-            await raw.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
-            await raw.execute(f"CREATE {index}")
-    except asyncpg.PostgresError as exc:
-        if exc.sqlstate not in _WITHOUT_SEARCH_INDEX:
-            raise
+
+    async def wanted(connection: AsyncConnection) -> bool:
+        args = (SEARCH_INDEX, _LARGE_BYTES, list(FOLDING_ENCODINGS))
+        return bool((await connection.exec_driver_sql(_WANTS_SEARCH_INDEX, args)).scalar())
+
+    async def create(connection: AsyncConnection) -> None:
+        index = f"INDEX IF NOT EXISTS {SEARCH_INDEX} ON cities USING gin ({indexed_name()} gin_trgm_ops)"
+        try:
+            async with connection.begin_nested():
+                # Readers go on.
+                await connection.exec_driver_sql("LOCK TABLE cities IN SHARE ROW EXCLUSIVE MODE NOWAIT")
+                await connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                await connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+                await connection.exec_driver_sql(f"CREATE {index}")
+        except DBAPIError as exc:
+            if sqlstate(exc) not in _WITHOUT_SEARCH_INDEX:
+                raise
+
+    if await in_transaction(engine, wanted, effect="reads"):
+        await in_transaction(engine, create)
 
 
 _LARGE_BYTES = 1_000_000  # some 10,000 cities, which one pass looks through in 5 ms

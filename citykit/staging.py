@@ -12,7 +12,7 @@ from sqlalchemy import Table, TableClause, column, table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.binary import HEADER, TRAILER, encode_binary
-from citykit.engine import driver_of
+from citykit.driver import driver_of, ended, started
 from citykit.frames import POSITION
 from citykit.wire import encode_csv
 
@@ -115,36 +115,20 @@ async def copy(
         if types:
             yield TRAILER
 
-    raw = await driver_of(connection)
-    copying = asyncio.ensure_future(
-        raw.copy_to_table(
-            into.name,
-            schema_name=into.schema,
-            columns=columns,
-            format="binary" if types else "csv",
-            encoding=None if types else "utf8",
-            source=chunks(),
-        )
+    raw = driver_of(connection)
+    copy = raw.copy_to_table(
+        into.name,
+        schema_name=into.schema,
+        columns=columns,
+        format="binary" if types else "csv",
+        encoding=None if types else "utf8",
+        source=chunks(),
     )
-
-    def give_up(_: object) -> None:
-        copying.cancel()
-
-    # asyncpg waits forever for a server that vanished while its buffer was full.
-    raw.add_termination_listener(give_up)
     try:
-        status: str = await copying
-    except BaseException as exc:
-        lost = raw.is_closed()
-        if isinstance(exc, Exception) and not lost:
-            raise  # the server's or the callback's: the COPY has ended there, the connection is in order
+        async with started(raw, copy) as copying:
+            status: str = await ended(copying, raw)
+    except asyncio.CancelledError:
         # A COPY given up half way can leave a connection that hangs: nobody gets it again.
-        raw.terminate()
         await connection.invalidate()
-        task = asyncio.current_task()
-        if lost and isinstance(exc, asyncio.CancelledError) and not (task and task.cancelling()):
-            raise ConnectionResetError("the server closed the connection") from exc
         raise
-    finally:
-        raw.remove_termination_listener(give_up)
     return int(status.split()[-1])

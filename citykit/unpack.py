@@ -1,4 +1,4 @@
-"""The rows that the server sends in binary, as typed columns. No I/O, no database.
+"""The rows that the server sends in binary, as typed columns; the lines of a COPY. No I/O, no database.
 
 A row is one message of the protocol, DataRow: ``D``, its size, the number of its columns, and each column's
 size (-1: NULL) and value. Where a row begins is known only at the end of the one before; but where all of
@@ -21,7 +21,8 @@ from citykit.pgtypes import ARROW, KNOWN, TEXT
 
 Bytes: TypeAlias = NDArray[np.uint8]
 
-ROW = ord("D")
+ROW = ord("D")  # DataRow
+COPIED = ord("d")  # CopyData
 LARGE = 1 << 17  # bytes
 TOGETHER = 5  # columns of numbers that are looked at in one go
 SLACK = 12 * TOGETHER  # bytes after the end of what is unpacked that may be looked at, whatever they are
@@ -32,6 +33,7 @@ _NUMBERS: Mapping[int, str] = {
 }  # fmt: skip
 _HEAD = np.dtype([("kind", "u1"), ("size", ">i4"), ("columns", ">i2")])
 _SIZE = np.dtype(">i4")
+_COPY = np.dtype([("kind", "u1"), ("size", ">i4")])
 
 
 def unpack(data: Bytes, oids: Sequence[int]) -> tuple[list[pa.Array], int]:
@@ -85,6 +87,42 @@ def whole_rows(data: Bytes, columns: int) -> tuple[Any, Any]:
         starts, ends = starts[chosen], ends[chosen]
     count = len(ends) - int(len(ends) > 0 and ends[-1] > end)  # the last may not be whole
     return starts[:count], ends[:count]
+
+
+def whole_copies(data: Bytes) -> tuple[Any, Any]:
+    """Return where each of the whole CopyData messages begins and ends that `data` begins with.
+
+    The server sends a message for each line, so that most begin behind the end of a line; others are found
+    at the next call, as the first.
+    """
+    end = len(data) - SLACK
+    found = np.flatnonzero(data[: max(end - _COPY.itemsize + 1, 0)] == COPIED)
+    found = found[(found == 0) | (data[found - 1] == ord("\n"))]
+    sizes = _gathered(data, found, _COPY)["size"]
+    starts, ends = found[sizes >= _SIZE.itemsize], (found + sizes + 1)[sizes >= _SIZE.itemsize]
+    if len(starts) and (starts[0] != 0 or (ends[:-1] != starts[1:]).any()):
+        chosen = _chain(starts, ends)
+        starts, ends = starts[chosen], ends[chosen]
+    count = len(ends) - int(len(ends) > 0 and ends[-1] > end)  # the last may not be whole
+    return starts[:count], ends[:count]
+
+
+def copied(data: Bytes) -> tuple[bytes, int]:
+    r"""Return what the whole CopyData messages hold that `data` begins with, and where they end.
+
+    Examples
+    --------
+    >>> copied(np.frombuffer(b"d\0\0\0\6a\nd\0\0\0\6b\nd\0" + bytes(SLACK), np.uint8))
+    (b'a\nb\n', 14)
+    """
+    starts, ends = whole_copies(data)
+    if not len(ends):
+        return b"", 0
+    used = int(ends[-1])
+    kept = np.ones(used, np.bool_)
+    for offset in range(_COPY.itemsize):
+        kept[starts + offset] = False
+    return data[:used][kept].tobytes(), used
 
 
 def _chain(starts: Any, ends: Any) -> list[int]:

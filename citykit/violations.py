@@ -10,9 +10,9 @@ from sqlalchemy import Table, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.engine import server_message, sqlstate
 from citykit.frames import POSITION
 from citykit.rules import Rule
+from citykit.server_errors import server_message, sqlstate
 from citykit.staging import STAGING, Target, staging_of
 
 Violation: TypeAlias = tuple[int, str, Any, str]  # position, column, value, reason

@@ -1,39 +1,16 @@
-"""When an event loop sleeps: not while a small question is out, and in a notebook never for long."""
+"""In a notebook, an event loop that waits for the server never sleeps for long."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-AWAKE_SECONDS = 200e-6
 WAKE_SECONDS = 0.2
-
-
-class Awake:
-    """While one question alone is out, the loop looks for the answer instead of sleeping: for 0.2 ms at most.
-
-    A small question to a server nearby takes 0.15 ms. A virtual processor that is let sleep meanwhile takes
-    long to wake up and works slowly at first: the 20 biggest cities are a frame in three quarters of the time
-    for as much of the processor's. Other tasks run between two looks.
-    """
-
-    def __enter__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._until = time.perf_counter() + AWAKE_SECONDS
-        self._loop.call_soon(self._turn)
-
-    def __exit__(self, *_: object) -> None:
-        self._until = 0.0
-
-    def _turn(self) -> None:
-        if time.perf_counter() < self._until:
-            self._loop.call_soon(self._turn)
 
 
 def in_kernel() -> bool:

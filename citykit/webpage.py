@@ -21,12 +21,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from citykit.depends import EngineOf, InCountry, SessionOf, knows_token, soon
-from citykit.engine import server_errors_named
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
 from citykit.models import City
 from citykit.questions import biggest_cities, summarize_countries
 from citykit.replies import RETRY_AFTER, STORED_ALREADY, NewCity, unavailable
 from citykit.routes import added
+from citykit.server_errors import server_errors_named
 
 SHOWN = 20
 page = APIRouter()

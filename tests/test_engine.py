@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import citykit
-from citykit.engine import transaction
+from citykit.transactions import in_transaction
 from citykit.urls import asyncpg_url
 from tests.database import scalar, stored
 
@@ -168,13 +168,12 @@ async def test_a_lost_connection_is_said_and_the_next_call_works(engine: AsyncEn
 
 
 async def test_the_error_of_the_caller_passes_through(engine: AsyncEngine) -> None:
-    async def insert_and_fail() -> None:
-        async with transaction(engine) as connection:
-            await connection.execute(text("INSERT INTO cities (name, population) VALUES ('a', 1)"))
-            raise ZeroDivisionError
+    async def insert_and_fail(connection: AsyncConnection) -> None:
+        await connection.execute(text("INSERT INTO cities (name, population) VALUES ('a', 1)"))
+        raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await insert_and_fail()
+        await in_transaction(engine, insert_and_fail)
     assert await stored(engine) == {}
 
 
