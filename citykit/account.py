@@ -3,7 +3,8 @@
 PostgreSQL refuses to run as root. Started by root (containers, hosted notebooks), it runs as the system
 user ``citykit``, which is created if the system lets us, else as ``nobody``; on a data directory that a
 user has made, as that user. That account gets the right to pass through the directories on its way, and
-no more: an access-control entry for it alone.
+no more: an access-control entry for it alone where the program ``setfacl`` is installed and the file system
+has such entries, else the right of everybody to pass through.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from citykit.errors import DatabaseUnavailableError
 
 NAME = "citykit"
 
@@ -34,7 +36,40 @@ class Owner:
     def take(self, path: Path) -> None:
         """Make `path` this account's own."""
         if self.uid is not None and self.gid is not None:
-            os.chown(path, self.uid, self.gid)
+            try:
+                os.chown(path, self.uid, self.gid)
+            except OSError as exc:
+                raise _cannot_run(
+                    f"{path} could not be given to the user {self.uid}: {exc.strerror}"
+                ) from exc
+
+    def check_named(self) -> None:
+        """Raise where the system has no name for this account, without which initdb does not run."""
+        import pwd
+
+        uid = os.geteuid() if self.uid is None else self.uid
+        try:
+            pwd.getpwuid(uid)
+        except KeyError as exc:
+            raise _cannot_run(f"the system knows no user of the number {uid}") from exc
+
+    def check_allowed(self) -> None:
+        """Raise where this process may not run a program under this account."""
+        try:
+            subprocess.run(["/bin/sh", "-c", ":"], check=True, cwd="/", **self.popen_options())
+        except OSError as exc:
+            raise _cannot_run(
+                f"it refuses to run as root, and this root may not run it as user {self.uid}: {exc.strerror}"
+            ) from exc
+
+
+def _cannot_run(why: str) -> DatabaseUnavailableError:
+    return DatabaseUnavailableError(
+        f"The embedded PostgreSQL cannot run here: {why}. "
+        "Run this as a user that the system knows and that is not root, "
+        "or set CITYKIT_URL to use another server.",
+        transient=False,
+    )
 
 
 def is_root() -> bool:
@@ -49,6 +84,7 @@ def for_server(home: Path, *installed: Path) -> Owner:
     data = home / "postgres"
     found = data.stat() if data.exists() else None
     owner = Owner(found.st_uid, found.st_gid) if found and found.st_uid else _service_account()
+    owner.check_allowed()
     for tree in installed:
         for path in (tree, *tree.rglob("*")):
             mode = path.lstat().st_mode
@@ -74,7 +110,12 @@ def _service_account() -> Owner:
         try:
             entry = pwd.getpwnam(NAME)
         except KeyError:
-            entry = pwd.getpwnam("nobody")
+            try:
+                entry = pwd.getpwnam("nobody")
+            except KeyError as exc:
+                raise _cannot_run(
+                    f"it refuses to run as root, and there is no user {NAME} or nobody"
+                ) from exc
     return Owner(entry.pw_uid, entry.pw_gid)
 
 
@@ -83,43 +124,13 @@ def _may_search(owner: Owner, directory: Path) -> bool:
     return subprocess.run(command, check=False, cwd="/", **owner.popen_options()).returncode == 0
 
 
-# Layout of the attribute: linux/posix_acl_xattr.h
-_ACCESS = "system.posix_acl_access"
-_USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
-_NO_ID = 0xFFFFFFFF
-
-
 def _let_through(owner: Owner, directory: Path) -> None:
     """Let `owner`, and nobody else, search `directory`; without access-control lists, let everybody."""
-    try:
-        _grant_search(directory, owner)
-    except (OSError, AttributeError):  # a file system or a platform without them
-        directory.chmod(directory.stat().st_mode | stat.S_IXOTH)
-
-
-def _grant_search(directory: Path, owner: Owner) -> None:
     mode = directory.stat().st_mode
-    try:
-        entries = list(struct.iter_unpack("<HHI", os.getxattr(directory, _ACCESS)[4:]))
-    except OSError:
-        entries = [
-            (_USER_OBJ, mode >> 6 & 7, _NO_ID),
-            (_GROUP_OBJ, mode >> 3 & 7, _NO_ID),
-            (_OTHER, mode & 7, _NO_ID),
-        ]
-    masked = (_USER, _GROUP_OBJ, _GROUP)
-    [old_mask] = [rights for tag, rights, _ in entries if tag == _MASK] or [7]
-    # What the old mask (a chmod, say) has taken away stays away.
-    kept = [
-        (tag, rights & old_mask if tag in masked else rights, number)
-        for tag, rights, number in entries
-        if tag != _MASK
-    ]
-    [mine] = [rights for tag, rights, number in kept if (tag, number) == (_USER, owner.uid)] or [0]
-    kept = [entry for entry in kept if entry[::2] != (_USER, owner.uid)] + [(_USER, mine | 1, owner.uid)]
-    mask = 0
-    for tag, rights, _ in kept:
-        mask |= rights if tag in masked else 0
-    kept.append((_MASK, mask, _NO_ID))
-    kept.sort(key=lambda entry: (entry[0], entry[2]))
-    os.setxattr(directory, _ACCESS, struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *e) for e in kept))
+    if setfacl := shutil.which("setfacl"):
+        # The mask, which is the group's bits: left to setfacl, it gives back what a chmod has taken away.
+        mask = "".join(letter if mode & bit else "-" for letter, bit in (("r", 0o40), ("w", 0o20))) + "x"
+        command = [setfacl, "-m", f"u:{owner.uid}:--x,m::{mask}", str(directory)]
+        if subprocess.run(command, check=False, capture_output=True).returncode == 0:
+            return
+    directory.chmod(mode | stat.S_IXOTH)
