@@ -360,8 +360,8 @@ from citykit import local
 
 home = local.default_home()
 
-def fork():
-    child = os.fork()
+def fork(fork=os.fork):
+    child = fork()
     if child == 0:
         os.closerange(0, 3)
         time.sleep(600)
@@ -399,8 +399,25 @@ child = subprocess.Popen(["sleep", "600"], close_fds=False, stdin=nothing, stdou
 }
 
 
-@pytest.mark.parametrize("end", [User.leave, User.kill])
-@pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS.keys())
+ENDS = (User.leave, User.kill)
+FORKED_BY_C = """
+import ctypes
+thread = threading.Thread(target=local.attach)
+thread.start()
+while not starts():
+    time.sleep(0.001)
+fork(ctypes.PyDLL(None).fork)
+thread.join()
+"""
+
+
+@pytest.mark.parametrize(
+    ("fork", "end"),
+    [
+        *(pytest.param(FORKS[fork], end, id=f"{fork}-{end.__name__}") for fork in FORKS for end in ENDS),
+        pytest.param(FORKED_BY_C, User.leave, id="by a library, past Python"),
+    ],
+)
 def test_a_child_that_outlives_its_parent_holds_none_of_its_locks(
     home: Path, fork: str, end: Callable[[User], None]
 ) -> None:
@@ -412,7 +429,10 @@ def test_a_child_that_outlives_its_parent_holds_none_of_its_locks(
 
 def test_a_forked_child_that_attaches_is_a_user_of_its_own(home: Path) -> None:
     attach_twice = """
-local.attach()
+thread = threading.Thread(target=local.attach)
+thread.start()
+while not starts():
+    time.sleep(0.001)
 if os.fork() == 0:
     os.closerange(0, 3)
     local.attach()
@@ -420,6 +440,7 @@ if os.fork() == 0:
     while not (home / "done").exists():
         time.sleep(0.01)
 else:
+    thread.join()
     print("ready", flush=True)
     sys.stdin.readline()
 """
