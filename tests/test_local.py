@@ -68,6 +68,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         if pid := server(pid_file.parents[1]):
             os.kill(pid, signal.SIGQUIT)
             until(lambda pid=pid: local._process(pid) is None)  # type: ignore[misc]
+        if (sockets := local._Server(pid_file.parents[1])._socket_directory()).parent == local.SHORT_PLACE:
+            shutil.rmtree(sockets, ignore_errors=True)
 
 
 def server(home: Path) -> int | None:
