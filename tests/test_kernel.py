@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
+from tests import soak_notebook
 from tests.database import scalar, stored
 from tests.kernels import Kernel, kernel, plain
 
@@ -75,7 +76,7 @@ async def test_an_interrupt_stops_a_query(jupyter: Kernel, engine: AsyncEngine, 
     started = time.monotonic()
     jupyter.interrupt()
     ended = jupyter.wait(cell)[-1]
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert ended["ename"] in ("CancelledError", "KeyboardInterrupt")
     await wait_until(engine, "the long one", 0)
     assert jupyter.shown("len(await citykit.biggest_cities(engine))") == "0\n"
@@ -106,7 +107,7 @@ async def test_an_interrupt_stops_a_load_and_nothing_is_stored(
         started = time.monotonic()
         jupyter.interrupt()
         ended = jupyter.wait(cell)[-1]
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
         assert ended["ename"] in ("CancelledError", "KeyboardInterrupt")
         await connection.rollback()
     assert await stored(engine) == {}
@@ -125,6 +126,23 @@ async def test_a_restart_stops_a_load_and_nothing_is_stored(engine: AsyncEngine)
         assert jupyter.shown(SETUP + "len(await citykit.biggest_cities(engine))") == "0\n"
         await wait_until(engine, "INSERT INTO cities", 0)
     assert await stored(engine) == {}
+
+
+@pytest.fixture
+def fresh(engine: AsyncEngine) -> Iterator[Kernel]:
+    """A kernel in which nothing ran before."""
+    assert engine
+    with kernel() as running:
+        assert running.shown(soak_notebook.SETUP) == ""
+        yield running
+
+
+def test_interrupts_at_any_moment_leave_a_kernel_that_works(fresh: Kernel) -> None:
+    assert soak_notebook.interrupt_twice(fresh, seed=1, seconds=6) > 1
+
+
+def test_runs_nested_at_random_leave_a_kernel_that_works(fresh: Kernel) -> None:
+    soak_notebook.nest(fresh, seed=1, count=300)
 
 
 # Run All
