@@ -82,7 +82,7 @@ def run(awaitable: Awaitable[T]) -> T:
     engine from ``citykit.connect()`` works in both. The running loop stands still meanwhile, and asyncio
     is not patched.
 
-    It costs about 0.1 ms over ``await``. An interrupt (Ctrl-C, the notebook's Interrupt) cancels the
+    It costs 0.1 to 0.2 ms over ``await``. An interrupt (Ctrl-C, the notebook's Interrupt) cancels the
     awaitable, and KeyboardInterrupt is raised when that has ended. It is abandoned where it has not ended
     10 s later, or at another interrupt after 2 s.
 
