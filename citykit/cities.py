@@ -7,18 +7,21 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Table
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from citykit.awaiting import says_await
 from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
 from citykit.frames import validate
 from citykit.load import LoadReport, OnInvalid, load_frame
+from citykit.locks import lock_bound
 from citykit.merge import OnConflict
 from citykit.models import City
+from citykit.order import settle_numbers
 from citykit.progress import Progress
 from citykit.rules import rules_of
 from citykit.server_errors import sqlstate
 from citykit.transactions import Bind, in_transaction
+from citykit.violations import violated_by
 
 KEY = ("name", "country", "region")
 COLUMNS = {
@@ -31,6 +34,7 @@ COLUMNS = {
 }
 assert isinstance(City.__table__, Table)  # noqa: S101  what a mapped class has, for the type checker
 CITIES = City.__table__
+UNDONE = "nothing was changed"
 
 
 @says_await
@@ -92,6 +96,8 @@ async def load_cities(
             bind, frame, CITIES, on_conflict=on_conflict, on_invalid=on_invalid, progress=progress
         )
     except DuplicateKeyError as exc:
+        if not exc.keys:  # another constraint than the key of a city
+            raise
         raise DuplicateCityError(str(exc), exc.keys) from exc
 
 
@@ -130,6 +136,9 @@ async def add_city(
         "The city is already stored", with the key; ``error.keys`` has it too.
     InvalidFrameError
         If a value breaks the table's rules.
+    CitykitError
+        If others hold a lock on the table for longer than the engine waits for one (30 s), or the table's
+        numbering gives an id that is there already.
 
     Examples
     --------
@@ -153,27 +162,35 @@ async def add_city(
         broken = [rule.meaning for rule in rules if rule.name in set(rejects["column"])]
         raise InvalidFrameError(f"{'; '.join(said)}; nothing was changed.\n{' '.join(broken)}", rejects)
     values: dict[str, Any] = rows.select(list(COLUMNS)).to_pylist()[0]
-    city = City(**values)
 
-    async def work(connection: AsyncConnection) -> None:  # what else a session holds is flushed before
-        try:
-            if isinstance(bind, AsyncSession):
-                bind.add(city)
-                await bind.flush()
-            else:
-                async with (
-                    AsyncSession(
-                        connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
-                    ) as session,
-                    session.begin(),
-                ):
-                    session.add(city)
-        except IntegrityError as exc:
-            if sqlstate(exc) != "23505":
-                raise
-            key = tuple(values[column] for column in KEY)
-            shown = ", ".join(filter(None, key))
-            raise DuplicateCityError(f"The city is already stored: {shown}", [key]) from exc
+    async def work(connection: AsyncConnection) -> City:
+        async with lock_bound(connection, CITIES.name, UNDONE):  # what a session held was flushed
+            city = City(**values)
+            try:
+                if isinstance(bind, AsyncSession):
+                    bind.add(city)
+                    await bind.flush()
+                else:
+                    async with (
+                        AsyncSession(
+                            connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
+                        ) as session,
+                        session.begin(),
+                    ):
+                        session.add(city)
+            except IntegrityError as exc:
+                if sqlstate(exc) != "23505":
+                    raise
+                violated = await violated_by(connection, CITIES.name, exc)
+                if violated.columns == set(KEY):
+                    key = tuple(values[column] for column in KEY)
+                    shown = ", ".join(filter(None, key))
+                    raise DuplicateCityError(f"The city is already stored: {shown}", [key]) from exc
+                if behind := violated.behind(CITIES.name, values, UNDONE):
+                    raise behind from exc
+                raise DuplicateKeyError(f"{violated.said}; {UNDONE}") from exc
+            if not isinstance(bind, AsyncEngine):  # whose transaction may have made the table
+                await settle_numbers(connection, CITIES.name)
+        return city
 
-    await in_transaction(bind, work)
-    return city
+    return await in_transaction(bind, work, repeatable=lambda: True)

@@ -13,9 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.frames import POSITION
 from citykit.merge import Merge, OnConflict, refuse_duplicates
 from citykit.rebuild import Counter
-from citykit.staging import STAGING, Target, staging_of
+from citykit.staging import Target, staging_of
 
-CHANGES = "citykit_changes"
 _PLACE = "citykit_place"  # of the row to update, in the table's file
 KEYS_BYTES = 64 * 2**20  # of keys that are kept to compare them: some 2,000,000 of the names of cities
 _MEMORY = "128MB"  # for the join's hash table; the server's default of 4 MB would send it to the disk
@@ -71,7 +70,7 @@ class Join:
         self.inserted = self.updated = 0
         self.memory = ""  # what the transaction had for a join before
         columns = (*self.target.columns, _PLACE)
-        self.changes = table(CHANGES, *map(_named, columns), schema="pg_temp")
+        self.changes = table(f"citykit_changes_{self.target.suffix}", *map(_named, columns), schema="pg_temp")
 
     async def find(self) -> int:
         """Find the rows that change something; return how many they are."""
@@ -121,7 +120,7 @@ class Join:
             .where(wanted)
         )
         compiled = rows.compile(self.connection.sync_connection)
-        create = f"CREATE TEMPORARY TABLE {CHANGES} ON COMMIT DROP AS {compiled}"
+        create = f"CREATE TEMPORARY TABLE {self.changes.name} ON COMMIT DROP AS {compiled}"
         await self.connection.exec_driver_sql(create)
 
     async def apply(self) -> None:
@@ -143,7 +142,7 @@ class Join:
 
     async def drop(self) -> None:
         """Drop the temporary table, for the next load of the transaction."""
-        await self.connection.execute(text(f"DROP TABLE pg_temp.{CHANGES}"))
+        await self.connection.execute(text(f"DROP TABLE pg_temp.{self.changes.name}"))
 
 
 async def unload(connection: AsyncConnection, target: Target, counter: Counter | None) -> int:
@@ -155,6 +154,6 @@ async def unload(connection: AsyncConnection, target: Target, counter: Counter |
     order = quote(counter.column) if counter else "ctid"
     columns, name = ", ".join(map(quote, target.columns)), target.named(connection)
     rows = f"SELECT row_number() OVER (ORDER BY {order}) - 1 AS {POSITION}, {columns} FROM {name}"  # noqa: S608
-    await connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {STAGING} ON COMMIT DROP AS {rows}")
+    await connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {target.staging} ON COMMIT DROP AS {rows}")
     await connection.exec_driver_sql(f"TRUNCATE {name}")
     return await connection.scalar(select(func.count()).select_from(staging_of(target))) or 0

@@ -9,10 +9,12 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 from sqlalchemy import FromClause
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.awaiting import says_await
+from citykit.locks import lock_bound
 from citykit.merge import OnConflict
+from citykit.order import settle_numbers
 from citykit.plans import Load, Outcome
 from citykit.progress import Progress, reporting
 from citykit.rules import key_of, rules_of, table_of
@@ -116,6 +118,9 @@ async def load_frame(
         ``error.keys`` has the key of every row already there.
     MissingTableError
         If there is no such table.
+    CitykitError
+        If others hold a lock on it for longer than the engine waits for one (30 s), or its own numbering of
+        rows gives a number that is there already.
     ValueError
         If the key is no unique constraint, or there is not just one to choose from.
 
@@ -135,15 +140,23 @@ async def load_frame(
     enums = any("enum" in (rule.kind, rule.item and rule.item.kind) for rule in rows.rules)
     if not enums:
         await rows.check()
+    begun = False
 
     async def work(connection: AsyncConnection) -> Outcome:
-        if enums:  # only the server knows their labels
-            rows.rules = await with_labels(connection, into, rows.rules)
-            await rows.check()
-        with reporting(progress, rows.total, "loading") as report:
-            return await Load(rows, into, columns, on_conflict, connection, report).run()
+        nonlocal begun
+        name = connection.dialect.identifier_preparer.format_table(into)
+        async with lock_bound(connection, name, "nothing was loaded"), connection.begin_nested():
+            begun = True
+            if enums:  # only the server knows their labels
+                rows.rules = await with_labels(connection, into, rows.rules)
+                await rows.check()
+            with reporting(progress, rows.total, "loading") as report:
+                outcome = await Load(rows, into, columns, on_conflict, connection, report).run()
+            if not isinstance(bind, AsyncEngine):  # whose transaction may have made the table
+                await settle_numbers(connection, name)
+        return outcome
 
-    inserted, updated, plan = await in_transaction(bind, work)
+    inserted, updated, plan = await in_transaction(bind, work, repeatable=lambda: not begun)
     skipped = rows.valid - inserted - updated
     return LoadReport(inserted, updated, skipped, rows.rejects, time.perf_counter() - started, plan)
 

@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from citykit.locks import locked_by
 from citykit.rebuild import Counter, Facts
 from citykit.staging import Target
 
+SEQUENCE_MILLISECONDS = 100  # to wait for whoever uses the sequence of a locked table, by hand that is
 REPEATED = 10  # times that each value of a column is there, from which it is worth being sorted by
 
 
@@ -75,19 +77,46 @@ async def numbered(
     counter = facts.counter
     if counter is None or counter.column in target.columns:
         return AS_THEY_COME
-    # It stays what it is, and is ours until the transaction ends.
-    await _alter(connection, target, counter, "SET INCREMENT BY 1")
+    # LOCK takes no sequence. This keeps others from nextval until the transaction ends, and changes nothing:
+    # a sequence with a file of this transaction's own would not be logged where wal_level is minimal.
+    alone = f"ALTER SEQUENCE {counter.sequence} OWNER TO {counter.owner}"
+    if not await locked_by(connection, alone, SEQUENCE_MILLISECONDS):
+        return AS_THEY_COME
     state = text(f"SELECT last_value + CASE WHEN is_called THEN 1 ELSE 0 END FROM {counter.sequence}")  # noqa: S608
     first = int(await connection.scalar(state))
     return Arrangement(by, counter, first) if first + rows <= counter.highest else AS_THEY_COME
 
 
-async def go_on(connection: AsyncConnection, target: Target, arrangement: Arrangement, rows: int) -> None:
-    """Let the server number from where so many rows have ended."""
-    if arrangement.counter:
-        await _alter(connection, target, arrangement.counter, f"RESTART WITH {arrangement.next + rows:d}")
+async def go_on(connection: AsyncConnection, arrangement: Arrangement, rows: int) -> None:
+    """Let the server number from where so many rows have ended; a rollback leaves a gap."""
+    if arrangement.counter and rows:
+        last = {"sequence": arrangement.counter.sequence, "last": arrangement.next + rows - 1}
+        await connection.execute(_SET_LAST, last)
 
 
-async def _alter(connection: AsyncConnection, target: Target, counter: Counter, what: str) -> None:
-    column = connection.dialect.identifier_preparer.quote(counter.column)
-    await connection.exec_driver_sql(f"ALTER TABLE {target.named(connection)} ALTER COLUMN {column} {what}")
+_SET_LAST = text("SELECT setval(CAST(CAST(:sequence AS text) AS regclass), :last)")
+
+
+async def settle_numbers(connection: AsyncConnection, table: str) -> None:
+    """Let the next number of a table be logged if its sequence is new in the transaction.
+
+    Where wal_level is minimal, such a sequence logs nothing, and counts up to 32 numbers as logged beforehand
+    that a crash after the commit would give again. Only this session can use it (the lock tells), so that
+    setting it to where it stands is safe.
+    """
+    await connection.execute(_SETTLE, {"name": table})
+
+
+_SETTLE = text("""
+WITH own AS MATERIALIZED (
+    SELECT s.oid FROM pg_catalog.pg_class s JOIN pg_catalog.pg_depend d ON d.objid = s.oid
+    WHERE s.relkind = 'S' AND d.classid = 'pg_catalog.pg_class'::regclass
+      AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = to_regclass(:name)
+      AND d.deptype IN ('a', 'i') AND current_setting('wal_level') = 'minimal'
+)
+SELECT setval(own.oid::regclass, pg_sequence_last_value(own.oid)) FROM own
+WHERE pg_sequence_last_value(own.oid) IS NOT NULL AND has_sequence_privilege(own.oid, 'UPDATE')
+  AND EXISTS (SELECT FROM pg_catalog.pg_locks l
+              WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation = own.oid
+                AND l.granted AND l.mode IN ('ShareRowExclusiveLock', 'AccessExclusiveLock'))
+""")

@@ -16,16 +16,18 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.binary import types_in_binary
+from citykit.errors import CitykitError
 from citykit.frames import POSITION
 from citykit.join import Join, Keys, unload
+from citykit.locks import lock
 from citykit.merge import Merge, OnConflict, refuse_duplicates
 from citykit.order import AS_THEY_COME, Arrangement, dearest, go_on, numbered
-from citykit.rebuild import Facts, build_indexes, drop_indexes, facts_of, lock
+from citykit.rebuild import Facts, build_indexes, drop_indexes, facts_of
 from citykit.rejects import refuse
-from citykit.server_errors import server_message, sqlstate
+from citykit.server_errors import sqlstate
 from citykit.sources import Rows
-from citykit.staging import STAGING, Report, Target, copy, stage
-from citykit.violations import REFUSALS, find_violations
+from citykit.staging import Report, Target, copy, stage
+from citykit.violations import REFUSALS, find_violations, violated_by
 
 Plan: TypeAlias = Literal["copy", "copy and rebuild", "merge", "join", "join and rebuild"]
 Outcome: TypeAlias = tuple[int, int, Plan]  # rows inserted, rows updated, and how
@@ -89,7 +91,9 @@ class Load:
 
     async def _many(self, facts: Facts, source: AsyncIterator[pa.Table]) -> Outcome:
         """Keep other writers out if they let us, and readers too where that pays."""
-        if not await lock(self.connection, self.target, "SHARE ROW EXCLUSIVE", LOCK_MILLISECONDS):
+        if not await lock(
+            self.connection, self.target.named(self.connection), "SHARE ROW EXCLUSIVE", LOCK_MILLISECONDS
+        ):
             return await self._few(source)
         if await self._may_fill(facts):
             filled = await self._tried(lambda: self._fill(facts, source))
@@ -121,12 +125,16 @@ class Load:
         stored = select(exists(select(text("1")).select_from(self.target.clause)))
         if await self.connection.scalar(stored):
             return False
-        return await lock(self.connection, self.target, "ACCESS EXCLUSIVE", 0)
+        return await lock(self.connection, self.target.named(self.connection), "ACCESS EXCLUSIVE", 0)
 
     async def _may_rebuild(self, facts: Facts, written: int) -> bool:
         """Tell whether so many rows are worth a rebuild that nobody has to wait for before it begins."""
         worth = written >= max(FEW_ROWS, REBUILD_SHARE * (facts.rows + written))
-        return facts.exact and worth and await lock(self.connection, self.target, "ACCESS EXCLUSIVE", 0)
+        return (
+            facts.exact
+            and worth
+            and await lock(self.connection, self.target.named(self.connection), "ACCESS EXCLUSIVE", 0)
+        )
 
     async def _tried(self, way: Callable[[], Awaitable[T]]) -> T | None:
         """Go one way; None where the server refused the rows, which another way is to explain."""
@@ -138,7 +146,7 @@ class Load:
             if self.rows.can_repeat and (code.startswith(REFUSALS) or code == "0A000"):
                 return None
             if code == "23505":
-                raise refuse_duplicates([], server_message(exc)) from exc
+                raise await self._duplicates(exc, staged=False) from exc
             raise
 
     async def _copy(self, source: AsyncIterator[pa.Table], arranged: Arrangement = AS_THEY_COME) -> int:
@@ -155,8 +163,8 @@ class Load:
         indexes = await drop_indexes(self.connection, self.target)
         arranged = await self._numbered(facts)
         copied = await self._copy(source, arranged)
-        await go_on(self.connection, self.target, arranged, self.rows.valid)
         await build_indexes(self.connection, self.target, indexes)
+        await go_on(self.connection, arranged, self.rows.valid)
         return copied
 
     async def _fill(self, facts: Facts, source: AsyncIterator[pa.Table]) -> Outcome:
@@ -170,7 +178,7 @@ class Load:
         try:
             async with self.connection.begin_nested():
                 await build_indexes(self.connection, self.target, indexes)
-                await go_on(self.connection, self.target, arranged, self.rows.valid)
+                await go_on(self.connection, arranged, self.rows.valid)
             return copied, 0, "copy and rebuild"
         except DBAPIError as exc:
             if sqlstate(exc) != "23505":
@@ -180,6 +188,8 @@ class Load:
         await join.find()
         await join.apply()
         await build_indexes(self.connection, self.target, indexes)
+        await join.drop()
+        await self._unstaged()
         return join.inserted, join.updated, "join and rebuild"
 
     async def _staged(
@@ -192,12 +202,11 @@ class Load:
             try:
                 async with self.connection.begin_nested():
                     outcome = await way(staged)
-                await self._execute(f"DROP TABLE pg_temp.{STAGING}")  # the caller may load again
+                await self._unstaged()
                 return outcome
             except DBAPIError as exc:
                 if sqlstate(exc) == "23505":
-                    keys = await self._merging().conflicts() if self.on_conflict == "error" else []
-                    raise refuse_duplicates(keys, server_message(exc)) from exc
+                    raise await self._duplicates(exc) from exc
                 if not (sqlstate(exc) or "").startswith(REFUSALS):
                     raise
                 found = await find_violations(self.connection, self.target)
@@ -224,8 +233,22 @@ class Load:
         await join.drop()
         return join.inserted, join.updated, "join and rebuild" if rebuild else "join"
 
+    async def _duplicates(self, exc: BaseException, *, staged: bool = True) -> CitykitError:
+        """Return the error of rows that are not unique: by the key, another constraint or a number."""
+        name = self.target.named(self.connection)
+        violated = await violated_by(self.connection, name, exc)
+        if behind := violated.behind(name, self.target.columns, "nothing was loaded"):
+            return behind
+        by_key = violated.columns in (frozenset(self.key), frozenset())
+        keys = await self._merging().conflicts() if staged and by_key and self.on_conflict == "error" else []
+        return refuse_duplicates(keys, violated.said)
+
+    async def _unstaged(self) -> None:
+        """Leave nothing in the caller's transaction; where a load fails, its savepoint sees to that."""
+        await self._execute(f"DROP TABLE pg_temp.{self.target.staging}")
+
     async def _unstage(self, positions: set[int]) -> int:
-        statement = text(f"DELETE FROM pg_temp.{STAGING} WHERE {POSITION} = ANY(:positions)")  # noqa: S608
+        statement = text(f"DELETE FROM pg_temp.{self.target.staging} WHERE {POSITION} = ANY(:positions)")  # noqa: S608
         return (await self.connection.execute(statement, {"positions": sorted(positions)})).rowcount
 
     async def _execute(self, sql: str) -> None:

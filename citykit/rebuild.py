@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import RowMapping, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.server_errors import sqlstate
+from citykit.locks import set_local
 from citykit.staging import Target
 
 MAINTENANCE_MEGABYTES = 256  # for an index build, at least
 
 # What a plan depends on. An index of which a new one would not be an exact copy is not in `rebuildable`,
-# and nothing is of a table that others build on or where the rebuild itself would show.
+# and nothing is of a table that others build on or where the rebuild itself would show: a subscriber gets
+# the TRUNCATE of a table that is published in any way, and so does who decodes the log by another plugin than
+# that of publications.
 _FACTS = text("""
 SELECT c.relkind = 'r' AND NOT c.relrowsecurity
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid) AS alone,
@@ -47,13 +47,15 @@ SELECT c.relkind = 'r' AND NOT c.relrowsecurity
                                    JOIN pg_catalog.pg_am b ON b.oid = y.relam
                                    WHERE o.indrelid = c.oid AND b.amname = 'brin')
              ORDER BY i.indexrelid) AS orders,
-       (SELECT ARRAY[a.attname, t.typname, q.seqrelid::regclass::text, q.seqmax::text]::text[]
+       (SELECT ARRAY[a.attname, t.typname, q.seqrelid::regclass::text, q.seqmax::text,
+                     s.relowner::regrole::text]::text[]
         FROM pg_catalog.pg_attribute a
         JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
         JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
              AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
              AND d.classid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'i'
         JOIN pg_catalog.pg_sequence q ON q.seqrelid = d.objid
+        JOIN pg_catalog.pg_class s ON s.oid = q.seqrelid
         WHERE a.attrelid = c.oid AND a.attidentity <> '' AND q.seqincrement = 1 AND NOT q.seqcycle
         LIMIT 1) AS counter,
        pg_relation_size(c.oid) / current_setting('block_size')::bigint
@@ -63,8 +65,10 @@ SELECT c.relkind = 'r' AND NOT c.relrowsecurity
            AND pg_has_role(c.relowner, 'USAGE')
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE c.oid IN (h.inhrelid, h.inhparent))
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger e WHERE e.evtenabled <> 'D')
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_rel p WHERE p.prrelid = c.oid)
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication p WHERE p.puballtables)
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_tables p
+                           WHERE (p.schemaname, p.tablename) = (n.nspname, c.relname))
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots r
+                           WHERE r.database = current_database() AND r.plugin <> 'pgoutput')
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension x WHERE x.extname IN ('citus', 'timescaledb'))
            AS exact,
        NOT EXISTS (SELECT FROM pg_catalog.pg_constraint f
@@ -72,7 +76,8 @@ SELECT c.relkind = 'r' AND NOT c.relrowsecurity
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
                            WHERE g.tgrelid = c.oid AND g.tgtype & 32 = 32)
            AND has_table_privilege(c.oid, 'TRUNCATE') AS truncatable
-FROM pg_catalog.pg_class c WHERE c.oid = to_regclass(:name)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = to_regclass(:name)
 """)
 
 _INDEXES = text("""
@@ -107,6 +112,7 @@ class Counter:
     type: str
     sequence: str  # its name in SQL
     highest: int
+    owner: str  # of the sequence, its name in SQL
 
 
 @dataclass(frozen=True)
@@ -137,34 +143,8 @@ async def facts_of(connection: AsyncConnection, target: Target) -> Facts | None:
     facts["checks"] = frozenset(facts["checks"])
     facts["orders"] = tuple(tuple(names.split(chr(31))) for names in facts["orders"])
     if counter := facts["counter"]:
-        facts["counter"] = Counter(counter[0], counter[1], counter[2], int(counter[3]))
+        facts["counter"] = Counter(counter[0], counter[1], counter[2], int(counter[3]), counter[4])
     return Facts(**facts)
-
-
-Mode: TypeAlias = Literal["SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"]
-
-
-async def lock(connection: AsyncConnection, target: Target, mode: Mode, milliseconds: int) -> bool:
-    """Lock the table if that takes no longer than so many milliseconds; 0: only if nobody holds it."""
-    before = await connection.scalar(text("SELECT current_setting('lock_timeout')"))
-    try:
-        async with connection.begin_nested():
-            await _set(connection, "lock_timeout", f"{milliseconds}ms")
-            how = "NOWAIT" if not milliseconds else ""
-            await connection.execute(text(f"LOCK TABLE {target.named(connection)} IN {mode} MODE {how}"))
-            await _set(connection, "lock_timeout", before)
-    except DBAPIError as exc:
-        if sqlstate(exc) in ("55P03", "42501"):  # held by another; not ours to lock
-            return False
-        raise
-    return True
-
-
-async def _set(connection: AsyncConnection, setting: str, value: Any) -> None:
-    """Set for the rest of the transaction."""
-    await connection.execute(
-        text("SELECT set_config(:setting, :value, true)"), {"setting": setting, "value": value}
-    )
 
 
 async def drop_indexes(connection: AsyncConnection, target: Target) -> Sequence[RowMapping]:
@@ -184,7 +164,9 @@ async def build_indexes(connection: AsyncConnection, target: Target, indexes: Se
     table, quote = target.named(connection), connection.dialect.identifier_preparer.quote
     memory = await connection.scalar(text("SELECT pg_size_bytes(current_setting('maintenance_work_mem'))"))
     wanted = max(int(memory or 0), MAINTENANCE_MEGABYTES * 2**20)
-    await _set(connection, "maintenance_work_mem", f"{wanted // 1024}kB")
+    await set_local(connection, "maintenance_work_mem", f"{wanted // 1024}kB")
+    tablespace = await connection.scalar(text("SELECT current_setting('default_tablespace')"))
+    await set_local(connection, "default_tablespace", "")  # where they were: see _INDEXES
     for index in indexes:
         comments = [("INDEX", index["name"], "", index["comment"])]
         if name := index["constraint_name"]:
@@ -199,4 +181,5 @@ async def build_indexes(connection: AsyncConnection, target: Target, indexes: Se
                     text("SELECT quote_literal(:comment)"), {"comment": comment}
                 )
                 await connection.exec_driver_sql(f"COMMENT ON {kind} {named}{where} IS {literal}")
-    await _set(connection, "maintenance_work_mem", f"{memory // 1024}kB")
+    await set_local(connection, "default_tablespace", tablespace)
+    await set_local(connection, "maintenance_work_mem", f"{memory // 1024}kB")

@@ -9,12 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from citykit.awaiting import says_await
 from citykit.errors import CitykitError
 from citykit.folding import FOLDING_ENCODINGS, SEARCH_INDEX, indexed_name
+from citykit.locks import CREATING, lock_bound, lock_without_queueing
 from citykit.models import Base
 from citykit.server_errors import sqlstate
 from citykit.transactions import Bind, in_transaction
-
-# Whoever creates tables holds this lock until the commit, so that two notebooks can start at once.
-_LOCK = 0x6369_7479_6B69_74  # "citykit"
 
 
 @says_await
@@ -31,8 +29,9 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
     Raises
     ------
     CitykitError
-        If a table of that name exists that is not citykit's (it lacks columns or the key); nothing is
-        changed.
+        If a table of that name exists that is not citykit's (it lacks columns or the key), or others hold
+        the table for longer than the engine waits for a lock (30 s; while `reset` waits, readers go on);
+        nothing is changed.
 
     Examples
     --------
@@ -40,8 +39,16 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
     """
 
     async def work(connection: AsyncConnection) -> None:
-        await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        first = Base.metadata.sorted_tables[0].name
+        async with lock_bound(connection, first, UNDONE) as seconds, connection.begin_nested():
+            await create(connection, seconds)
+
+    async def create(connection: AsyncConnection, seconds: float) -> None:
+        # Held until the commit, so that two notebooks can start at once.
+        await connection.execute(select(func.pg_advisory_xact_lock(CREATING)))
         if reset:
+            if stored := await connection.run_sync(_stored):
+                await lock_without_queueing(connection, stored, seconds, UNDONE)
             await connection.run_sync(Base.metadata.drop_all)
             await connection.run_sync(Base.metadata.create_all, checkfirst=False)
         else:
@@ -49,7 +56,15 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
             await _check_columns(connection)
             await connection.run_sync(_create_missing_indexes)
 
-    await in_transaction(bind, work)
+    await in_transaction(bind, work, repeatable=lambda: True)
+
+
+UNDONE = "nothing was changed"
+
+
+def _stored(connection: Connection) -> list[str]:
+    """Return which of the tables there are."""
+    return [table.name for table in Base.metadata.sorted_tables if inspect(connection).has_table(table.name)]
 
 
 def _create_missing_indexes(connection: Connection) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -20,7 +21,6 @@ Report: TypeAlias = Callable[[int], object]
 Encoded: TypeAlias = bytes | memoryview
 Arrange: TypeAlias = Callable[[pa.Table, int], pa.Table]  # of a batch, after so many rows
 
-STAGING = "citykit_staging"
 SENT_ROWS = 16_384  # encoded at once: it fits into the processor's cache, and the driver copies no more
 
 
@@ -34,6 +34,8 @@ class Target:
     nullable_key: bool = False  # a row with a NULL in its key equals no other
     as_text: frozenset[str] = frozenset()  # columns of a type that has no equality
     types: tuple[str, ...] | None = None  # the server's, where rows can be sent in binary
+    # Of temporary tables: of this load alone, whatever else the session has.
+    suffix: str = field(default_factory=lambda: secrets.token_hex(4))
 
     @property
     def clause(self) -> TableClause:
@@ -45,6 +47,11 @@ class Target:
         """The columns that are not its key."""
         return [name for name in self.columns if name not in self.key]
 
+    @property
+    def staging(self) -> str:
+        """The name of the temporary table in which its rows wait."""
+        return f"citykit_staging_{self.suffix}"
+
     def named(self, connection: AsyncConnection) -> str:
         """Return the name of the table as SQL has it."""
         return connection.dialect.identifier_preparer.format_table(self.table)
@@ -52,7 +59,7 @@ class Target:
 
 def staging_of(target: Target) -> TableClause:
     """Return the staging table of a target's rows."""
-    return table(STAGING, column(POSITION), *map(column, target.columns), schema="pg_temp")
+    return table(target.staging, column(POSITION), *map(column, target.columns), schema="pg_temp")
 
 
 async def stage(
@@ -66,7 +73,7 @@ async def stage(
     quote = connection.dialect.identifier_preparer.quote
     columns = ", ".join(map(quote, target.columns))
     none = f"SELECT 0::bigint AS {POSITION}, {columns} FROM {target.named(connection)} WITH NO DATA"  # noqa: S608
-    await connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {STAGING} ON COMMIT DROP AS {none}")
+    await connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {target.staging} ON COMMIT DROP AS {none}")
     types = ("int8", *target.types) if target.types else None
     return await copy(connection, staging_of(target), types, batches, report, arrange)
 

@@ -54,9 +54,9 @@ async def in_transaction(
     """Do `work` in a transaction, by the one rule of this package.
 
     An engine: a connection and a transaction of its own, committed at the end. It is made again on another
-    connection if its connection was lost before the COMMIT was sent, and before `work` was called or where it
-    may be called again: `repeatable` says so, or None: unless its `effect` is "writes". A connection or a
-    session: a savepoint in the caller's transaction, which this never ends.
+    connection if its connection was lost before the COMMIT was sent, where `work` may be called again:
+    `repeatable` says so, or None: unless its `effect` is "writes". A connection or a session: a savepoint in
+    the caller's transaction, which this never ends.
     """
     attempt = _Attempt(effect, repeatable or (lambda: effect != "writes"))
     if isinstance(bind, AsyncEngine):
@@ -98,19 +98,17 @@ class _Attempt:
     effect: Effect
     repeatable: Callable[[], bool]
     connection: AsyncConnection | None = None  # that is in use
-    begun: bool = False  # BEGIN was answered: the connection works, and `work` was called
     wrote: bool = True  # as far as is known; else it does not matter whether its COMMIT was answered
     committing: bool = False
     silent: float = 0.0  # seconds after which the connection was given up
 
     def may_be_made_again(self) -> bool:
-        return not self.begun or (self.repeatable() and not self.committing)
+        return self.repeatable() and not self.committing
 
 
 async def _on_engine(engine: AsyncEngine, work: Work[T], attempt: _Attempt) -> T:
     for last in (*[False] * (ATTEMPTS - 1), True):
-        attempt.begun = attempt.committing = False
-        attempt.wrote = True
+        attempt.committing, attempt.wrote = False, True
         async with _connected(engine, attempt) as connection:
             try:
                 return await _transacted(connection, work, attempt)
@@ -144,9 +142,6 @@ async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Atte
         with server_errors_named(connection):
             if _autocommits(connection):
                 await connection.execution_options(isolation_level="READ COMMITTED")
-            if attempt.effect == "writes":  # SQLAlchemy begins at the first statement
-                await connection.exec_driver_sql("SELECT 1")
-            attempt.begun = True
             result = await work(connection)
             if attempt.effect == "any":
                 attempt.wrote = bool(await connection.scalar(_WROTE))

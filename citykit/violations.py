@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from sqlalchemy import Table, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from citykit.errors import CitykitError
 from citykit.frames import POSITION
 from citykit.rules import Rule
 from citykit.server_errors import server_message, sqlstate
-from citykit.staging import STAGING, Target, staging_of
+from citykit.staging import Target, staging_of
 
 Violation: TypeAlias = tuple[int, str, Any, str]  # position, column, value, reason
 
@@ -34,7 +35,8 @@ SELECT array_agg(a.attname::text ORDER BY u.place),
               string_agg(format('staged.%I', a.attname), ', ' ORDER BY u.place), k.confrelid::regclass,
               string_agg(format('referred.%I = staged.%I', b.attname, a.attname), ' AND '),
               CASE WHEN k.confrelid = k.conrelid THEN
-                  format(' AND NOT EXISTS (SELECT FROM pg_temp.citykit_staging AS referred WHERE %s)',
+                  format(' AND NOT EXISTS (SELECT FROM pg_temp.%I AS referred WHERE %s)',
+                         CAST(:staging AS text),
                          string_agg(format('referred.%I = staged.%I', b.attname, a.attname), ' AND ')) END),
        format('not in %s (%s)', k.confrelid::regclass, string_agg(b.attname, ', ' ORDER BY u.place))
 FROM pg_catalog.pg_constraint k
@@ -94,9 +96,11 @@ async def find_violations(connection: AsyncConnection, target: Target) -> list[V
     defaults = (await connection.execute(_DEFAULTS, name)).all()
     absent = [row for row in defaults if row.name not in target.columns]
     filled = "".join(f", CAST({row.value} AS {row.type}) AS {quote(row.name)}" for row in absent)
-    staged = f"(SELECT *{filled} FROM pg_temp.{STAGING}) AS staged"  # noqa: S608  the server's own texts
+    staged = f"(SELECT *{filled} FROM pg_temp.{target.staging}) AS staged"  # noqa: S608  the server's own texts
     found: list[Violation] = []
-    for columns, broken, reason in (await connection.execute(_RULES, name)).all():
+    for columns, broken, reason in (
+        await connection.execute(_RULES, {**name, "staging": target.staging})
+    ).all():
         if not set(columns) & set(target.columns):
             continue
         shown = ", ".join(map(quote, columns))
@@ -135,7 +139,8 @@ async def _refusal(
     trial = await connection.begin_nested()
     try:
         await connection.exec_driver_sql(
-            f"INSERT INTO {target.named(connection)} ({columns}) SELECT {columns} FROM pg_temp.{STAGING} "  # noqa: S608
+            f"INSERT INTO {target.named(connection)} ({columns}) "  # noqa: S608
+            f"SELECT {columns} FROM pg_temp.{target.staging} "
             f"WHERE {POSITION} BETWEEN {int(positions[0])} AND {int(positions[-1])} ON CONFLICT DO NOTHING"
         )
         await connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
@@ -144,6 +149,54 @@ async def _refusal(
     finally:
         await trial.rollback()
     return None
+
+
+_VIOLATED = text("""
+SELECT array_agg(a.attname::text) AS columns,
+       CASE WHEN i.indisprimary AND i.indnkeyatts = 1 THEN min(pg_get_serial_sequence(:name, a.attname)) END
+           AS sequence,
+       min(format('SELECT setval(pg_get_serial_sequence(%L, %L), (SELECT max(%I) FROM %s))',
+                  CAST(:name AS text), a.attname, a.attname, CAST(:name AS text))) AS mend
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid
+                              AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+WHERE i.indrelid = to_regclass(:name) AND x.relname = :index AND c.relname = :table
+GROUP BY i.indexrelid, i.indisprimary, i.indnkeyatts
+""")
+
+
+@dataclass(frozen=True)
+class Violated:
+    """A unique constraint that rows broke."""
+
+    columns: frozenset[str]  # empty where it is not one of the table's own (a trigger's, a partition's)
+    said: str  # by the server
+    mend: str | None = None  # SQL, where the database itself gave a number twice
+
+    def behind(self, table: str, given: Collection[str], undone: str) -> CitykitError | None:
+        """Return the error that says that the numbering is behind; None where it is not to blame."""
+        if self.mend is None or self.columns <= set(given):
+            return None
+        return CitykitError(
+            f"table {table}: its numbering is behind its {', '.join(self.columns)} ({self.said}); {undone}. "
+            f"Mend it with SQL, then run it again: {self.mend}"
+        )
+
+
+async def violated_by(connection: AsyncConnection, table: str, exc: BaseException) -> Violated:
+    """Return which unique constraint of a table the rows broke that a server refused with SQLSTATE 23505.
+
+    Its transaction has to be usable again: rolled back to a savepoint.
+    """
+    original = getattr(getattr(exc, "orig", None), "__cause__", None) or exc
+    index, of = (getattr(original, f"{what}_name", None) for what in ("constraint", "table"))
+    asked = {"name": table, "index": index or "", "table": of or ""}
+    found = (await connection.execute(_VIOLATED, asked)).one_or_none()
+    if found is None:
+        return Violated(frozenset(), server_message(exc))
+    return Violated(frozenset(found.columns), server_message(exc), found.mend if found.sequence else None)
 
 
 # The classes of SQLSTATE by which a server refuses values: data, integrity, a trigger's exception.
