@@ -553,6 +553,46 @@ async def test_a_city_that_exists_is_refused_by_its_key(engine: AsyncEngine) -> 
     assert (await stored(engine))["Springfield", "US", "IL"] == (114_394, None, None)
 
 
+@pytest.mark.parametrize("kind", ["engine", "connection", "session"])
+async def test_an_id_given_twice_is_not_called_a_stored_city_and_its_mend_works(
+    engine: AsyncEngine, kind: str
+) -> None:
+    await citykit.load_cities(engine, many(60_000))
+    newer = many(5).assign(name=[f"newer {n}" for n in range(5)])
+    large = many(25_000).assign(name=[f"newer {n}" for n in range(25_000)])
+    async with engine.connect() as connection, AsyncSession(connection) as session:
+        bind: Any = {"engine": engine, "connection": connection, "session": session}[kind]
+        for adding in (
+            lambda: citykit.add_city(bind, "new", 1),
+            lambda: citykit.load_cities(bind, newer),
+            lambda: citykit.load_cities(bind, newer, on_conflict="skip"),
+            lambda: citykit.load_cities(bind, newer, on_conflict="update"),
+            lambda: citykit.load_cities(bind, large),
+            lambda: citykit.load_cities(bind, large, on_conflict="skip"),
+        ):
+            await connection.execute(text("SELECT setval('cities_id_seq', 1)"))
+            with pytest.raises(citykit.CitykitError, match="numbering is behind its id") as caught:
+                await adding()
+            assert not isinstance(caught.value, citykit.DuplicateKeyError)
+        mend = str(caught.value).rpartition(": ")[2]
+        await connection.execute(text(mend))
+        await citykit.load_cities(bind, newer)
+        assert (await citykit.add_city(bind, "new", 1)).id > 60_005
+
+
+async def test_another_constraint_than_the_key_is_no_stored_city(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE UNIQUE INDEX one_population ON cities (population)"))
+    await citykit.add_city(engine, "a", 1)
+    with pytest.raises(citykit.DuplicateKeyError, match="one_population") as caught:
+        await citykit.add_city(engine, "b", 1)
+    assert not isinstance(caught.value, citykit.DuplicateCityError)
+    for count in (2, 30_000):
+        with pytest.raises(citykit.DuplicateKeyError, match="one_population") as caught:
+            await citykit.load_cities(engine, many(count).assign(population=range(1, count + 1)))
+        assert not isinstance(caught.value, citykit.DuplicateCityError)
+
+
 async def test_what_else_a_session_holds_is_not_blamed_on_the_new_city(engine: AsyncEngine) -> None:
     async with citykit.sessions(engine)() as session:
         session.add_all([citykit.City(name="twice", population=1), citykit.City(name="twice", population=2)])

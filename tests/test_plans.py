@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import subprocess
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 import citykit
 from citykit.join import Keys
@@ -149,12 +150,116 @@ async def test_a_rebuild_leaves_the_catalogue_as_it_was(engine: AsyncEngine, ref
         await execute(engine, "DROP TABLE IF EXISTS visits")
 
 
-async def test_nothing_is_rebuilt_under_an_event_trigger_or_a_publication(engine: AsyncEngine) -> None:
-    await execute(engine, "CREATE PUBLICATION news FOR TABLE cities")
+VISIBLE = {
+    "publication of the table": ("CREATE PUBLICATION news FOR TABLE cities", "DROP PUBLICATION news"),
+    "publication of its schema": (
+        "CREATE PUBLICATION news FOR TABLES IN SCHEMA public",
+        "DROP PUBLICATION news",
+    ),
+    "publication of all tables": ("CREATE PUBLICATION news FOR ALL TABLES", "DROP PUBLICATION news"),
+    "publication without truncate": (
+        "CREATE PUBLICATION news FOR TABLE cities WITH (publish = 'insert, update')",
+        "DROP PUBLICATION news",
+    ),
+    "inheritance": ("CREATE TABLE heirs () INHERITS (cities)", "DROP TABLE heirs"),
+    "event trigger": (
+        "CREATE FUNCTION watch_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; "
+        "CREATE EVENT TRIGGER watching ON ddl_command_end EXECUTE FUNCTION watch_ddl()",
+        "DROP EVENT TRIGGER watching; DROP FUNCTION watch_ddl()",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", VISIBLE)
+async def test_nothing_is_truncated_or_rebuilt_where_that_shows_elsewhere(
+    engine: AsyncEngine, what: str
+) -> None:
+    version = await scalar(engine, "SELECT current_setting('server_version_num')::int")
+    if version < 150_000 and "SCHEMA" in VISIBLE[what][0]:
+        pytest.skip("PostgreSQL 14 publishes no schemas: CITYKIT_TEST_URL of PostgreSQL 15 or newer")
+    make, undo = VISIBLE[what]
+    await execute(engine, *make.split("; "))
+    files = (
+        "SELECT array_agg(relfilenode ORDER BY oid) FROM pg_class WHERE oid = 'cities'::regclass "
+        "OR oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = 'cities'::regclass)"
+    )
+    before = await scalar(engine, files)
     try:
-        assert (await citykit.load_cities(engine, many(MANY))).plan == "copy"
+        for frame, policy in (
+            (many(MANY), "error"),
+            (many(MANY).assign(latitude=1.0), "update"),
+            (pd.concat([many(MANY, MANY), many(1)]), "skip"),
+        ):
+            options: dict[str, Any] = {"on_conflict": policy}
+            await citykit.load_cities(engine, frame, **options)
+            assert await scalar(engine, files) == before
     finally:
-        await execute(engine, "DROP PUBLICATION news")
+        await execute(engine, *undo.split("; "))
+
+
+async def test_rebuilt_indexes_stay_in_their_tablespace(
+    engine: AsyncEngine, database: dict[str, str]
+) -> None:
+    if "CITYKIT_URL" in database:
+        pytest.skip("the directory is made for the embedded server: .venv/bin/pytest -k tablespace")
+    space = Path(database["CITYKIT_HOME"]) / "space"
+    space.mkdir(mode=0o700)
+    owner = os.stat(f"{database['CITYKIT_HOME']}/postgres")
+    os.chown(space, owner.st_uid, owner.st_gid)
+    await execute(engine, "CREATE INDEX more ON cities (latitude)")
+    catalogue = await scalar(engine, CATALOGUE)
+    places = "SELECT array_agg(reltablespace ORDER BY relname) FROM pg_class WHERE relname LIKE 'cities%'"
+    before = await scalar(engine, places)
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.exec_driver_sql(f"CREATE TABLESPACE elsewhere LOCATION '{space}'")
+    try:
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql("SET LOCAL default_tablespace = elsewhere")
+            plan = (await citykit.load_cities(connection, many(MANY))).plan
+            assert plan == "copy and rebuild"
+            assert await connection.scalar(text("SHOW default_tablespace")) == "elsewhere"
+        assert await scalar(engine, places) == before
+        assert await scalar(engine, CATALOGUE) == catalogue
+    finally:
+        async with engine.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await connection.exec_driver_sql("DROP TABLE cities")
+            await connection.exec_driver_sql("DROP TABLESPACE elsewhere")
+        space.rmdir()
+
+
+ENDS = {
+    "few": many(10),
+    "many": many(MANY),
+    "a repeated key": pd.concat([many(MANY), many(1)]),
+    "few with a repeated key": pd.concat([many(5), many(1)]),
+}
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["whole", "the source raises"])
+@pytest.mark.parametrize("kind", ENDS)
+@pytest.mark.parametrize("policy", ["error", "skip", "update"])
+async def test_a_transaction_loads_again_after_every_end_of_a_load(
+    engine: AsyncEngine, kind: str, policy: Any, raises: bool
+) -> None:
+    def source() -> Iterator[pd.DataFrame]:
+        yield ENDS[kind]
+        if raises:
+            raise OSError("the file ends here")
+
+    left = "SELECT string_agg(relname, ', ') FROM pg_class WHERE relpersistence = 't' AND relkind = 'r'"
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql(
+            "CREATE TEMPORARY TABLE citykit_staging ON COMMIT DROP AS SELECT 1 AS n"
+        )
+        for _ in range(2):
+            with contextlib.suppress(OSError, citykit.DuplicateCityError):
+                await citykit.load_cities(connection, source(), on_conflict=policy)
+            assert await connection.scalar(text(left)) == "citykit_staging"
+        await connection.exec_driver_sql("DELETE FROM cities")
+        assert (await citykit.load_cities(connection, many(7), on_conflict=policy)).inserted == 7
+        assert await connection.scalar(text("SELECT n FROM citykit_staging")) == 1
 
 
 async def test_a_table_of_partitions_is_loaded(engine: AsyncEngine) -> None:
@@ -229,18 +334,76 @@ async def test_eight_large_updates_at_once_end_as_if_one_after_the_other(engine:
     assert len({rows[f"city {n}", "", ""][0] for n in range(500, FEW_ROWS)}) == 1
 
 
-async def test_a_lock_timeout_is_said_and_leaves_nothing(engine: AsyncEngine) -> None:
+async def test_a_sessions_own_lock_timeout_stays_and_is_said(engine: AsyncEngine) -> None:
     async with engine.connect() as holder, engine.connect() as loader:
         await holder.execute(text("LOCK TABLE cities IN ACCESS EXCLUSIVE MODE"))
         await loader.execute(text("SET LOCAL lock_timeout = '100ms'"))
         for frame in (many(5), many(MANY)):
             with pytest.raises(
-                citykit.CitykitError, match=r"lock timeout.*nothing was changed.*run it again"
+                citykit.CitykitError, match=r"0\.1 s.*nothing was loaded.*run it again.*SET lock_timeout"
             ):
                 await citykit.load_cities(loader, frame)
         await holder.rollback()
         await citykit.load_cities(loader, many(5))
         assert await loader.scalar(text("SHOW lock_timeout")) == "100ms"
+
+
+WAITING = {
+    "a few": lambda bind: citykit.load_cities(bind, many(5)),
+    "a few, merged": lambda bind: citykit.load_cities(bind, many(5), on_conflict="update"),
+    "many": lambda bind: citykit.load_cities(bind, many(MANY)),
+    "one": lambda bind: citykit.add_city(bind, "one", 1),
+    "create": lambda bind: citykit.create_tables(bind),
+    "reset": lambda bind: citykit.create_tables(bind, reset=True),
+}
+HELD = {"SHARE": ("a few", "a few, merged", "many", "one", "reset"), "ACCESS SHARE": ("reset",)}
+
+
+@pytest.mark.parametrize("kind", ["engine", "connection", "session"])
+@pytest.mark.parametrize(("mode", "what"), [(mode, what) for mode in HELD for what in HELD[mode]])
+async def test_a_wait_for_a_lock_is_bounded_and_says_who_holds_it(
+    engine: AsyncEngine, kind: str, mode: str, what: str
+) -> None:
+    await citykit.add_city(engine, "before", 1)
+    bounded = engine.execution_options(citykit_lock_timeout=0.3)
+    async with engine.connect() as holder, bounded.connect() as connection:
+        await holder.execute(text("SET LOCAL application_name = 'the holder'"))
+        pid = await holder.scalar(text("SELECT pg_backend_pid()"))
+        await holder.execute(text(f"LOCK TABLE cities IN {mode} MODE"))
+        async with AsyncSession(connection) as session, asyncio.timeout(30):
+            bind: Any = {"engine": bounded, "connection": connection, "session": session}[kind]
+            with pytest.raises(citykit.CitykitError) as caught:
+                await WAITING[what](bind)
+            said = str(caught.value)
+            for part in (
+                "table cities",
+                "0.3 s",
+                f"process {pid} (the holder)",
+                "nothing was",
+                "await citykit.connect(lock_timeout=",
+            ):
+                assert part in said
+            await holder.rollback()
+            await WAITING[what](bind)
+            if kind != "engine":
+                asked = bind if kind == "connection" else await session.connection()
+                assert await asked.scalar(text("SHOW lock_timeout")) == "0"
+
+
+async def test_a_reset_that_waits_keeps_no_reader_waiting(engine: AsyncEngine) -> None:
+    reader = await reading(engine)
+    resetting = asyncio.create_task(citykit.create_tables(engine, reset=True))
+    try:
+        async with asyncio.timeout(20):
+            for _ in range(50):
+                assert await scalar(engine, "SELECT count(*) FROM cities") == 0
+                await asyncio.sleep(0.01)
+            assert not resetting.done()
+            await reader.rollback()
+            await resetting
+    finally:
+        resetting.cancel()
+        await reader.close()
 
 
 # Many sources
