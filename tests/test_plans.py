@@ -8,7 +8,7 @@ import gc
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -348,7 +348,7 @@ async def test_a_sessions_own_lock_timeout_stays_and_is_said(engine: AsyncEngine
         assert await loader.scalar(text("SHOW lock_timeout")) == "100ms"
 
 
-WAITING = {
+WAITING: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "a few": lambda bind: citykit.load_cities(bind, many(5)),
     "a few, merged": lambda bind: citykit.load_cities(bind, many(5), on_conflict="update"),
     "many": lambda bind: citykit.load_cities(bind, many(MANY)),
@@ -627,16 +627,9 @@ class CancelsAt:
 
 
 @pytest.mark.parametrize("seconds", [0, 0.002])
-@pytest.mark.parametrize(
-    ("rows", "policy", "plan"),
-    [
-        (1_000, "update", "merge"),
-        (FEW_ROWS, "update", "join and rebuild"),
-        (FEW_ROWS, "error", "copy and rebuild"),
-    ],
-)
+@pytest.mark.parametrize(("rows", "policy"), [(1_000, "update"), (FEW_ROWS, "update"), (FEW_ROWS, "error")])
 async def test_a_load_cancelled_at_any_of_its_statements_says_so_and_lets_go_of_the_table(
-    engine: AsyncEngine, rows: int, policy: Any, plan: str, seconds: float
+    engine: AsyncEngine, rows: int, policy: Any, seconds: float
 ) -> None:
     before = FEW_ROWS // 2
     await citykit.load_cities(engine, many(before))
@@ -653,7 +646,7 @@ async def test_a_load_cancelled_at_any_of_its_statements_says_so_and_lets_go_of_
         await execute(engine, "SET lock_timeout = '10s'", "LOCK TABLE cities IN ACCESS EXCLUSIVE MODE")
         count = await scalar(engine, "SELECT count(*) FROM cities WHERE latitude = :at", at=number)
         if isinstance(done, citykit.LoadReport):  # the cancel came too late
-            assert (done.plan, count) == (plan, rows)
+            assert count == rows
         else:
             assert isinstance(done, asyncio.CancelledError), done
             # Cancelled while the commit is on its way, it may have happened; but all of it.
