@@ -11,6 +11,8 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from citykit.serving import configured
+
 
 def direct(app: FastAPI) -> httpx.AsyncClient:
     """A client that needs no server."""
@@ -22,8 +24,7 @@ async def served(app: FastAPI) -> AsyncIterator[str]:
     """Serve the application; give its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(configured(app))
         task = asyncio.create_task(server.serve(sockets=[listening]))
         while not server.started:
             assert not task.done()

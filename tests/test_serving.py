@@ -7,11 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -26,9 +29,9 @@ import citykit
 
 
 @contextmanager
-def serving(*words: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+def serving(*words: str, before: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """Run `citykit serve` on a free port; give the process and what it says first."""
-    command = [sys.executable, "-m", "citykit", "serve", "--port", "0", *words]
+    command = [*before, sys.executable, "-m", "citykit", "serve", "--port", "0", *words]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert running.stdout is not None
     assert running.stderr is not None
@@ -57,18 +60,73 @@ def empty_table() -> Iterator[None]:
     citykit.run(engine.dispose())
 
 
-@pytest.mark.usefixtures("empty_table")
-@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
-def test_serve_until_a_signal(way: signal.Signals) -> None:
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A data directory of its own, with a server that only `citykit serve` uses."""
+    monkeypatch.setenv("CITYKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("CITYKIT_URL", raising=False)
+    yield tmp_path / "home"
+    for left in servers(tmp_path / "home"):
+        with suppress(psutil.NoSuchProcess):
+            left.send_signal(signal.SIGQUIT)
+            left.wait(10)
+
+
+def servers(home: Path) -> list[psutil.Process]:
+    """The processes of the embedded server in that home."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if Path(process.cwd()) == home / "postgres":
+                found.append(process)
+    return found
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_serve_and_its_server(home: Path, way: signal.Signals, times: int) -> None:
+    """A terminal that is closed sends SIGHUP more than once."""
     with serving() as (running, said):
+        assert httpx.get(f"{url_of(said)}/healthz", timeout=30).json() == {"status": "ok"}
+        assert servers(home)
+        for _ in range(times):
+            running.send_signal(way)
+            time.sleep(0.02)
+        assert running.wait(timeout=30) == 0
+        assert running.stderr is not None
+        assert running.stderr.read() == ""
+        assert servers(home) == []
+
+
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_serve_begins_leaves_no_server(home: Path, way: signal.Signals) -> None:
+    command = [sys.executable, "-m", "citykit", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 60
+        while not (home / "start.lock").exists():  # it begins to make its server
+            assert time.monotonic() < deadline
+        time.sleep(0.3)
+        running.send_signal(way)
+        said, complaint = running.communicate(timeout=60)
+    assert (running.returncode, said, complaint) == (0, "", "")
+    assert servers(home) == []
+
+
+@pytest.mark.usefixtures("empty_table")
+def test_serve_outlives_its_terminal_where_nohup_says_so() -> None:
+    with serving(before=["nohup"]) as (running, said):
+        running.send_signal(signal.SIGHUP)
+        assert httpx.get(f"{url_of(said)}/healthz", timeout=30).json() == {"status": "ok"}
+        assert running.poll() is None
+
+
+@pytest.mark.usefixtures("empty_table")
+def test_serve_answers_to_its_names() -> None:
+    with serving() as (_, said):
         url = url_of(said)
         assert url.startswith("http://127.0.0.1:")
         assert httpx.get(f"{url}/cities/biggest", timeout=30).json() == []
         assert httpx.get(url, headers={"host": "evil.example"}).status_code == 400
-        running.send_signal(way)
-        assert running.wait(timeout=30) == 0
-        assert running.stderr is not None
-        assert running.stderr.read() == ""
 
 
 @pytest.mark.usefixtures("empty_table")
