@@ -1,15 +1,16 @@
-"""What a route is given: the engine, a session, a turn at the pool; and who may write."""
+"""What a route is given: the engine, a turn at the pool; and who may write."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, HTTPException, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from citykit.errors import DatabaseUnavailableError
 from citykit.replies import Code
@@ -27,17 +28,7 @@ async def engine_of(request: Request) -> AsyncEngine:
     return engine
 
 
-async def session_of(
-    request: Request, _: Annotated[AsyncEngine, Depends(engine_of)]
-) -> AsyncIterator[AsyncSession]:
-    """Give a session for one request; it takes a connection at its first statement."""
-    async with request.app.state.sessions() as session:
-        yield session
-
-
-# What only reads takes the engine: in a session the same question costs four more ways to the server.
 EngineOf = Annotated[AsyncEngine, Depends(engine_of)]
-SessionOf = Annotated[AsyncSession, Depends(session_of)]
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many at most.")]
 InCountry = Annotated[Code | None, Query(description="Only this one, spelled as stored.", examples=["IS"])]
 
@@ -57,13 +48,29 @@ def knows_token(request: Request, given: bytes) -> bool:
 
 
 async def soon(request: Request, work: Awaitable[T]) -> T:
-    """Wait for what should take milliseconds, though not for ever: a pool may be empty, a table locked."""
+    """Wait for what should take milliseconds, though not for ever."""
     try:
-        async with asyncio.timeout(request.app.state.patience), turns(request):
+        async with patience(request):
             return await work
     finally:
         if close := getattr(work, "close", None):  # a coroutine whose turn never came
             close()
+
+
+@asynccontextmanager
+async def patience(request: Request) -> AsyncIterator[asyncio.Timeout]:
+    """Give a turn at the pool, and end the work in it after a while: a pool may be empty, a table locked."""
+    seconds: float = request.app.state.patience
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit, turns(request):
+            yield limit
+    except TimeoutError as exc:
+        if not limit.expired():
+            raise
+        raise DatabaseUnavailableError(
+            f"No connection or no lock was to be had within {seconds:g} s; nothing was stored."
+        ) from exc
 
 
 def turns(request: Request) -> asyncio.Semaphore:

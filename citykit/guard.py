@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-READING = ("GET", "HEAD", "OPTIONS")
+from citykit.replies import READING, answer
+
 SMALL_BODY = 64 * 2**10  # of everything but a bulk load
 WATCH_AFTER = 0.2  # seconds, so that the many short requests pay nothing for it
 SLOW_BODY = 30.0  # seconds in which nothing of a body is sent or taken
@@ -54,6 +57,15 @@ class Guard:
         except asyncio.CancelledError:
             if not client.took_back_cancellation():
                 raise
+        except ClientDisconnect:
+            pass  # in the midst of its body: nobody is there to be answered
+        except Exception as exc:
+            if client.is_answered:
+                raise  # the server cuts the connection, by which the client knows that this is not all
+            logging.getLogger("citykit").exception("%s %s failed", scope["method"], scope["path"])
+            failed = answer(exc, writes=scope["method"] not in READING).as_json()
+            failed.headers["Connection"] = "close"  # nobody knows what it was left with
+            await failed(scope, client.receive, client.send)
         finally:
             client.forget()
 
@@ -87,6 +99,7 @@ class _Client:
         self._limit = limit
         self._received = 0
         self._sent_all = False
+        self.is_answered = False  # or has begun to be
         self._gone = asyncio.Event()
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
@@ -104,13 +117,17 @@ class _Client:
             raise HTTPException(408, f"Nothing of the body came for {SLOW_BODY:g} s.") from None
         self._received += len(message.get("body", b""))
         if self._received > self._limit:
-            raise HTTPException(413, too_large(self._limit), {"Connection": "close"})
+            raise HTTPException(413, too_large(self._limit))
         if message["type"] == "http.request" and not message.get("more_body"):
             self.has_sent_all()
         return message
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer; a client that does not take it for long has gone."""
+        if message["type"] == "http.response.start":
+            self.is_answered = True
+            if not self._sent_all:  # what is still to come of this body would be taken for a request
+                MutableHeaders(scope=message)["Connection"] = "close"
         if not message.get("more_body") and (message["type"] != "http.response.body" or self._sent_all):
             await self._send(message)
             return
@@ -166,7 +183,7 @@ def too_large(limit: int) -> str:
 
 
 def _refused(status: int, said: str) -> JSONResponse:
-    return JSONResponse({"detail": said}, status, {"Connection": "close"})
+    return JSONResponse({"detail": said}, status)
 
 
 def _is_foreign(headers: Headers, host: str) -> bool:

@@ -6,14 +6,14 @@ import logging
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from citykit.errors import (
     CitykitError,
@@ -24,9 +24,16 @@ from citykit.errors import (
 )
 from citykit.server_errors import sqlstate
 
+READING = ("GET", "HEAD", "OPTIONS")  # the methods that change nothing
 RETRY_AFTER = {"Retry-After": "5"}
 LISTED = 100  # rejects and keys that an answer lists at most
 STORED_ALREADY = "The city is already stored"
+_LOOK = "look before you send it again."
+_IN_DOUBT = (
+    "What was sent may have been stored: the connection to the database was lost while it was being "
+    f"committed; {_LOOK}"
+)
+_FAILED = "The server failed; its log says how."
 _WITHOUT_NUL = r"^[^\x00]*$"  # which PostgreSQL's text cannot hold
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=400, pattern=_WITHOUT_NUL)]
@@ -116,6 +123,15 @@ class Problem(BaseModel):
     detail: str
 
 
+class Failure(BaseModel):
+    """Why a request could not be answered, and whether it may have changed something all the same."""
+
+    detail: str
+    in_doubt: bool = Field(
+        description="True: what was sent may or may not have been stored. False: nothing was stored."
+    )
+
+
 class BadField(BaseModel):
     """Which part of a request is wrong, and why."""
 
@@ -162,15 +178,17 @@ _MEANINGS = {
     413: "The body is too large",
     415: "The body is of no known kind",
     422: "Something is invalid",
-    503: "The database is busy or does not answer; Retry-After says when to ask again",
+    500: "The server or its database is not set up for this, or failed: asking again does not help",
+    503: "The database is busy or does not answer: Retry-After says when to ask again. Where it is absent, "
+    "in_doubt is true: look first whether what was sent has been stored",
 }
 
 
 def documented(*statuses: int, **models: Any) -> dict[int | str, dict[str, Any]]:
     """Return the answers of a route beside its success, for OpenAPI; `models` (``_422=…``) go first."""
-    usual = {422: Invalid}
+    usual = {422: Invalid, 500: Failure, 503: Failure}
     found: dict[int | str, dict[str, Any]] = {}
-    for status in (400, *statuses, 503):
+    for status in (400, *statuses, 500, 503):
         model = models.get(f"_{status}", usual.get(status, Problem))
         found[status] = {"description": _MEANINGS[status], "model": model}
     found[503]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
@@ -215,10 +233,72 @@ def _place(loc: Sequence[str | int]) -> list[str | int]:
     return [_legible(part) if isinstance(part, str) else part for part in loc]
 
 
+class Answer(NamedTuple):
+    """What is said of an error over HTTP. No SQL, path, password or class is in it."""
+
+    status: int
+    detail: str
+    in_doubt: bool = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those that tell a client whether to ask again."""
+        return RETRY_AFTER if self.status == 503 and not self.in_doubt else {}
+
+    def as_json(self) -> JSONResponse:
+        """Return it as programs get it."""
+        return JSONResponse({"detail": self.detail, "in_doubt": self.in_doubt}, self.status, self.headers)
+
+
+# What passes by itself, by SQLSTATE: lost connections, deadlocks, resources, locks, cancels and shutdowns.
+_PASSES = ("08", "40", "53", "55P", "57")
+_LASTS = {  # and what does not, by SQLSTATE or its class
+    "25006": "The database may only be read: nothing can be stored.",
+    "28": "The database does not let this server in: its user or password is refused.",
+    "3D": "The database that this server was given does not exist.",
+    "42": "The table of cities in the database is not as this server needs it; the server's log says more.",
+    "42501": "This server's database user has no right to do this.",
+}
+
+
+def answer(exc: BaseException, *, writes: bool) -> Answer:
+    """Return what is said of an error, for programs and for the page alike.
+
+    `writes` tells whether the request was to store something: where nobody thought of an error, that may
+    have been done before it.
+    """
+    code = _code(exc)
+    if isinstance(exc, DatabaseUnavailableError) and exc.in_doubt and writes:
+        return Answer(503, _IN_DOUBT, in_doubt=True)
+    if isinstance(exc, MissingTableError):
+        return Answer(500, "The table of cities does not exist yet: citykit init creates it.")
+    if isinstance(exc, DBAPIError) and code.startswith(("22", "23")):
+        return Answer(422, "The database cannot store such a value.")
+    passes = exc.transient if isinstance(exc, DatabaseUnavailableError) else code.startswith(_PASSES)
+    if isinstance(exc, CitykitError) and passes:
+        return Answer(503, "The database is busy or does not answer. Try again in a moment.")
+    if isinstance(exc, CitykitError) or code:  # the server's refusal, also that of a COMMIT, undoes all
+        said = _LASTS.get(code) or _LASTS.get(code[:2])
+        return Answer(500, said or "The database cannot do this; the server's log says why.")
+    if writes:
+        return Answer(500, f"{_FAILED} What was sent may have been stored: {_LOOK}", in_doubt=True)
+    return Answer(500, _FAILED)
+
+
+def _code(exc: BaseException) -> str:
+    """Return the SQLSTATE from which an error comes, or nothing."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if code := sqlstate(cause):
+            return code
+        cause = cause.__cause__
+    return ""
+
+
 def answer_errors(app: FastAPI) -> None:
-    """Answer each error with its status and a sentence, in which no SQL, path or password is."""
-    for kind in (CitykitError, SQLAlchemyError, OSError):  # the last: TimeoutError and lost sockets, too
-        app.add_exception_handler(kind, _unavailable)
+    """Answer each error that can be foreseen with its status and a sentence."""
+    for kind in (CitykitError, DBAPIError):
+        app.add_exception_handler(kind, _failure)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(InvalidFrameError, _invalid_frame)
     app.add_exception_handler(DuplicateCityError, _duplicate)
@@ -244,21 +324,15 @@ async def _duplicate(_: Request, __: Exception) -> JSONResponse:
     return JSONResponse({"detail": STORED_ALREADY}, 409)
 
 
-async def _unavailable(request: Request, exc: Exception) -> JSONResponse:
-    if (sqlstate(exc) or "").startswith(("22", "23")):
-        return invalid((("body",), "The database cannot store such a value."))
-    logging.getLogger("citykit").warning("%s %s: %s", request.method, request.url.path, _said(exc))
-    return JSONResponse({"detail": unavailable(exc)}, 503, RETRY_AFTER)
+async def _failure(request: Request, exc: Exception) -> JSONResponse:
+    said = logged(request, exc)
+    return invalid((("body",), said.detail)) if said.status == 422 else said.as_json()
 
 
-def unavailable(exc: BaseException) -> str:
-    """Say in a sentence why there is no answer."""
-    if isinstance(exc, MissingTableError):
-        return "The table of cities does not exist yet: citykit init creates it."
-    if isinstance(exc, DatabaseUnavailableError | OSError) and not isinstance(exc, TimeoutError):
-        return "The database does not answer. Try again in a moment."
-    return "The database is busy or cannot do this now. Try again in a moment."
-
-
-def _said(exc: BaseException) -> str:
-    return " ".join(f"{type(exc).__name__}: {getattr(exc, 'orig', None) or exc}".split())
+def logged(request: Request, exc: Exception) -> Answer:
+    """Return what is said of an error to the client; to the log it is written as it is, in one line."""
+    said = answer(exc, writes=request.method not in READING)
+    if said.status != 422:
+        text = " ".join(f"{type(exc).__name__}: {getattr(exc, 'orig', None) or exc}".split())
+        logging.getLogger("citykit").warning("%s %s: %s", request.method, request.url.path, text)
+    return said

@@ -16,12 +16,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pyarrow import csv
 from pydantic_core import to_json
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Row, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.cities import CITIES, COLUMNS, add_city, load_cities
 from citykit.datasets import read_cities
-from citykit.depends import EngineOf, InCountry, Limit, SessionOf, soon
+from citykit.depends import EngineOf, InCountry, Limit, patience, soon
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
 from citykit.load import OnInvalid
 from citykit.merge import OnConflict
@@ -30,7 +30,7 @@ from citykit.questions import biggest_rows, find_cities, summarize_countries
 from citykit.read import stream_frames
 from citykit.replies import (
     LISTED,
-    RETRY_AFTER,
+    Answer,
     Code,
     Country,
     Duplicates,
@@ -44,7 +44,7 @@ from citykit.replies import (
     documented,
     rejected,
 )
-from citykit.server_errors import server_errors_named
+from citykit.transactions import in_transaction
 
 BULK = "/cities/bulk"
 KINDS = {  # of a bulk body, and how a file of it ends
@@ -140,41 +140,54 @@ def _table(frame: pd.DataFrame) -> pa.Table:
 @reading.get("/cities/{id}", response_model=StoredCity, responses=documented(404, 422))
 async def city_by_id(
     request: Request,
-    session: SessionOf,
+    engine: EngineOf,
     id: Annotated[int, Path(ge=1, le=2**63 - 1)],  # noqa: A002  as the column is called
-) -> City:
+) -> Any:
     """Return one city."""
-    with server_errors_named():
-        city = await soon(request, session.get(City, id))
+    city = await stored(request, engine, id)
     if city is None:
         raise HTTPException(404, "There is no such city.")
     return city
 
 
+async def stored(request: Request, engine: AsyncEngine, id_: int) -> Row[Any] | None:
+    """Return the city of that number."""
+
+    async def work(connection: AsyncConnection) -> Row[Any] | None:
+        return (await connection.execute(select(CITIES).where(CITIES.c.id == id_))).one_or_none()
+
+    async with patience(request):
+        return await in_transaction(engine, work, effect="reads")
+
+
 @reading.get("/healthz", response_model=Health, responses=documented(), tags=["server"])
-async def health(request: Request, session: SessionOf) -> Health:
+async def health(request: Request, engine: EngineOf) -> Health:
     """Tell whether the database answers."""
-    with server_errors_named():
-        await soon(request, session.scalar(select(1)))
+    async with patience(request):
+        await in_transaction(engine, lambda connection: connection.scalar(select(1)), effect="reads")
     return Health(status="ok")
 
 
 @writing.post(
     "/cities/", status_code=201, response_model=StoredCity, responses=documented(403, 409, 413, 422)
 )
-async def add(request: Request, response: Response, session: SessionOf, city: NewCity) -> City:
+async def add(request: Request, response: Response, engine: EngineOf, city: NewCity) -> City:
     """Store one city."""
-    stored = await soon(request, added(session, city.model_dump()))
-    response.headers["Location"] = f"/cities/{stored.id}"
-    return stored
+    added = await store(request, engine, city.model_dump())
+    response.headers["Location"] = f"/cities/{added.id}"
+    return added
 
 
-async def added(session: AsyncSession, values: dict[str, Any]) -> City:
-    """Store a city and commit. In any case the session has given its connection back."""
-    async with session:
-        stored = await add_city(session, **values)
-        await session.commit()
-    return stored
+async def store(request: Request, engine: AsyncEngine, values: dict[str, Any]) -> City:
+    """Store a city and commit."""
+    async with patience(request) as limit:
+
+        async def work(connection: AsyncConnection) -> City:
+            city = await add_city(connection, **values)
+            limit.reschedule(None)  # a COMMIT that is given up leaves its outcome unknown
+            return city
+
+        return await in_transaction(engine, work, repeatable=lambda: True)
 
 
 @writing.post(
@@ -205,7 +218,10 @@ async def load(
         raise HTTPException(415, f"The body is to be one of {', '.join(KINDS)}, without a content encoding.")
     # It goes to a file first: who sends slowly would else hold a transaction, and its locks, all the while.
     with tempfile.NamedTemporaryFile(prefix="citykit-", suffix=suffix) as file:
-        await _spool(request, file)
+        try:
+            await _spool(request, file)
+        except OSError:
+            return Answer(503, "There is no room for the body. Try again later.").as_json()
         try:
             report = await load_cities(
                 engine, _rows(file.name), on_conflict=on_conflict, on_invalid=on_invalid, progress=False
@@ -239,13 +255,10 @@ def _rows(path: str) -> Iterator[Any]:
 
 async def _spool(request: Request, file: Any) -> None:
     waiting = bytearray()
-    try:
-        async for part in request.stream():
-            waiting += part
-            if len(waiting) >= _WRITE_BYTES:
-                await asyncio.to_thread(file.write, bytes(waiting))
-                waiting.clear()
-        file.write(waiting)
-        file.flush()
-    except OSError as exc:
-        raise HTTPException(503, "There is no room for the body. Try again later.", RETRY_AFTER) from exc
+    async for part in request.stream():
+        waiting += part
+        if len(waiting) >= _WRITE_BYTES:
+            await asyncio.to_thread(file.write, bytes(waiting))
+            waiting.clear()
+    file.write(waiting)
+    file.flush()

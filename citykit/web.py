@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
-from citykit.engine import connect, sessions
+from citykit.engine import connect
 from citykit.errors import MissingDependencyError
 
 try:
@@ -49,7 +49,8 @@ def create_app(
         The largest body that ``POST /cities/bulk`` takes; those of the other routes may have 64 KiB.
     patience : float
         Seconds after which a request gives up waiting for a connection or a lock, and is answered with 503.
-        A bulk load has the engine's ``pool_timeout`` for the first and all the time for the second.
+        A bulk load waits as long as its engine says: ``pool_timeout`` for a connection and the execution
+        option ``citykit_lock_timeout`` for a lock, both in seconds (in an engine made here: `patience`).
     allowed_hosts : collection of str
         The host names under which the server may be called; empty: any.
 
@@ -76,17 +77,14 @@ def create_app(
         made = None
         if engine is None:
             made = await connect(pool_size=depends.CONNECTIONS, max_overflow=0, pool_timeout=patience)
-            use(made)
+            made = made.execution_options(citykit_lock_timeout=patience)
+            app.state.engine = made
         try:
             yield
         finally:
             if made is not None:
-                use(None)
+                app.state.engine = None
                 await made.dispose()
-
-    def use(used: AsyncEngine | None) -> None:
-        app.state.engine = used
-        app.state.sessions = None if used is None else sessions(used)
 
     guard = Middleware(
         Guard, bulk_path=routes.BULK, max_body_bytes=max_body_bytes, allowed_hosts=allowed_hosts
@@ -101,7 +99,7 @@ def create_app(
     app.state.token = os.environ.get("CITYKIT_TOKEN", "")
     app.state.patience = patience
     app.state.turns = weakref.WeakKeyDictionary()  # by event loop
-    use(engine)
+    app.state.engine = engine
     protected = bool(app.state.token)
     app.include_router(routes.reading)
     app.include_router(

@@ -10,23 +10,21 @@ import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode
 
 import pandas as pd
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from citykit.depends import EngineOf, InCountry, SessionOf, knows_token, soon
+from citykit.depends import EngineOf, InCountry, knows_token, soon
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
-from citykit.models import City
 from citykit.questions import biggest_cities, summarize_countries
-from citykit.replies import RETRY_AFTER, STORED_ALREADY, NewCity, unavailable
-from citykit.routes import added
-from citykit.server_errors import server_errors_named
+from citykit.replies import STORED_ALREADY, Answer, NewCity, logged
+from citykit.routes import store, stored
 
 SHOWN = 20
 page = APIRouter()
@@ -89,22 +87,24 @@ _FIELDS = {  # of the form: what is written above, and attributes
 
 @page.get("/")
 async def show(
-    request: Request, engine: EngineOf, session: SessionOf, country: InCountry = None, stored: str = ""
+    request: Request,
+    engine: EngineOf,
+    country: InCountry = None,
+    added: Annotated[str, Query(alias="stored")] = "",
 ) -> Response:
-    """Show the page; `stored` is the id of a city that has just been added."""
+    """Show the page; `added` is the id of a city that has just been added."""
     said = ""
-    if stored.isascii() and stored.isdecimal() and len(stored) < 19:
+    if added.isascii() and added.isdecimal() and len(added) < 19:
         try:
-            with server_errors_named():
-                city = await soon(request, _stored(session, int(stored)))
-        except (CitykitError, SQLAlchemyError, OSError):
+            city = await stored(request, engine, int(added))
+        except (CitykitError, DBAPIError):
             city = None  # what is wrong, the page says itself
         said = f"Stored {_called(city)}: {city.population:,} persons." if city else ""
     return await _page(request, engine, country or None, said=said)
 
 
 @page.post("/")
-async def add(request: Request, engine: EngineOf, session: SessionOf) -> Response:
+async def add(request: Request, engine: EngineOf) -> Response:
     """Store the city of the form, and show the page."""
     try:
         fields = parse_qs((await request.body()).decode(), max_num_fields=20)
@@ -114,7 +114,7 @@ async def add(request: Request, engine: EngineOf, session: SessionOf) -> Respons
     if request.app.state.token and not knows_token(request, given.get("token", "").encode()):
         return await _page(request, engine, status=401, wrong="The token is missing or wrong.", given=given)
     try:
-        city = await soon(request, added(session, _new(given).model_dump()))
+        city = await store(request, engine, _new(given).model_dump())
     except ValidationError as exc:
         wrong = " ".join(f"{_FIELDS[str(each['loc'][0])][0]}: {each['msg']}." for each in exc.errors())
         return await _page(request, engine, status=422, wrong=wrong, given=given)
@@ -123,8 +123,8 @@ async def add(request: Request, engine: EngineOf, session: SessionOf) -> Respons
     except DuplicateCityError:
         where = ", ".join(filter(None, (given.get(name, "") for name in ("name", "country", "region"))))
         return await _page(request, engine, status=409, wrong=f"{STORED_ALREADY}: {where}.", given=given)
-    except (CitykitError, SQLAlchemyError, OSError) as exc:
-        return await _page(request, engine, status=503, wrong=unavailable(exc), given=given)
+    except (CitykitError, DBAPIError) as exc:
+        return await _page(request, engine, failed=logged(request, exc), given=given)
     return RedirectResponse(f"/?{urlencode({'stored': city.id})}", 303)
 
 
@@ -151,11 +151,6 @@ def _drawn(rows: tuple[tuple[str, str, int], ...]) -> bytes:
     return out.getvalue()
 
 
-async def _stored(session: AsyncSession, id_: int) -> City | None:
-    async with session:  # which gives its connection back: the page needs others
-        return await session.get(City, id_)
-
-
 def _new(given: Mapping[str, str]) -> NewCity:
     """Check what was typed; a thing that is no number is left for the check to refuse."""
     values: dict[str, Any] = {name: given[name] for name in _FIELDS if name in given}
@@ -173,18 +168,23 @@ async def _page(
     status: int = 200,
     said: str = "",
     wrong: str = "",
+    failed: Answer | None = None,
     given: Mapping[str, str] | None = None,
 ) -> HTMLResponse:
-    headers = dict(_HEADERS)
     try:
         biggest, countries = await soon(
             request,
             asyncio.gather(biggest_cities(engine, SHOWN, country=country), summarize_countries(engine)),
         )
         content = _filter(countries, country) + _cities(biggest, country)
-    except (CitykitError, SQLAlchemyError, OSError) as exc:
-        status, wrong, content = 503, wrong or unavailable(exc), ""
-        headers |= RETRY_AFTER
+    except (CitykitError, DBAPIError) as exc:
+        content = ""
+        # What became of the form goes before: that this page has no table says nothing of it.
+        failed = failed or (None if wrong else logged(request, exc))
+    headers = dict(_HEADERS)
+    if failed is not None:
+        status, wrong = failed.status, failed.detail
+        headers |= failed.headers
     notes = (("said", said), ("said wrong", wrong))
     noted = "".join(f'<p role=status class="card {kind}">{escape(text)}</p>' for kind, text in notes if text)
     form = _form(given or {}, with_token=bool(request.app.state.token))
@@ -247,5 +247,5 @@ def _form(given: Mapping[str, str], *, with_token: bool) -> str:
     )
 
 
-def _called(city: City) -> str:
+def _called(city: Any) -> str:
     return ", ".join(filter(None, (city.name, city.country, city.region)))
