@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from citykit.replies import READING, answer
+from citykit.answers import READING, answer
 
 SMALL_BODY = 64 * 2**10  # of everything but a bulk load
 WATCH_AFTER = 0.2  # seconds, so that the many short requests pay nothing for it
@@ -62,7 +62,7 @@ class Guard:
         except Exception as exc:
             if client.is_answered:
                 raise  # the server cuts the connection, by which the client knows that this is not all
-            logging.getLogger("citykit").exception("%s %s failed", scope["method"], scope["path"])
+            logging.getLogger("citykit").exception("%s %r failed", scope["method"], scope["path"])
             failed = answer(exc, writes=scope["method"] not in READING).as_json()
             failed.headers["Connection"] = "close"  # nobody knows what it was left with
             await failed(scope, client.receive, client.send)

@@ -19,6 +19,7 @@ from pydantic_core import to_json
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from citykit.answers import Answer
 from citykit.cities import CITIES, COLUMNS, add_city, load_cities
 from citykit.datasets import read_cities
 from citykit.depends import EngineOf, InCountry, Limit, patience, soon
@@ -30,7 +31,6 @@ from citykit.questions import biggest_rows, find_cities, summarize_countries
 from citykit.read import stream_frames
 from citykit.replies import (
     LISTED,
-    Answer,
     Code,
     Country,
     Duplicates,

@@ -17,7 +17,7 @@ try:
     from fastapi import Depends, FastAPI
     from fastapi.middleware import Middleware
 
-    from citykit import depends, replies, routes, webpage
+    from citykit import answers, depends, replies, routes, webpage
     from citykit.guard import Guard
 except ImportError as exc:
     raise MissingDependencyError(
@@ -108,5 +108,5 @@ def create_app(
         responses=replies.documented(401) if protected else {},
     )
     app.include_router(webpage.page, include_in_schema=False)
-    replies.answer_errors(app)
+    answers.answer_errors(app)
     return app

@@ -20,10 +20,11 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from citykit.answers import Answer, logged
 from citykit.depends import EngineOf, InCountry, knows_token, soon
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
 from citykit.questions import biggest_cities, summarize_countries
-from citykit.replies import STORED_ALREADY, Answer, NewCity, logged
+from citykit.replies import STORED_ALREADY, NewCity
 from citykit.routes import store, stored
 
 SHOWN = 20

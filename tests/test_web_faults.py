@@ -14,7 +14,7 @@ import httpx
 import pandas as pd
 import pytest
 from sqlalchemy import URL, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import citykit
 from citykit.web import create_app
@@ -47,6 +47,14 @@ def name_of(value: object) -> str | None:
 
 every_route = pytest.mark.parametrize(("method", "url", "asked", "status"), ROUTES, ids=name_of)
 every_write = pytest.mark.parametrize(("method", "url", "asked", "status"), WRITES, ids=name_of)
+
+
+@asynccontextmanager
+async def disposed(engine: AsyncEngine) -> AsyncIterator[AsyncEngine]:
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
 
 
 def has_no_secret(answer: httpx.Response) -> bool:
@@ -109,13 +117,12 @@ COPIED = b"COPY 1\0"
 
 @asynccontextmanager
 async def behind(engine: AsyncEngine, network: Network, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with proxied(engine, network) as url:
-        far = await citykit.connect(url)
-        try:
-            async with direct(create_app(far, **options)) as client:
-                yield client
-        finally:
-            await far.dispose()
+    async with (
+        proxied(engine, network) as url,
+        disposed(await citykit.connect(url)) as far,
+        direct(create_app(far, **options)) as client,
+    ):
+        yield client
 
 
 @every_write
@@ -182,8 +189,11 @@ async def test_connections_that_the_server_closed_while_they_were_idle_fail_no_r
     asked: dict[str, Any],
     status: int,
 ) -> None:
-    own = await citykit.connect()
-    async with served(create_app(own)) as base, httpx.AsyncClient(base_url=base) as client:
+    async with (
+        disposed(await citykit.connect()) as own,
+        served(create_app(own)) as base,
+        httpx.AsyncClient(base_url=base) as client,
+    ):
         health = [client.get("/healthz") for _ in range(5)]
         assert {answer.status_code for answer in await asyncio.gather(*health)} == {200}
         assert own.pool.checkedin() > 1  # type: ignore[attr-defined]
@@ -194,7 +204,6 @@ async def test_connections_that_the_server_closed_while_they_were_idle_fail_no_r
         answer = await client.request(method, url, **asked)
         assert answer.status_code == status, answer.text
         assert await direct_connection.fetchval("SELECT count(*) FROM cities") == 1 + (method == "POST")
-    await own.dispose()
 
 
 @pytest.mark.usefixtures("akureyri")
@@ -208,9 +217,12 @@ async def test_after_clients_that_closed_their_searches_what_is_acknowledged_is_
     monkeypatch.setattr("citykit.guard.WATCH_AFTER", 0)  # so that searches are cancelled at every moment
     frame = pd.DataFrame({"name": [f"city {i}" for i in range(60_000)], "population": 1})
     await citykit.load_cities(engine, frame)
-    own = await citykit.connect(pool_size=5, max_overflow=0, pool_timeout=10)
     random.seed(19)
-    async with served(create_app(own)) as base, httpx.AsyncClient(base_url=base) as client:
+    async with (
+        disposed(await citykit.connect(pool_size=5, max_overflow=0, pool_timeout=10)) as own,
+        served(create_app(own)) as base,
+        httpx.AsyncClient(base_url=base) as client,
+    ):
         host, port = base.removeprefix("http://").split(":")
 
         async def search_and_go_away(delay: float) -> None:
@@ -233,7 +245,6 @@ async def test_after_clients_that_closed_their_searches_what_is_acknowledged_is_
         assert (await client.post("/cities/bulk", content=BULK, headers=CSV)).status_code == 200
         counted = "SELECT count(*) FROM cities WHERE name LIKE 'New %' OR name = 'Bulk'"
         assert await direct_connection.fetchval(counted) == 41
-    await own.dispose()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -298,23 +309,14 @@ async def test_a_refusal_of_the_server_is_said_in_plain_words(
 ) -> None:
     told, (method, url, asked, _), status, said = REFUSALS[refusal]
     await direct_connection.execute(told)
-    visitor = citykit_engine(role)
-    async with direct(create_app(visitor)) as client:
+    async with disposed(create_async_engine(role)) as visitor, direct(create_app(visitor)) as client:
         answer = await client.request(method, url, **asked)
         assert (answer.status_code, said in answer.text) == (status, True), answer.text
         assert ("retry-after" in answer.headers) == (status == 503)
         assert has_no_secret(answer)
         if url != "/":
             assert answer.json()["in_doubt"] is False
-    await visitor.dispose()
     await citykit.create_tables(engine, reset=True)
-
-
-def citykit_engine(url: URL) -> AsyncEngine:
-    """An engine that has no connection yet, as where the server failed since it was made."""
-    from sqlalchemy.ext.asyncio import create_async_engine
-
-    return create_async_engine(url)
 
 
 NOWHERE: dict[str, tuple[dict[str, Any], int, str]] = {
@@ -333,15 +335,14 @@ async def test_a_new_connection_that_fails_is_said_in_plain_words(
     engine: AsyncEngine, nowhere: str, method: str, url: str, asked: dict[str, Any], status: int
 ) -> None:
     changed, status, said = NOWHERE[nowhere]
-    lost = citykit_engine(engine.url.set(**changed))
-    async with direct(create_app(lost)) as client:
+    lost = create_async_engine(engine.url.set(**changed))
+    async with disposed(lost), direct(create_app(lost)) as client:
         answer = await client.request(method, url, **asked)
         assert (answer.status_code, said in answer.text) == (status, True), answer.text
         assert ("retry-after" in answer.headers) == (status == 503)
         assert has_no_secret(answer)
         if url != "/":
             assert answer.json()["in_doubt"] is False
-    await lost.dispose()
 
 
 @pytest.mark.parametrize(("method", "url", "asked", "status"), [READ, *WRITES], ids=name_of)
@@ -351,13 +352,12 @@ async def test_a_full_pool_is_said_in_plain_words(
 ) -> None:
     """The pool's own patience ends before the application's."""
     small = await citykit.connect(pool_size=1, max_overflow=0, pool_timeout=0.2)
-    async with direct(create_app(small)) as client:
+    async with disposed(small), direct(create_app(small)) as client:
         async with small.connect():
             answer = await client.request(method, url, **asked)
         assert (answer.status_code, "Try again" in answer.text) == (503, True), answer.text
         assert has_no_secret(answer)
         assert (await client.request(method, url, **asked)).status_code == status
-    await small.dispose()
 
 
 # The connections of clients
