@@ -70,7 +70,7 @@ async def connect(
     >>> engine = await citykit.connect()
     """
     wanted = url or os.environ.get("CITYKIT_URL")
-    target = asyncpg_url(wanted) if wanted else await asyncio.to_thread(_embedded)
+    target = asyncpg_url(wanted) if wanted else await _embedded()
     if "pool" not in engine_options and engine_options.get("poolclass") in (None, AsyncAdaptedQueuePool):
         engine_options["poolclass"] = PoolPerLoop
     engine_options["connect_args"] = {"timeout": CONNECT_SECONDS, **engine_options.get("connect_args", {})}
@@ -130,7 +130,7 @@ def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
 
 def _find_embedded(_dialect: object, _record: object, _cargs: object, parameters: dict[str, Any]) -> None:
     """Let each new connection go where the embedded server is now, started again if it has ended."""
-    url = await_only(asyncio.to_thread(_embedded))
+    url = await_only(_embedded())
     parameters.update({"host": url.query["host"], "port": int(str(url.query["port"]))})
 
 
@@ -146,12 +146,13 @@ def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
     return async_sessionmaker(engine, expire_on_commit=False)
 
 
-def _embedded() -> URL:
+async def _embedded() -> URL:
     if os.name != "posix":
         raise DatabaseUnavailableError(
             "The embedded PostgreSQL runs on Linux and macOS only. "
-            "Set CITYKIT_URL=postgresql://user:password@host/database to use another server."
+            "Set CITYKIT_URL=postgresql://user:password@host/database to use another server.",
+            transient=False,
         )
     from citykit import local
 
-    return local.attach()
+    return await local.attach_async()

@@ -71,7 +71,7 @@ async def biggest(
 ) -> Response:
     """Return the most populated cities, largest first."""
     rows = await soon(request, biggest_rows(engine, limit, country))
-    return _json([dict(row) for row in rows])
+    return _json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
 
 
 @reading.get("/cities/search", response_model=list[ListedCity], responses=documented(422))

@@ -17,7 +17,6 @@ import pandas as pd
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import ValidationError
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from citykit.answers import Answer, logged
@@ -98,7 +97,7 @@ async def show(
     if added.isascii() and added.isdecimal() and len(added) < 19:
         try:
             city = await stored(request, engine, int(added))
-        except (CitykitError, DBAPIError):
+        except CitykitError:
             city = None  # what is wrong, the page says itself
         said = f"Stored {_called(city)}: {city.population:,} persons." if city else ""
     return await _page(request, engine, country or None, said=said)
@@ -124,7 +123,7 @@ async def add(request: Request, engine: EngineOf) -> Response:
     except DuplicateCityError:
         where = ", ".join(filter(None, (given.get(name, "") for name in ("name", "country", "region"))))
         return await _page(request, engine, status=409, wrong=f"{STORED_ALREADY}: {where}.", given=given)
-    except (CitykitError, DBAPIError) as exc:
+    except CitykitError as exc:
         return await _page(request, engine, failed=logged(request, exc), given=given)
     return RedirectResponse(f"/?{urlencode({'stored': city.id})}", 303)
 
@@ -173,12 +172,10 @@ async def _page(
     given: Mapping[str, str] | None = None,
 ) -> HTMLResponse:
     try:
-        biggest, countries = await soon(
-            request,
-            asyncio.gather(biggest_cities(engine, SHOWN, country=country), summarize_countries(engine)),
-        )
+        biggest = await soon(request, biggest_cities(engine, SHOWN, country=country))
+        countries = await soon(request, summarize_countries(engine))
         content = _filter(countries, country) + _cities(biggest, country)
-    except (CitykitError, DBAPIError) as exc:
+    except CitykitError as exc:
         content = ""
         # What became of the form goes before: that this page has no table says nothing of it.
         failed = failed or (None if wrong else logged(request, exc))

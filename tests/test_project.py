@@ -42,38 +42,10 @@ def test_the_changelog_has_this_version() -> None:
     assert f"## {PROJECT['version']}" in ROOT.joinpath("CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def rows_of_the_readme() -> dict[str, int]:
-    """The row of each module in the picture of 'How it works', counted from the top."""
-    picture = README.split("## How it works")[1].split("A module imports only")[0]
-    lines = [line for line in picture.splitlines() if ".py" in line]
-    return {name: row for row, line in enumerate(lines) for name in re.findall(r"(\w+)\.py", line)}
-
-
-def test_the_picture_shows_every_module() -> None:
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
-    assert set(rows_of_the_readme()) == modules
-
-
-def test_a_module_imports_only_from_its_own_row_or_from_rows_below() -> None:
-    rows = rows_of_the_readme()
-    for path in PACKAGE.glob("*.py"):
-        if path.stem in rows:
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("citykit"):
-                    module = (node.module or "").removeprefix("citykit").removeprefix(".")
-                    for name in [module] if module else [alias.name for alias in node.names]:
-                        assert rows[path.stem] <= rows[name], f"{path.stem} imports {name}"
-
-
 def test_pure_rooms_are_pure() -> None:
     for name in ("frames", "wire", "statements", "pgtypes", "decode", "moments", "dtypes"):
         tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
         assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree))
-
-
-def test_rooms_are_short() -> None:
-    for path in PACKAGE.glob("*.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path.name
 
 
 def test_one_module_knows_where_postgresql_comes_from() -> None:
