@@ -106,7 +106,9 @@ def _service_account() -> Owner:
         useradd = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
         if useradd:
             command = [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", NAME]
-            subprocess.run(command, capture_output=True, check=False)  # may have lost a race to another
+            subprocess.run(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+            )  # may have lost a race to another
         try:
             entry = pwd.getpwnam(NAME)
         except KeyError:
@@ -131,6 +133,6 @@ def _let_through(owner: Owner, directory: Path) -> None:
         # The mask, which is the group's bits: left to setfacl, it gives back what a chmod has taken away.
         mask = "".join(letter if mode & bit else "-" for letter, bit in (("r", 0o40), ("w", 0o20))) + "x"
         command = [setfacl, "-m", f"u:{owner.uid}:--x,m::{mask}", str(directory)]
-        if subprocess.run(command, check=False, capture_output=True).returncode == 0:
+        if subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0:
             return
     directory.chmod(mode | stat.S_IXOTH)

@@ -189,7 +189,8 @@ class _Server:
             self._check_version()
         lines = self._running() if initialised else []
         if not lines:
-            owner = account.for_server(self.home, *_installed())  # looks at every file of the wheel
+            with _not_forking:  # it runs programs
+                owner = account.for_server(self.home, *_installed())  # looks at every file of the wheel
             if not initialised:
                 self._initialise(owner)
             lines = self._start(owner)
@@ -364,27 +365,38 @@ class _Server:
             shutil.rmtree(sockets, ignore_errors=True)  # made for it alone
 
     def _run(self, owner: account.Owner, *command: object) -> str:
-        """Run a program as `owner`, away from this terminal's signals and PG* settings."""
+        """Run a program as `owner`, away from this terminal's signals and PG* settings.
+
+        What it prints goes to a file: a child that another thread forks meanwhile would keep a pipe open.
+        """
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        done = subprocess.run(
-            [str(word) for word in command],
-            env={**environment, "LC_ALL": "C"},
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            start_new_session=True,
-            timeout=SERVER_SECONDS,
-            **owner.popen_options(),
-        )
-        if done.returncode:
-            raise OSError(f"{command[0]} said: {' '.join((done.stderr or done.stdout).split())}")
-        return str(done.stdout)
+        with tempfile.TemporaryFile("w+", errors="replace") as printed:
+            with _not_forking:  # until the pipe is closed by which Popen hears that the program was found
+                process = subprocess.Popen(
+                    [str(word) for word in command],
+                    env={**environment, "LC_ALL": "C"},
+                    cwd=self.home,
+                    stdin=subprocess.DEVNULL,
+                    stdout=printed,
+                    stderr=printed,
+                    start_new_session=True,
+                    **owner.popen_options(),
+                )
+            try:
+                process.wait(SERVER_SECONDS)
+            finally:
+                process.kill()  # nothing where it has ended
+                process.wait()
+            printed.seek(0)
+            text = printed.read()
+        if process.returncode:
+            raise OSError(f"{command[0]} said: {' '.join(text.split())}")
+        return text
 
 
 _servers: dict[Path, _Server] = {}
 _lock_files: weakref.WeakSet[FileIO] = weakref.WeakSet()  # to be closed in a forked child
-_not_forking = threading.RLock()  # held while a file is opened that is not among them yet
+_not_forking = threading.RLock()  # held while a file is opened that is not among them yet, or a pipe
 
 
 def _lock_file(path: Path) -> FileIO:

@@ -238,7 +238,7 @@ async def test_values_that_do_not_fit_are_rejects(
 
 @pytest.mark.parametrize(
     "frame",
-    [None, 5, {"key": [1]}, pd.Series([1]), "every_type.csv", [{"key": 1}], [None], object()],
+    [None, 5, {"key": [1]}, pd.Series([1]), "every_type.csv", [{"key": 1}], [None], object],
     ids=repr,
 )
 async def test_what_is_no_frame(engine: AsyncEngine, frame: Any) -> None:
