@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import text as text_of
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.awaiting import says_await
@@ -120,11 +119,10 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
         await create_search_index(bind)
 
     async def work(connection: AsyncConnection) -> list[Any]:
-        # As an unnamed statement, so that it is planned for this very text; in a transaction of SQLAlchemy's.
-        encoding = await connection.scalar(text_of("SHOW server_encoding"))
-        prepared = await driver_of(connection).prepare(
-            find_statement(encoding in FOLDING_ENCODINGS, letters_of(sought)), name=""
-        )
+        raw = driver_of(connection)
+        folds = raw.get_settings().server_encoding in FOLDING_ENCODINGS
+        # As an unnamed statement, so that it is planned for this very text.
+        prepared = await raw.prepare(find_statement(folds, letters_of(sought)), name="")
         rows: list[Any] = await prepared.fetch(sought, limit)
         return sorted(rows, key=operator.itemgetter("rank"))
 

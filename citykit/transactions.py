@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
@@ -43,7 +43,7 @@ LOCK_OPTION = "citykit_lock_timeout"
 # A transaction has a number from its first write on.
 _WROTE = text("SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL")
 
-# What the work does to the database. "reads": only citykit's own SELECTs, so that nothing is committed.
+# What the work does to the database. "reads": only SELECTs of citykit's own, which cannot write.
 # "any": a statement of the user's, which may write. "writes": it may not be called a second time.
 Effect: TypeAlias = Literal["reads", "any", "writes"]
 
@@ -140,8 +140,10 @@ async def _connected(engine: AsyncEngine, attempt: _Attempt) -> AsyncIterator[As
 async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Attempt) -> T:
     try:
         with server_errors_named(connection):
-            if _autocommits(connection):
-                await connection.execution_options(isolation_level="READ COMMITTED")
+            if attempt.effect == "reads":  # a SELECT is a transaction by itself: two round trips less
+                _synchronous(connection).execution_options(isolation_level="AUTOCOMMIT")
+            elif _autocommits(connection):
+                _synchronous(connection).execution_options(isolation_level="READ COMMITTED")
             result = await work(connection)
             if attempt.effect == "any":
                 attempt.wrote = bool(await connection.scalar(_WROTE))
@@ -207,9 +209,14 @@ async def _close(connection: AsyncConnection) -> None:
 
 def _autocommits(connection: AsyncConnection) -> bool:
     """Tell whether each statement would be a transaction of its own, and nothing all or nothing."""
-    assert connection.sync_connection is not None  # noqa: S101  for the type checker: it was just opened
-    adapted = connection.sync_connection.connection.dbapi_connection
+    adapted = _synchronous(connection).connection.dbapi_connection
     return getattr(adapted, "isolation_level", None) == "autocommit"
+
+
+def _synchronous(connection: AsyncConnection) -> Connection:
+    """Return SQLAlchemy's own connection, for what needs no answer of the server."""
+    assert connection.sync_connection is not None  # noqa: S101  for the type checker: it was just opened
+    return connection.sync_connection
 
 
 async def _watched(task: asyncio.Task[Any], attempt: _Attempt, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import matplotlib
 import pandas as pd
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
@@ -24,13 +26,24 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
     """The settings by which every process of the tests finds the same server."""
     settings = {"CITYKIT_HOME": str(tmp_path_factory.mktemp("home"))}
     if url := os.environ.get("CITYKIT_TEST_URL"):
-        settings["CITYKIT_URL"] = url
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # each has a database of its own
+        settings["CITYKIT_URL"] = asyncio.run(emptied(url, worker)) if worker else url
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CITYKIT_URL", raising=False)
         patch.setenv("PYTHONWARNINGS", "default")
         for name, value in settings.items():
             patch.setenv(name, value)
         yield settings
+
+
+async def emptied(url: str, worker: str) -> str:
+    """Make a new database for a worker of pytest-xdist; return its URL."""
+    engine = await citykit.connect(url, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.execute(text(f"DROP DATABASE IF EXISTS citykit_{worker} WITH (FORCE)"))
+        await connection.execute(text(f"CREATE DATABASE citykit_{worker}"))
+    await engine.dispose()
+    return engine.url.set(database=f"citykit_{worker}").render_as_string(hide_password=False)
 
 
 @pytest.fixture
