@@ -19,6 +19,9 @@ T = TypeVar("T")
 # unanswered probes, or after 60 s in which nothing that was sent is acknowledged.
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
+CANCEL_SECONDS = 2.0  # for the server to end a cancelled statement
+CANCEL_AGAIN_SECONDS = 0.1
+
 
 def driver_of(connection: AsyncConnection) -> Any:
     """Return asyncpg's connection, for what SQLAlchemy has no method for; it is in a transaction already."""
@@ -68,8 +71,29 @@ async def started(raw: Any, operation: Coroutine[Any, Any, T]) -> AsyncIterator[
         if not task.done():
             task.cancel()
             await asyncio.wait([task])
+            await _cancelled_on_server(raw)
         if not task.cancelled():
             task.exception()  # has been seen, also where the block was left without awaiting it
+
+
+async def _cancelled_on_server(raw: Any) -> None:
+    """Wait for the ReadyForQuery of a cancelled statement, for 2 s at most; cancel it again meanwhile.
+
+    PostgreSQL 15 loses a CancelRequest that comes while it compiles a statement for the first time (JIT).
+    Without asyncpg's names for this, the next statement waits, and its own bound ends the connection.
+    """
+    protocol, send = getattr(raw, "_protocol", None), getattr(raw, "_cancel", None)
+    cancelling = getattr(protocol, "_is_cancelling", None)
+    if send is None or cancelling is None:
+        return
+    loop, pause = asyncio.get_running_loop(), 0.001
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CANCEL_SECONDS):
+            while not raw.is_closed() and cancelling():
+                if pause >= CANCEL_AGAIN_SECONDS:
+                    await send(loop.create_future())
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, CANCEL_AGAIN_SECONDS)
 
 
 async def ended(task: asyncio.Task[T], raw: Any) -> T:
