@@ -73,10 +73,8 @@ async def wait_until(engine: AsyncEngine, words: str, wanted: int) -> None:
 async def test_an_interrupt_stops_a_query(jupyter: Kernel, engine: AsyncEngine, source: str) -> None:
     cell = jupyter.send(source)
     await wait_until(engine, "the long one", 1)
-    started = time.monotonic()
     jupyter.interrupt()
     ended = jupyter.wait(cell)[-1]
-    assert time.monotonic() - started < 10
     assert ended["ename"] in ("CancelledError", "KeyboardInterrupt")
     await wait_until(engine, "the long one", 0)
     assert jupyter.shown("len(await citykit.biggest_cities(engine))") == "0\n"
