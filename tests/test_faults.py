@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -17,6 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import citykit
+from citykit import local
 from citykit.results import _is_utf8
 from tests.cancelling import plain_connection
 from tests.proxy import proxied
@@ -467,3 +471,19 @@ async def test_a_socket_is_kept_alive(engine: AsyncEngine) -> None:
 def test_utf8_is_known_by_each_of_its_names() -> None:
     assert all(map(_is_utf8, ("UTF8", "utf-8", "'utf-8'")))
     assert not any(map(_is_utf8, ("LATIN1", "SQL_ASCII", "MULE_INTERNAL")))
+
+
+async def test_an_engine_starts_the_embedded_server_again_after_it_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CITYKIT_URL", raising=False)
+    monkeypatch.setenv("CITYKIT_HOME", str(tmp_path / "of-its-own"))
+    other = await citykit.connect()
+    await citykit.create_tables(other)
+    pid_file = tmp_path / "of-its-own" / "postgres" / "postmaster.pid"
+    os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+    for name in ("a", "b"):
+        await citykit.add_city(other, name, 1)
+    assert (await citykit.biggest_cities(other))["name"].tolist() == ["a", "b"]
+    await other.dispose()
+    local._servers.pop(tmp_path / "of-its-own").leave()
