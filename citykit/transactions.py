@@ -44,7 +44,7 @@ LOCK_OPTION = "citykit_lock_timeout"
 _WROTE = text("SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL")
 
 # What the work does to the database. "reads": only SELECTs of citykit's own, which cannot write.
-# "any": a statement of the user's, which may write. "writes": it may not be called a second time.
+# "any": a statement of the user's, which may write. "writes": a write of citykit's own.
 Effect: TypeAlias = Literal["reads", "any", "writes"]
 
 
