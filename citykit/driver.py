@@ -24,7 +24,7 @@ CANCEL_AGAIN_SECONDS = 0.1
 
 
 def driver_of(connection: AsyncConnection) -> Any:
-    """Return asyncpg's connection, for what SQLAlchemy has no method for; it is in a transaction already."""
+    """Return asyncpg's connection, for what SQLAlchemy has no method for."""
     if is_closed(connection):
         raise ConnectionLostError("it was closed since it was last used")
     assert connection.sync_connection is not None  # noqa: S101  for the type checker: it is not closed

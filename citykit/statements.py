@@ -37,7 +37,6 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_LIMIT = re.compile(r"\blimit\s+(?:(\d+)|\$(\d+)(?:::\w+)?)(?:\s+offset\s+[$\w:]+)?\s*\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,6 @@ class Query:
         """Whether COPY can run it (it cannot run SHOW, EXPLAIN, CALL and the like)."""
         words = (token["word"] for token in _tokens(self.sql) if token["word"])
         return next(words, "").lower() in _COPIED
-
-    @property
-    def limit(self) -> float:
-        """How many rows it can return at most, as far as its last words tell."""
-        found = _LIMIT.search(self.sql)
-        if not found:
-            return float("inf")
-        limit = int(found[1]) if found[1] else self.args[int(found[2]) - 1]
-        return limit if isinstance(limit, int) else float("inf")
 
     def with_literals(self, literals: Sequence[str]) -> str:
         """Return the statement with literals, which the server has quoted, for its placeholders."""

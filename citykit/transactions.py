@@ -53,7 +53,8 @@ async def in_transaction(
 ) -> T:
     """Do `work` in a transaction, by the one rule of this package.
 
-    An engine: a connection and a transaction of its own, committed at the end. It is made again on another
+    An engine: a connection and a transaction of its own, committed at the end ("reads": each SELECT is one by
+    itself, through SQLAlchemy's AUTOCOMMIT). It is made again on another
     connection if its connection was lost before the COMMIT was sent, where `work` may be called again:
     `repeatable` says so, or None: unless its `effect` is "writes". A connection or a session: a savepoint in
     the caller's transaction, which this never ends.

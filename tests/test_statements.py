@@ -81,7 +81,6 @@ def test_a_select_brings_its_values() -> None:
     )
     query = compiled(statement, {"least": 5})
     assert sorted(map(str, query.args)) == ["3", "5", "GB", "IS"]
-    assert query.limit == 3
     assert compiled(select(literal({"a": 1}, JSON))).args == ('{"a": 1}',)
 
 
@@ -93,22 +92,6 @@ def test_values_of_numpy_and_pandas_become_pythons() -> None:
     args = compiled("SELECT :a, :b, :c, :d, :e, :f, :g, :h, :i", values).args
     assert [*map(type, args)] == [int, float, type(None), type(None), list, list, list, bool, float]
     assert args[4:7] == ([1, 2], ["x", None], [1, 2])
-
-
-@pytest.mark.parametrize(
-    ("sql", "limit"),
-    [
-        ("SELECT 1 LIMIT 5", 5),
-        ("SELECT 1 limit :n", 7),
-        ("SELECT 1 LIMIT :n::int OFFSET 3;", 7),
-        ("SELECT 1", float("inf")),
-        ("SELECT 'limit 5'", float("inf")),
-        ("(SELECT 1 LIMIT 5)", float("inf")),
-        ("SELECT 1 LIMIT ALL", float("inf")),
-    ],
-)
-def test_the_limit_that_a_statement_tells(sql: str, limit: float) -> None:
-    assert compiled(sql, {"n": 7} if ":n" in sql else None).limit == limit
 
 
 @pytest.mark.parametrize(
