@@ -77,23 +77,27 @@ async def started(raw: Any, operation: Coroutine[Any, Any, T]) -> AsyncIterator[
 
 
 async def _cancelled_on_server(raw: Any) -> None:
-    """Wait for the ReadyForQuery of a cancelled statement, for 2 s at most; cancel it again meanwhile.
+    """Wait for the ReadyForQuery of a cancelled statement; close the connection if none comes within 2 s.
 
-    PostgreSQL 15 loses a CancelRequest that comes while it compiles a statement for the first time (JIT).
+    The CancelRequest is sent again meanwhile: PostgreSQL 15 loses one that comes while it compiles a statement
+    for the first time (JIT). No ReadyForQuery comes after a COPY that had failed on the server just before
+    it was cancelled: asyncpg waits for a second one, without a bound.
     Without asyncpg's names for this, the next statement waits, and its own bound ends the connection.
     """
-    protocol, send = getattr(raw, "_protocol", None), getattr(raw, "_cancel", None)
+    protocol, send = getattr(raw, "_protocol", None), getattr(raw, "_cancel_current_command", None)
     cancelling = getattr(protocol, "_is_cancelling", None)
     if send is None or cancelling is None:
         return
     loop, pause = asyncio.get_running_loop(), 0.001
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CANCEL_SECONDS):
-            while not raw.is_closed() and cancelling():
-                if pause >= CANCEL_AGAIN_SECONDS:
-                    await send(loop.create_future())
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, CANCEL_AGAIN_SECONDS)
+    given_up = loop.time() + CANCEL_SECONDS
+    while not raw.is_closed() and cancelling():
+        if loop.time() > given_up:
+            raw.terminate()
+            return
+        if pause >= CANCEL_AGAIN_SECONDS:
+            send(loop.create_future())  # starts a task of the connection, which ends with it
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, CANCEL_AGAIN_SECONDS)
 
 
 async def ended(task: asyncio.Task[T], raw: Any) -> T:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 
 import matplotlib
@@ -24,9 +27,15 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The settings by which every process of the tests finds the same server."""
-    settings = {"CITYKIT_HOME": str(tmp_path_factory.mktemp("home"))}
+def database() -> Iterator[dict[str, str]]:
+    """The settings by which every process of the tests finds the same server.
+
+    Not in pytest's own folder for temporary files: another run of pytest takes the rights of others off that
+    one, with them those of the server's account, and removes what it finds there of older runs.
+    """
+    home = tempfile.mkdtemp(prefix="citykit-tests-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)  # after citykit's own, which stops the server
+    settings = {"CITYKIT_HOME": home}
     if url := os.environ.get("CITYKIT_TEST_URL"):
         worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # each has a database of its own
         settings["CITYKIT_URL"] = asyncio.run(emptied(url, worker)) if worker else url

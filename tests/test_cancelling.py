@@ -5,6 +5,7 @@ The tests cancel at every fifth await. At each: ``CITYKIT_EVERY_AWAIT=1 pytest t
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
+from citykit.driver import started
 from tests.cancelling import WAYS, Watch, Way, cancelled_at, plain_connection
 
 APPLICATION = "citykit-cancelled"
@@ -117,3 +119,36 @@ async def test_cancelled_at_any_await_the_first_search_leaves_nothing_behind(
         assert f"after {number}" in await watch.names()
         number += STEP
     assert number > 10
+
+
+async def test_cancelled_after_the_server_has_refused_it_a_copy_does_not_wait_for_another_answer(
+    engine: AsyncEngine,
+) -> None:
+    """asyncpg sends what is left of its source, and waits for a second ReadyForQuery when it is cancelled."""
+    raw = await plain_connection(engine)
+    refused = asyncio.Event()
+
+    async def source() -> AsyncIterator[bytes]:
+        yield b"no number\n"
+        await refused.wait()
+
+    async def copies() -> None:
+        copy = raw.copy_to_table("numbers", source=source(), format="csv")
+        async with started(raw, copy):
+            while await engine_sees(engine, raw.get_server_pid()) != "idle in transaction (aborted)":
+                await asyncio.sleep(0.01)
+
+    await raw.execute("CREATE TEMPORARY TABLE numbers (n integer)")
+    await raw.execute("BEGIN")
+    async with asyncio.timeout(30):
+        await copies()
+    assert raw.is_closed()
+
+
+async def engine_sees(engine: AsyncEngine, pid: int) -> str | None:
+    """The state of a session, as another one is told."""
+    async with engine.connect() as connection:
+        state: str | None = await connection.scalar(
+            text("SELECT state FROM pg_stat_activity WHERE pid = :pid"), {"pid": pid}
+        )
+        return state
