@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.server_errors import ConnectionLostError, is_closed
+from citykit.server_errors import DRIVER_ERRORS, ConnectionLostError, is_closed
 
 T = TypeVar("T")
 
@@ -71,33 +71,34 @@ async def started(raw: Any, operation: Coroutine[Any, Any, T]) -> AsyncIterator[
         if not task.done():
             task.cancel()
             await asyncio.wait([task])
-            await _cancelled_on_server(raw)
+            await _acknowledged(raw)
         if not task.cancelled():
             task.exception()  # has been seen, also where the block was left without awaiting it
 
 
-async def _cancelled_on_server(raw: Any) -> None:
-    """Wait for the ReadyForQuery of a cancelled statement; close the connection if none comes within 2 s.
+async def _acknowledged(raw: Any) -> None:
+    """Wait until the server has answered a cancelled statement, by an empty one that has to wait for that.
 
-    The CancelRequest is sent again meanwhile: PostgreSQL 15 loses one that comes while it compiles a statement
-    for the first time (JIT). No ReadyForQuery comes after a COPY that had failed on the server just before
-    it was cancelled: asyncpg waits for a second one, without a bound.
-    Without asyncpg's names for this, the next statement waits, and its own bound ends the connection.
+    Where no answer comes within 2 s, asyncpg closes the connection. None comes for a COPY that had failed on
+    the server just before it was cancelled: asyncpg waits for a second ReadyForQuery.
     """
-    protocol, send = getattr(raw, "_protocol", None), getattr(raw, "_cancel_current_command", None)
-    cancelling = getattr(protocol, "_is_cancelling", None)
-    if send is None or cancelling is None:
-        return
-    loop, pause = asyncio.get_running_loop(), 0.001
-    given_up = loop.time() + CANCEL_SECONDS
-    while not raw.is_closed() and cancelling():
-        if loop.time() > given_up:
-            raw.terminate()
-            return
-        if pause >= CANCEL_AGAIN_SECONDS:
-            send(loop.create_future())  # starts a task of the connection, which ends with it
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, CANCEL_AGAIN_SECONDS)
+    empty = asyncio.ensure_future(raw.execute("", timeout=CANCEL_SECONDS))
+    again = getattr(raw, "_cancel", None)
+    sent_again = False
+    while not empty.done():
+        await asyncio.wait([empty], timeout=CANCEL_AGAIN_SECONDS)
+        if again and not empty.done():
+            # PostgreSQL 15 loses a CancelRequest that comes while it compiles a statement for the first time
+            # (JIT). Without asyncpg's name for this, it takes the 2 s.
+            sending = asyncio.ensure_future(again(asyncio.get_running_loop().create_future()))
+            await asyncio.wait([sending], timeout=CANCEL_SECONDS)
+            sending.cancel()
+            sent_again = True
+    if not empty.cancelled():
+        empty.exception()  # has been seen
+    if sent_again:
+        with contextlib.suppress(TimeoutError, *DRIVER_ERRORS):
+            await raw.execute("", timeout=CANCEL_SECONDS)  # meets a CancelRequest that comes late
 
 
 async def ended(task: asyncio.Task[T], raw: Any) -> T:

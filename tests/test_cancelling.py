@@ -126,16 +126,16 @@ async def test_cancelled_after_the_server_has_refused_it_a_copy_does_not_wait_fo
 ) -> None:
     """asyncpg sends what is left of its source, and waits for a second ReadyForQuery when it is cancelled."""
     raw = await plain_connection(engine)
-    refused = asyncio.Event()
+    never, refused_state = asyncio.Event(), "idle in transaction (aborted)"
 
     async def source() -> AsyncIterator[bytes]:
         yield b"no number\n"
-        await refused.wait()
+        await never.wait()
 
     async def copies() -> None:
         copy = raw.copy_to_table("numbers", source=source(), format="csv")
         async with started(raw, copy):
-            while await engine_sees(engine, raw.get_server_pid()) != "idle in transaction (aborted)":
+            while await state_of(engine, raw.get_server_pid()) != refused_state:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     await raw.execute("CREATE TEMPORARY TABLE numbers (n integer)")
@@ -145,7 +145,7 @@ async def test_cancelled_after_the_server_has_refused_it_a_copy_does_not_wait_fo
     assert raw.is_closed()
 
 
-async def engine_sees(engine: AsyncEngine, pid: int) -> str | None:
+async def state_of(engine: AsyncEngine, pid: int) -> str | None:
     """The state of a session, as another one is told."""
     async with engine.connect() as connection:
         state: str | None = await connection.scalar(
