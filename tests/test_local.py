@@ -406,8 +406,10 @@ FORKED_BY_C = """
 import ctypes
 thread = threading.Thread(target=local.attach)
 thread.start()
-while not starts():
+# Not while Popen waits for initdb to begin: the child would keep the pipe open by which it learns of that.
+while not list(home.glob("postgres.new*/PG_VERSION")):
     time.sleep(0.001)
+assert starts()
 fork(ctypes.PyDLL(None).fork)
 thread.join()
 """
