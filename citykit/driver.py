@@ -79,9 +79,9 @@ async def started(raw: Any, operation: Coroutine[Any, Any, T]) -> AsyncIterator[
 async def _cancelled_on_server(raw: Any) -> None:
     """Wait for the ReadyForQuery of a cancelled statement; close the connection if none comes within 2 s.
 
-    The CancelRequest is sent again meanwhile: PostgreSQL 15 loses one that comes while it compiles a statement
-    for the first time (JIT). No ReadyForQuery comes after a COPY that had failed on the server just before
-    it was cancelled: asyncpg waits for a second one, without a bound.
+    The CancelRequest is sent again meanwhile: PostgreSQL 15 loses one that comes while it compiles a
+    statement for the first time (JIT). No ReadyForQuery comes after a COPY that had failed on the server just
+    before it was cancelled: asyncpg waits for a second one, without a bound.
     Without asyncpg's names for this, the next statement waits, and its own bound ends the connection.
     """
     protocol, send = getattr(raw, "_protocol", None), getattr(raw, "_cancel_current_command", None)
