@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.server_errors import ConnectionLostError, is_closed
@@ -71,33 +72,34 @@ async def started(raw: Any, operation: Coroutine[Any, Any, T]) -> AsyncIterator[
         if not task.done():
             task.cancel()
             await asyncio.wait([task])
-            await _cancelled_on_server(raw)
+            await cancelled_on_server(raw)
         if not task.cancelled():
             task.exception()  # has been seen, also where the block was left without awaiting it
 
 
-async def _cancelled_on_server(raw: Any) -> None:
-    """Wait for the ReadyForQuery of a cancelled statement; close the connection if none comes within 2 s.
+async def cancelled_on_server(raw: Any) -> None:
+    """Wait until the server has ended a cancelled statement; close the connection if it has not within 2 s.
 
+    asyncpg sends another statement when the ReadyForQuery of the cancelled one has come, and closes the
+    connection where that takes longer: none comes after a COPY that had failed just before it was cancelled.
     The CancelRequest is sent again meanwhile: PostgreSQL 15 loses one that comes while it compiles a
-    statement for the first time (JIT). No ReadyForQuery comes after a COPY that had failed on the server just
-    before it was cancelled: asyncpg waits for a second one, without a bound.
-    Without asyncpg's names for this, the next statement waits, and its own bound ends the connection.
+    statement for the first time (JIT). Without asyncpg's name for that, it is only waited for.
     """
-    protocol, send = getattr(raw, "_protocol", None), getattr(raw, "_cancel_current_command", None)
-    cancelling = getattr(protocol, "_is_cancelling", None)
-    if send is None or cancelling is None:
-        return
-    loop, pause = asyncio.get_running_loop(), 0.001
-    given_up = loop.time() + CANCEL_SECONDS
-    while not raw.is_closed() and cancelling():
-        if loop.time() > given_up:
+    send = getattr(raw, "_cancel_current_command", None)
+    asking = asyncio.ensure_future(raw.execute("SELECT", timeout=CANCEL_SECONDS))
+    try:
+        await asyncio.wait([asking], timeout=CANCEL_AGAIN_SECONDS)
+        while not asking.done():
+            sent = asyncio.get_running_loop().create_future()
+            if send:
+                send(sent)  # starts a task of the connection, which ends with it
+                # A CancelRequest that is still on its way could end a later statement.
+                await asyncio.wait([sent], timeout=CANCEL_SECONDS)
+            await asyncio.wait([asking], timeout=CANCEL_AGAIN_SECONDS)
+        if not isinstance(asking.exception(), asyncpg.PostgresError | None):
             raw.terminate()
-            return
-        if pause >= CANCEL_AGAIN_SECONDS:
-            send(loop.create_future())  # starts a task of the connection, which ends with it
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, CANCEL_AGAIN_SECONDS)
+    finally:
+        asking.cancel()
 
 
 async def ended(task: asyncio.Task[T], raw: Any) -> T:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
-from citykit.driver import driver_of
+from citykit.driver import cancelled_on_server, driver_of
 from citykit.errors import DatabaseUnavailableError
 from citykit.loops import check_loop
 from citykit.server_errors import (
@@ -181,7 +181,9 @@ async def _in_savepoint(bind: AsyncConnection | AsyncSession, work: Work[T], att
             if isinstance(bind, AsyncSession):
                 await bind.connection()  # which is when a session makes its savepoint
             result = await work(connection)
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError):
+                await _end_cancelled(connection)
             await _roll_back(connection, savepoint.rollback)
             raise
         await savepoint.commit()
@@ -203,9 +205,16 @@ async def _roll_back(connection: AsyncConnection, rollback: Callable[[], Awaitab
 
 async def _close(connection: AsyncConnection) -> None:
     """Close a connection for good; a statement that runs there is cancelled, which is waited for 2 s."""
+    await _end_cancelled(connection)
     if not connection.closed and not connection.invalidated:
         with contextlib.suppress(*DRIVER_ERRORS):
             await connection.invalidate()
+
+
+async def _end_cancelled(connection: AsyncConnection) -> None:
+    """Let the server end a cancelled statement, also where the first CancelRequest was lost."""
+    with contextlib.suppress(*DRIVER_ERRORS):
+        await cancelled_on_server(driver_of(connection))
 
 
 def _autocommits(connection: AsyncConnection) -> bool:
