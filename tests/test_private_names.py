@@ -21,8 +21,8 @@ APPLICATION = "citykit-idle"
 # What becomes slower, or is lost, without each of them.
 LOST = {
     "_transport": "Rows come by way of asyncpg's COPY, which takes twice as long, and is refused where a "
-    "NOTICE comes between them. Sockets are not kept alive. The connections of a loop that was closed without "
-    "ending its generators stay open until they are garbage.",
+    "NOTICE comes between them. Sockets are not kept alive. The connections of a loop that was closed "
+    "without ending its generators stay open until they are garbage.",
     "_protocol": "Connections under TLS of a loop that was closed: likewise.",
     "_cancel_current_command": "A CancelRequest that the server has lost is not sent again: the connection "
     "is closed after 2 s, and the statement goes on until the server notices.",
