@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.server_errors import DRIVER_ERRORS, ConnectionLostError, is_closed
+from citykit.server_errors import ConnectionLostError, is_closed
 
 T = TypeVar("T")
 
@@ -71,34 +72,34 @@ async def started(raw: Any, operation: Coroutine[Any, Any, T]) -> AsyncIterator[
         if not task.done():
             task.cancel()
             await asyncio.wait([task])
-            await _acknowledged(raw)
+            await cancelled_on_server(raw)
         if not task.cancelled():
             task.exception()  # has been seen, also where the block was left without awaiting it
 
 
-async def _acknowledged(raw: Any) -> None:
-    """Wait until the server has answered a cancelled statement, by an empty one that has to wait for that.
+async def cancelled_on_server(raw: Any) -> None:
+    """Wait until the server has ended a cancelled statement; close the connection if it has not within 2 s.
 
-    Where no answer comes within 2 s, asyncpg closes the connection. None comes for a COPY that had failed on
-    the server just before it was cancelled: asyncpg waits for a second ReadyForQuery.
+    asyncpg sends another statement when the ReadyForQuery of the cancelled one has come, and closes the
+    connection where that takes longer: none comes after a COPY that had failed just before it was cancelled.
+    The CancelRequest is sent again meanwhile: PostgreSQL 15 loses one that comes while it compiles a
+    statement for the first time (JIT). Without asyncpg's name for that, it is only waited for.
     """
-    empty = asyncio.ensure_future(raw.execute("", timeout=CANCEL_SECONDS))
-    again = getattr(raw, "_cancel", None)
-    sent_again = False
-    while not empty.done():
-        await asyncio.wait([empty], timeout=CANCEL_AGAIN_SECONDS)
-        if again and not empty.done():
-            # PostgreSQL 15 loses a CancelRequest that comes while it compiles a statement for the first time
-            # (JIT). Without asyncpg's name for this, it takes the 2 s.
-            sending = asyncio.ensure_future(again(asyncio.get_running_loop().create_future()))
-            await asyncio.wait([sending], timeout=CANCEL_SECONDS)
-            sending.cancel()
-            sent_again = True
-    if not empty.cancelled():
-        empty.exception()  # has been seen
-    if sent_again:
-        with contextlib.suppress(TimeoutError, *DRIVER_ERRORS):
-            await raw.execute("", timeout=CANCEL_SECONDS)  # meets a CancelRequest that comes late
+    send = getattr(raw, "_cancel_current_command", None)
+    asking = asyncio.ensure_future(raw.execute("SELECT", timeout=CANCEL_SECONDS))
+    try:
+        await asyncio.wait([asking], timeout=CANCEL_AGAIN_SECONDS)
+        while not asking.done():
+            sent = asyncio.get_running_loop().create_future()
+            if send:
+                send(sent)  # starts a task of the connection, which ends with it
+                # A CancelRequest that is still on its way could end a later statement.
+                await asyncio.wait([sent], timeout=CANCEL_SECONDS)
+            await asyncio.wait([asking], timeout=CANCEL_AGAIN_SECONDS)
+        if not isinstance(asking.exception(), asyncpg.PostgresError | None):
+            raw.terminate()
+    finally:
+        asking.cancel()
 
 
 async def ended(task: asyncio.Task[T], raw: Any) -> T:

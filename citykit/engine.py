@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import await_only
 
 from citykit.awaiting import says_await
-from citykit.driver import keep_alive
+from citykit.driver import cancelled_on_server, keep_alive
 from citykit.errors import DatabaseUnavailableError
 from citykit.loops import PoolPerLoop
 from citykit.server_errors import DRIVER_ERRORS, unreachable
@@ -87,6 +88,7 @@ async def connect(
         ) from exc
     event.listen(engine.sync_engine, "connect", _keep_alive)
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    event.listen(engine.sync_engine, "invalidate", _end_cancelled)
     if not wanted:
         event.listen(engine.sync_engine, "do_connect", _find_embedded)
     checking = asyncio.ensure_future(_version(engine))
@@ -126,6 +128,13 @@ def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
     """Have the pool open another connection in place of an idle one that the server has closed."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError("it was closed while it was idle")
+
+
+def _end_cancelled(connection: Any, _record: object, exc: BaseException | None) -> None:
+    """Let the server end a statement that was cancelled, before SQLAlchemy closes its connection."""
+    if isinstance(exc, asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError):  # again: the first is raised when it is closed
+            connection.run_async(cancelled_on_server)
 
 
 def _find_embedded(_dialect: object, _record: object, _cargs: object, parameters: dict[str, Any]) -> None:

@@ -127,7 +127,8 @@ class Join:
         """Write the changes into the table, page by page."""
         columns = self.target.columns
         place = self.changes.c[_PLACE]
-        if self.updated:
+        # Also for no rows: the server refuses the UPDATE or not (SQLSTATE 55000), as it does for few.
+        if self.on_conflict == "update" and self.target.values:
             stored = self._stored
             ordered = select(self.changes).where(place.is_not(None)).order_by(place).subquery()
             values = {name: ordered.c[name] for name in self.target.values}

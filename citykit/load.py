@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 from sqlalchemy import FromClause
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.awaiting import says_await
@@ -20,7 +21,7 @@ from citykit.progress import Progress, reporting
 from citykit.rules import key_of, rules_of, table_of
 from citykit.sources import Rows
 from citykit.transactions import Bind, in_transaction
-from citykit.violations import with_labels
+from citykit.violations import with_labels, without_identity
 
 OnInvalid: TypeAlias = Literal["error", "skip"]
 
@@ -145,15 +146,20 @@ async def load_frame(
     async def work(connection: AsyncConnection) -> Outcome:
         nonlocal begun
         name = connection.dialect.identifier_preparer.format_table(into)
-        async with lock_bound(connection, name, "nothing was loaded"), connection.begin_nested():
-            begun = True
-            if enums:  # only the server knows their labels
-                rows.rules = await with_labels(connection, into, rows.rules)
-                await rows.check()
-            with reporting(progress, rows.total, "loading") as report:
-                outcome = await Load(rows, into, columns, on_conflict, connection, report).run()
-            if not isinstance(bind, AsyncEngine):  # whose transaction may have made the table
-                await settle_numbers(connection, name)
+        try:
+            async with lock_bound(connection, name, "nothing was loaded"), connection.begin_nested():
+                begun = True
+                if enums:  # only the server knows their labels
+                    rows.rules = await with_labels(connection, into, rows.rules)
+                    await rows.check()
+                with reporting(progress, rows.total, "loading") as report:
+                    outcome = await Load(rows, into, columns, on_conflict, connection, report).run()
+                if not isinstance(bind, AsyncEngine):  # whose transaction may have made the table
+                    await settle_numbers(connection, name)
+        except DBAPIError as exc:
+            if error := await without_identity(connection, name, exc):
+                raise error from exc
+            raise
         return outcome
 
     inserted, updated, plan = await in_transaction(bind, work, repeatable=lambda: not begun)

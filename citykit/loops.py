@@ -18,6 +18,7 @@ from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from citykit.driver import transport_of
 from citykit.errors import WrongLoopError
 
 
@@ -188,14 +189,19 @@ def _cut_those_of_closed_loops() -> None:
 
 def _hang_up(connection: Any) -> None:
     """Let the server end its side of a connection at once; ours follows when the loop runs."""
+    transport: Any = transport_of(connection)
     with contextlib.suppress(AttributeError, OSError):
-        connection._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 def _cut(connection: Any) -> None:
-    """Close a connection whose loop is closed, which its transport cannot do by itself any more."""
+    """Close a connection whose loop is closed, which its transport cannot do by itself any more.
+
+    Without asyncpg's names for it, the server's end is closed when the connection is garbage.
+    """
     _hang_up(connection)
-    transport, protocol = connection._transport, connection._protocol
+    transport: Any = transport_of(connection)
+    protocol = getattr(connection, "_protocol", None)
     under_tls = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
     with contextlib.suppress(AttributeError, RuntimeError):  # it was closed before; or is not asyncio's
         (under_tls or transport)._call_connection_lost(None)  # what the loop would have called

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
-from citykit.driver import driver_of
+from citykit.driver import cancelled_on_server, driver_of
 from citykit.errors import DatabaseUnavailableError
 from citykit.loops import check_loop
 from citykit.server_errors import (
@@ -43,7 +43,14 @@ LOCK_OPTION = "citykit_lock_timeout"
 # A transaction has a number from its first write on.
 _WROTE = text("SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL")
 
-# What the work does to the database. "reads": only SELECTs of citykit's own, which cannot write.
+# A view may call a function that writes, and so may a policy. Where there is neither, nothing is written.
+_ONLY_READ = text("""
+SELECT coalesce(bool_and(relkind IN ('r', 'p') AND NOT relrowsecurity), true)
+FROM pg_catalog.pg_class WHERE oid = to_regclass('cities')
+""")
+
+# What the work does to the database. "reads": only SELECTs of citykit's own, which cannot write
+# where `cities` is a table: that is asked for before they are repeated.
 # "any": a statement of the user's, which may write. "writes": a write of citykit's own.
 Effect: TypeAlias = Literal["reads", "any", "writes"]
 
@@ -101,6 +108,7 @@ class _Attempt:
     connection: AsyncConnection | None = None  # that is in use
     wrote: bool = True  # as far as is known; else it does not matter whether its COMMIT was answered
     committing: bool = False
+    lost: bool = False  # the one before
     silent: float = 0.0  # seconds after which the connection was given up
 
     def may_be_made_again(self) -> bool:
@@ -116,6 +124,7 @@ async def _on_engine(engine: AsyncEngine, work: Work[T], attempt: _Attempt) -> T
             except DatabaseUnavailableError:
                 if last or attempt.silent or not attempt.may_be_made_again():
                     raise
+                attempt.lost = True
     raise AssertionError
 
 
@@ -143,6 +152,10 @@ async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Atte
         with server_errors_named(connection):
             if attempt.effect == "reads":  # a SELECT is a transaction by itself: two round trips less
                 _synchronous(connection).execution_options(isolation_level="AUTOCOMMIT")
+                if attempt.lost and not await connection.scalar(_ONLY_READ):
+                    attempt.committing = True  # as each SELECT did
+                    said = "no answer came from cities, which is no plain table and may write when it is read"
+                    raise connection_lost(said, in_doubt=True)
             elif _autocommits(connection):
                 _synchronous(connection).execution_options(isolation_level="READ COMMITTED")
             result = await work(connection)
@@ -181,7 +194,9 @@ async def _in_savepoint(bind: AsyncConnection | AsyncSession, work: Work[T], att
             if isinstance(bind, AsyncSession):
                 await bind.connection()  # which is when a session makes its savepoint
             result = await work(connection)
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError):
+                await _end_cancelled(connection)
             await _roll_back(connection, savepoint.rollback)
             raise
         await savepoint.commit()
@@ -203,9 +218,16 @@ async def _roll_back(connection: AsyncConnection, rollback: Callable[[], Awaitab
 
 async def _close(connection: AsyncConnection) -> None:
     """Close a connection for good; a statement that runs there is cancelled, which is waited for 2 s."""
+    await _end_cancelled(connection)
     if not connection.closed and not connection.invalidated:
         with contextlib.suppress(*DRIVER_ERRORS):
             await connection.invalidate()
+
+
+async def _end_cancelled(connection: AsyncConnection) -> None:
+    """Let the server end a cancelled statement, also where the first CancelRequest was lost."""
+    with contextlib.suppress(*DRIVER_ERRORS):
+        await cancelled_on_server(driver_of(connection))
 
 
 def _autocommits(connection: AsyncConnection) -> bool:

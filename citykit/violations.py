@@ -199,5 +199,38 @@ async def violated_by(connection: AsyncConnection, table: str, exc: BaseExceptio
     return Violated(frozenset(found.columns), server_message(exc), found.mend if found.sequence else None)
 
 
+# DEFAULT is the primary key, where the server can use it.
+_WITHOUT_IDENTITY = text("""
+SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary
+                         AND i.indimmediate AND i.indisvalid) THEN 'DEFAULT' ELSE 'FULL' END AS identity
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = to_regclass(:name) AND c.relkind = 'r' AND c.relreplident <> 'f'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i
+                  WHERE i.indrelid = c.oid AND i.indimmediate AND i.indisvalid
+                    AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END)
+  AND EXISTS (SELECT FROM pg_catalog.pg_publication_tables t
+              JOIN pg_catalog.pg_publication p ON p.pubname = t.pubname
+              WHERE (t.schemaname, t.tablename) = (n.nspname, c.relname) AND p.pubupdate)
+""")
+
+
+async def without_identity(
+    connection: AsyncConnection, table: str, exc: BaseException
+) -> CitykitError | None:
+    """Return the error of a published table whose updates the server refuses; None where that is not it.
+
+    Its subscribers could not tell which row was updated. The transaction has to be usable again: rolled back
+    to a savepoint.
+    """
+    if sqlstate(exc) != "55000":
+        return None
+    identity = await connection.scalar(_WITHOUT_IDENTITY, {"name": table})
+    return identity and CitykitError(
+        f"table {table}: {server_message(exc).splitlines()[0]}; nothing was loaded. "
+        "on_conflict='update' needs one, even if no row is updated: "
+        f"ALTER TABLE {table} REPLICA IDENTITY {identity}"
+    )
+
+
 # The classes of SQLSTATE by which a server refuses values: data, integrity, a trigger's exception.
 REFUSALS = ("22", "23", "P0")

@@ -101,6 +101,11 @@ class Watch:
             await asyncio.sleep(0.05)
         return found
 
+    async def waiting(self) -> list[Any]:
+        """The sessions that wait for a lock."""
+        asked = "SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'"
+        return list(await self._connection.fetch(asked, self._application))
+
     async def names(self) -> set[str]:
         """The names of the cities that are stored."""
         return {row["name"] for row in await self._connection.fetch("SELECT name FROM cities")}

@@ -10,15 +10,16 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 READY = b"Z\0\0\0\5"
+CANCEL_REQUEST = (80877102).to_bytes(4, "big")  # after the length of the message
 Passing = Callable[[bytes], tuple[list[bytes], bool]]
 
 
 @asynccontextmanager
-async def proxied(engine: AsyncEngine, passing: Passing) -> AsyncIterator[URL]:
+async def proxied(engine: AsyncEngine, passing: Passing, *, lost_cancels: int = 0) -> AsyncIterator[URL]:
     """Give the URL of a proxy of the engine's server.
 
     `passing` is given what the server says; it returns what goes on, in pieces that come one by one, and
-    whether the connection ends then.
+    whether the connection ends then. The first `lost_cancels` CancelRequests do not reach the server.
     """
     url = engine.url
 
@@ -33,7 +34,11 @@ async def proxied(engine: AsyncEngine, passing: Passing) -> AsyncIterator[URL]:
         of_server, to_server = await upstream()
 
         async def ask() -> None:
+            nonlocal lost_cancels
             while data := await reader.read(1 << 16):
+                if data[4:8] == CANCEL_REQUEST and lost_cancels:
+                    lost_cancels -= 1
+                    break
                 to_server.write(data)
             to_server.close()
 

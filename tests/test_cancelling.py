@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import citykit
 from citykit.driver import started
 from tests.cancelling import WAYS, Watch, Way, cancelled_at, plain_connection
+from tests.proxy import proxied
 
 APPLICATION = "citykit-cancelled"
 STEP = 1 if os.environ.get("CITYKIT_EVERY_AWAIT") else 5
@@ -143,6 +144,39 @@ async def test_cancelled_after_the_server_has_refused_it_a_copy_does_not_wait_fo
     async with asyncio.timeout(30):
         await copies()
     assert raw.is_closed()
+
+
+WAITING: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    **{name: HELPERS[name] for name in ("biggest_cities", "find_cities", "read_frame by COPY", "add_city")},
+    "load_cities": HELPERS["load_cities"],
+}
+
+
+@pytest.mark.parametrize("kind", ["engine", "connection", "session"])
+@pytest.mark.parametrize("helper", WAITING)
+async def test_a_cancel_that_the_server_did_not_hear_is_repeated(
+    engine: AsyncEngine, watch: Watch, helper: str, kind: str
+) -> None:
+    """PostgreSQL 15 loses one that comes while it compiles a statement for the first time (JIT)."""
+    async with (
+        proxied(engine, lambda data: ([data], False), lost_cancels=1) as url,
+        engine.connect() as holder,
+    ):
+        options: dict[str, Any] = {"connect_args": {"server_settings": {"application_name": APPLICATION}}}
+        other = await citykit.connect(url, **options)
+        await holder.execute(text("LOCK TABLE cities IN ACCESS EXCLUSIVE MODE"))
+        async with bound(other, kind) as bind, asyncio.timeout(30):
+            waiting = asyncio.ensure_future(WAITING[helper](bind))
+            while not await watch.waiting():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            waiting.cancel()
+            assert isinstance(
+                (await asyncio.gather(waiting, return_exceptions=True))[0], asyncio.CancelledError
+            )
+            assert await watch.waiting() == []  # though the lock is still held
+            await holder.rollback()
+        assert len(await citykit.biggest_cities(other)) == 0
+        await other.dispose()
 
 
 async def state_of(engine: AsyncEngine, pid: int) -> str | None:

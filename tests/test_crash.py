@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,15 @@ def crash(home: Path, how: signal.Signals) -> None:
     family = [postmaster, *postmaster.children(recursive=True)]
     with contextlib.suppress(psutil.NoSuchProcess):
         postmaster.send_signal(how)
-    psutil.wait_procs(family, timeout=30)
+    while any(_runs(process) for process in family):
+        time.sleep(0.01)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)  # process 1 may be slow to reap it
+    except psutil.NoSuchProcess:
+        return False
 
 
 class CrashesAt:

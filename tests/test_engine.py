@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -37,45 +36,42 @@ def closed_port() -> int:
     return port
 
 
-async def refusal(url: Any, **options: Any) -> tuple[str, float]:
+async def refusal(url: Any, **options: Any) -> str:
     """The message, after having seen that no secret is anywhere in the traceback."""
-    started = time.perf_counter()
-    with pytest.raises(citykit.DatabaseUnavailableError) as caught:
-        await citykit.connect(url, **options)
+    async with asyncio.timeout(60):
+        with pytest.raises(citykit.DatabaseUnavailableError) as caught:
+            await citykit.connect(url, **options)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
-    return str(caught.value), time.perf_counter() - started
+    return str(caught.value)
 
 
 async def test_a_server_that_is_not_there(closed_port: int) -> None:
-    said, seconds = await refusal(f"postgresql://ada:{SECRET}@127.0.0.1:{closed_port}/geo")
+    said = await refusal(f"postgresql://ada:{SECRET}@127.0.0.1:{closed_port}/geo")
     assert f"postgresql://ada:***@127.0.0.1:{closed_port}/geo" in said
     assert "CITYKIT_URL" in said
-    assert seconds < 5
 
 
 async def test_a_server_that_never_answers(silent_port: int) -> None:
-    said, seconds = await refusal(f"postgresql://ada:{SECRET}@127.0.0.1:{silent_port}/geo")
-    assert "no answer within" in said
-    assert seconds < 5
+    said = await refusal(f"postgresql://ada:{SECRET}@127.0.0.1:{silent_port}/geo")
+    assert "no answer within 4.5 s" in said
 
 
 async def test_a_host_that_does_not_exist() -> None:
-    said, seconds = await refusal(f"postgresql://ada:{SECRET}@no-such-host.invalid/geo")
+    said = await refusal(f"postgresql://ada:{SECRET}@no-such-host.invalid/geo")
     assert "no-such-host.invalid" in said
-    assert seconds < 5
 
 
 async def test_a_socket_that_does_not_exist() -> None:
-    said, _ = await refusal(f"postgresql://ada:{SECRET}@/geo?host=/nowhere")
+    said = await refusal(f"postgresql://ada:{SECRET}@/geo?host=/nowhere")
     assert "/nowhere" in said
 
 
 async def test_a_database_and_a_user_that_do_not_exist(engine: AsyncEngine) -> None:
     url = engine.url.set(database="no_such_database")
-    said, _ = await refusal(url)
+    said = await refusal(url)
     assert "no_such_database" in said
     assert "createdb" in said
-    said, _ = await refusal(engine.url.set(username="no_such_user", password=SECRET))
+    said = await refusal(engine.url.set(username="no_such_user", password=SECRET))
     assert "no_such_user" in said
 
 
@@ -94,18 +90,18 @@ async def test_a_database_and_a_user_that_do_not_exist(engine: AsyncEngine) -> N
     ],
 )
 async def test_urls_that_cannot_be_used(url: str) -> None:
-    said, _ = await refusal(url)
+    said = await refusal(url)
     assert SECRET not in said
 
 
 async def test_a_port_that_cannot_be(engine: AsyncEngine) -> None:
     assert engine.url
-    said, _ = await refusal(f"postgresql://ada:{SECRET}@127.0.0.1:99999/geo")
+    said = await refusal(f"postgresql://ada:{SECRET}@127.0.0.1:99999/geo")
     assert "99999" in said
 
 
 async def test_engine_options_that_do_not_exist(engine: AsyncEngine) -> None:
-    said, _ = await refusal(engine.url, no_such_option=1)
+    said = await refusal(engine.url, no_such_option=1)
     assert "no_such_option" in said
 
 

@@ -192,6 +192,39 @@ async def test_a_statement_whose_answer_is_lost_has_its_effect_once(
             assert await beside.fetchval("SELECT count(*) FROM log") == 1 - failed
 
 
+@pytest.fixture
+async def viewed(log: None, beside: asyncpg.Connection) -> AsyncIterator[None]:
+    """`cities` as a view that writes whenever it is read."""
+    assert log is None
+    await beside.execute("ALTER TABLE cities RENAME TO stored")
+    await beside.execute(
+        "INSERT INTO stored (name, population, latitude, longitude) VALUES ('reykjavik', 1, 64, 2)"
+    )
+    await beside.execute("CREATE VIEW cities AS SELECT * FROM stored WHERE logged() = 1")
+    yield
+    await beside.execute("DROP VIEW cities; DROP TABLE stored")
+
+
+@pytest.mark.usefixtures("viewed")
+@pytest.mark.parametrize("helper", ["biggest_cities", "summarize_countries", "nearest_cities", "find_cities"])
+async def test_a_question_to_a_view_that_writes_has_its_effect_once(
+    engine: AsyncEngine, beside: asyncpg.Connection, helper: str
+) -> None:
+    cut = Cut(b"SELECT 1\0", times=0)
+    async with through(engine, cut) as other:
+        assert len(await READS[helper](other)) == 1
+        once = await beside.fetchval("SELECT count(*) FROM log")
+        assert once > 0
+        await beside.execute("TRUNCATE log")
+        cut.times = 1
+        with pytest.raises(citykit.DatabaseUnavailableError, match="may have been stored") as caught:
+            await READS[helper](other)
+        assert caught.value.in_doubt
+        # Nothing where the answer was lost by which find_cities looks for its index.
+        assert await beside.fetchval("SELECT count(*) FROM log") in (0, once)
+        assert len(await READS[helper](other)) == 1
+
+
 @pytest.mark.usefixtures("log")
 async def test_a_write_whose_commit_is_lost_is_in_doubt_and_not_repeated(
     engine: AsyncEngine, beside: asyncpg.Connection
@@ -249,6 +282,18 @@ async def end_sessions(connection: asyncpg.Connection, application: str) -> None
 
 
 NAMED: dict[str, Any] = {"connect_args": {"server_settings": {"application_name": "citykit-idle"}}}
+STORED = {"add_city": ["added"], "load_cities": sorted(CITIES["name"])}
+
+
+async def idle_sessions(connection: asyncpg.Connection) -> set[int]:
+    asked = "SELECT pid FROM pg_stat_activity WHERE application_name = 'citykit-idle'"
+    return {row["pid"] for row in await connection.fetch(asked)}
+
+
+async def until_gone(connection: asyncpg.Connection, pids: set[int]) -> None:
+    async with asyncio.timeout(30):
+        while pids & await idle_sessions(connection):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("noticed", [True, False], ids=["the loop has noticed", "the loop has not noticed"])
@@ -258,21 +303,29 @@ async def test_connections_that_ended_while_idle_are_replaced(
 ) -> None:
     other = await citykit.connect(engine.url, pool_size=5, max_overflow=0, **NAMED)
     await asyncio.gather(*(citykit.biggest_cities(other) for _ in range(5)))
+    ended = await idle_sessions(beside)
     if noticed:
         await end_sessions(beside, "citykit-idle")
-        await asyncio.sleep(0.1)
+        await until_gone(beside, ended)
+        await asyncio.sleep(0.1)  # in which the loop hears of it
     else:  # within one turn of the loop
         ending = threading.Thread(target=asyncio.run, args=(end_beside(engine),))
         ending.start()
         ending.join()
-    await asyncio.gather(*(HELPERS[name](other) for name in READS))
-    await HELPERS[helper](other)
+    await HELPERS[helper](other)  # which meets the first of them
+    answers = await asyncio.gather(*(READS[name](other) for name in READS))
+    assert [len(answer) for answer in answers] == [len(await READS[name](engine)) for name in READS]
+    assert len(ended) == 5
+    assert not ended & await idle_sessions(beside)
+    assert await beside.fetchval("SELECT array_agg(name ORDER BY name) FROM cities") == STORED.get(helper)
     await other.dispose()
 
 
 async def end_beside(engine: AsyncEngine) -> None:
     connection = await plain_connection(engine)
+    ended = await idle_sessions(connection)
     await end_sessions(connection, "citykit-idle")
+    await until_gone(connection, ended)
     await connection.close()
 
 
@@ -330,14 +383,19 @@ async def test_a_statement_that_takes_long_is_not_ended_by_the_silence(engine: A
     await other.dispose()
 
 
-async def test_idle_connections_to_a_silent_server_are_closed_at_once(engine: AsyncEngine) -> None:
+async def test_idle_connections_to_a_silent_server_are_closed(
+    engine: AsyncEngine, beside: asyncpg.Connection
+) -> None:
     passing, swallow = silent_from_now()
     async with proxied(engine, passing) as url:
-        other = await citykit.connect(url)
+        other = await citykit.connect(url, **NAMED)
         await asyncio.gather(*(citykit.biggest_cities(other) for _ in range(5)))
         swallow()
-        async with asyncio.timeout(5):
+        opened = await idle_sessions(beside)
+        assert len(opened) == 5
+        async with asyncio.timeout(30):
             await other.dispose()
+        await until_gone(beside, opened)
 
 
 async def test_a_login_that_is_not_answered_is_given_up(engine: AsyncEngine) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,9 +55,9 @@ async def running(engine: AsyncEngine, words: str) -> int:
 
 
 async def wait_until(engine: AsyncEngine, words: str, wanted: int) -> None:
-    deadline = time.monotonic() + 10
-    while await running(engine, words) != wanted:
-        assert time.monotonic() < deadline, f"{words!r} is not running {wanted} times"
+    async with asyncio.timeout(60):
+        while await running(engine, words) != wanted:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,8 @@ async def test_an_interrupt_stops_a_load_and_nothing_is_stored(
         await connection.execute(text("INSERT INTO cities (name, population) VALUES ('0', 1)"))
         cell = jupyter.send(source)
         await wait_until(engine, statement, 1)
-        started = time.monotonic()
         jupyter.interrupt()
-        ended = jupyter.wait(cell)[-1]
-        assert time.monotonic() - started < 10
+        ended = jupyter.wait(cell)[-1]  # while what it waits for is still held
         assert ended["ename"] in ("CancelledError", "KeyboardInterrupt")
         await connection.rollback()
     assert await stored(engine) == {}

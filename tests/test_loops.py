@@ -364,9 +364,9 @@ async def test_the_loop_sleeps_while_an_answer_takes_long(engine: AsyncEngine) -
         question = asyncio.create_task(citykit.biggest_cities(other))
         release = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_later(1, release.set_result, None)
-        before = time.process_time()
+        worked, passed = time.process_time(), time.monotonic()
         await release
-        assert time.process_time() - before < 0.5
+        assert time.process_time() - worked < (time.monotonic() - passed) / 2
         assert not question.done()
     await question
     await other.dispose()

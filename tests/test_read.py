@@ -422,22 +422,24 @@ async def test_a_large_result_arrives_whole_and_never_blocks_the_loop(engine: As
     async def watch() -> None:
         nonlocal longest
         while True:
-            before = time.perf_counter()
-            await asyncio.sleep(0)
-            longest = max(longest, time.perf_counter() - before)
+            before = time.thread_time()  # of this thread alone, however busy the machine is
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.thread_time() - before)
 
     watching = asyncio.create_task(watch())
     heard: list[tuple[int, int | None]] = []
+    worked = time.process_time()
     frame = await citykit.read_frame(
         engine, SERIES.format(400_000), progress=lambda done, total: heard.append((done, total))
     )
+    worked = time.process_time() - worked
     watching.cancel()
     assert frame["i"].tolist() == list(range(1, 400_001))
     assert frame["t"].iloc[-1] == "text 400000"
     assert len(heard) > 3
     assert heard[-1] == (400_000, None)  # only the end tells how many they are
     assert [done for done, _ in heard] == sorted(done for done, _ in heard)
-    assert longest < 0.25  # 0.05 on a machine that has nothing else to do
+    assert longest < worked / 20
 
 
 async def test_streaming_gives_the_same_rows_in_frames(engine: AsyncEngine) -> None:

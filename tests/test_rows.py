@@ -245,15 +245,19 @@ async def test_a_time_out_of_the_driver_leaves_a_connection_that_works(
 
 
 async def test_rows_that_come_slowly_are_not_kept_waiting(engine: AsyncEngine) -> None:
-    sql = (  # in rows so large that the server sends each
-        "SELECT i, repeat('x', 20000) AS t FROM generate_series(1, 4) AS i, "
-        "LATERAL (SELECT pg_sleep(i - i + 0.4)) AS slow"
+    lock = 0x6C61_7465
+    sql = (  # in rows so large that the server sends each; the last waits for a lock
+        "SELECT i, repeat('x', 20000) AS t FROM generate_series(1, 4) AS i, "  # noqa: S608
+        f"LATERAL (SELECT CASE i WHEN 4 THEN pg_advisory_xact_lock({lock}) END) AS slow"
     )
-    started, seen = time.perf_counter(), []
-    async for frame in citykit.stream_frames(engine, sql, chunk_rows=1):
-        seen += [(time.perf_counter() - started, i) for i in frame["i"]]
-    assert [i for _, i in seen] == [1, 2, 3, 4]
-    assert seen[0][0] < seen[-1][0] - 0.5
+    seen: list[int] = []
+    async with engine.connect() as holder, asyncio.timeout(60):
+        await holder.execute(text(f"SELECT pg_advisory_lock({lock})"))
+        async for frame in citykit.stream_frames(engine, sql, chunk_rows=1):
+            seen.extend(frame["i"])
+            if seen == [1]:
+                await holder.execute(text(f"SELECT pg_advisory_unlock({lock})"))
+    assert seen == [1, 2, 3, 4]
 
 
 async def test_a_value_that_cannot_be_sent_leaves_a_connection_that_works(engine: AsyncEngine) -> None:
