@@ -15,9 +15,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from citykit.cities import add_city, load_cities
-    from citykit.datasets import world_cities
-    from citykit.engine import connect, sessions
+    from citykit.charts.plots import plot_biggest, plot_countries, plot_map, plot_rank_size
+    from citykit.cities.model import Base, City
+    from citykit.cities.questions import biggest_cities, find_cities, nearest_cities, summarize_countries
+    from citykit.cities.schema import create_tables
+    from citykit.cities.store import add_city, load_cities
+    from citykit.cities.world import world_cities
+    from citykit.database.engine import connect, sessions
+    from citykit.database.transactions import Bind
     from citykit.errors import (
         CitykitError,
         DatabaseUnavailableError,
@@ -28,14 +33,9 @@ if TYPE_CHECKING:
         MissingTableError,
         WrongLoopError,
     )
-    from citykit.load import LoadReport, load_frame
-    from citykit.models import Base, City
-    from citykit.notebook import run
-    from citykit.plot import plot_biggest, plot_countries, plot_map, plot_rank_size
-    from citykit.questions import biggest_cities, find_cities, nearest_cities, summarize_countries
-    from citykit.read import read_frame, stream_frames
-    from citykit.schema import create_tables
-    from citykit.transactions import Bind
+    from citykit.load.loading import LoadReport, load_frame
+    from citykit.read.reading import read_frame, stream_frames
+    from citykit.runtime.waiting import run
 
 __version__ = "0.1.0"
 
@@ -74,19 +74,19 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "cities": ("add_city", "load_cities"),
-    "datasets": ("world_cities",),
-    "engine": ("connect", "sessions"),
+    "cities.model": ("Base", "City"),
+    "cities.questions": ("biggest_cities", "find_cities", "nearest_cities", "summarize_countries"),
+    "cities.schema": ("create_tables",),
+    "cities.store": ("add_city", "load_cities"),
+    "cities.world": ("world_cities",),
+    "charts.plots": ("plot_biggest", "plot_countries", "plot_map", "plot_rank_size"),
+    "database.engine": ("connect", "sessions"),
+    "database.transactions": ("Bind",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
-    "load": ("LoadReport", "load_frame"),
+    "load.loading": ("LoadReport", "load_frame"),
     "magic": ("load_ipython_extension",),
-    "models": ("Base", "City"),
-    "notebook": ("run",),
-    "plot": ("plot_biggest", "plot_countries", "plot_map", "plot_rank_size"),
-    "questions": ("biggest_cities", "find_cities", "nearest_cities", "summarize_countries"),
-    "read": ("read_frame", "stream_frames"),
-    "schema": ("create_tables",),
-    "transactions": ("Bind",),
+    "read.reading": ("read_frame", "stream_frames"),
+    "runtime.waiting": ("run",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

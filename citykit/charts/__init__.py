@@ -1,0 +1,1 @@
+"""A frame to Axes. Pure: knows nothing of databases."""

@@ -1,0 +1,114 @@
+"""asyncpg's own connection: how a statement of it ends, and the names of it that are not public."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.database.server_errors import ConnectionLostError, is_closed
+
+T = TypeVar("T")
+
+# A peer that is gone without a word (a firewall, a lost route) is noticed after 30 s of silence and three
+# unanswered probes, or after 60 s in which nothing that was sent is acknowledged.
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
+
+CANCEL_SECONDS = 2.0  # for the server to end a cancelled statement
+CANCEL_AGAIN_SECONDS = 0.1
+
+
+def driver_of(connection: AsyncConnection) -> Any:
+    """Return asyncpg's connection, for what SQLAlchemy has no method for."""
+    if is_closed(connection):
+        raise ConnectionLostError("it was closed since it was last used")
+    assert connection.sync_connection is not None  # noqa: S101  for the type checker: it is not closed
+    return connection.sync_connection.connection.driver_connection
+
+
+def transport_of(raw: Any) -> asyncio.Transport | None:
+    """Return the transport of asyncpg's connection; None where asyncpg does not have it under that name."""
+    transport: asyncio.Transport | None = getattr(raw, "_transport", None)
+    return transport
+
+
+def keep_alive(raw: Any) -> None:
+    """Let the operating system notice a peer that is gone (`KEEPALIVE`); nothing on a Unix socket."""
+    transport = transport_of(raw)
+    connected = transport.get_extra_info("socket") if transport else None
+    if connected is None or connected.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        with contextlib.suppress(AttributeError, OSError):  # macOS has fewer
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+@asynccontextmanager
+async def started(raw: Any, operation: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """Start an operation of asyncpg's connection, which has ended when the block has.
+
+    Left early, the operation is cancelled: asyncpg sends a CancelRequest, and lets the next statement wait
+    for the server's ReadyForQuery. It is cancelled as well when the connection ends: asyncpg would wait
+    without end for room in the buffer of a COPY.
+    """
+    task = asyncio.ensure_future(operation)
+
+    def give_up(_: object) -> None:
+        # After the driver has raised what the server said last, where it does.
+        asyncio.get_running_loop().call_soon(task.cancel)
+
+    raw.add_termination_listener(give_up)
+    try:
+        yield task
+    finally:
+        raw.remove_termination_listener(give_up)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+            await _cancelled_on_server(raw)
+        if not task.cancelled():
+            task.exception()  # has been seen, also where the block was left without awaiting it
+
+
+async def _cancelled_on_server(raw: Any) -> None:
+    """Wait for the ReadyForQuery of a cancelled statement; close the connection if none comes within 2 s.
+
+    The CancelRequest is sent again meanwhile: PostgreSQL 15 loses one that comes while it compiles a
+    statement for the first time (JIT). No ReadyForQuery comes after a COPY that had failed on the server just
+    before it was cancelled: asyncpg waits for a second one, without a bound.
+    Without asyncpg's names for this, the next statement waits, and its own bound ends the connection.
+    """
+    protocol, send = getattr(raw, "_protocol", None), getattr(raw, "_cancel_current_command", None)
+    cancelling = getattr(protocol, "_is_cancelling", None)
+    if send is None or cancelling is None:
+        return
+    loop, pause = asyncio.get_running_loop(), 0.001
+    given_up = loop.time() + CANCEL_SECONDS
+    while not raw.is_closed() and cancelling():
+        if loop.time() > given_up:
+            raw.terminate()
+            return
+        if pause >= CANCEL_AGAIN_SECONDS:
+            send(loop.create_future())  # starts a task of the connection, which ends with it
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, CANCEL_AGAIN_SECONDS)
+
+
+async def ended(task: asyncio.Task[T], raw: Any) -> T:
+    """Return the result of a `started` operation.
+
+    Raises
+    ------
+    ConnectionLostError
+        If it was cancelled because the connection ended.
+    """
+    await asyncio.wait([task])
+    if task.cancelled() and raw.is_closed():
+        raise ConnectionLostError("the server closed the connection")
+    return task.result()

@@ -1,0 +1,1 @@
+"""CSV, JSON, Parquet and Arrow files to frames, and back."""

@@ -1,0 +1,1 @@
+"""The process: waiting from a cell, a forgotten await, Jupyter's kernel, progress bars."""
