@@ -135,7 +135,7 @@ def load(
     ] = "error",
 ) -> None:
     """Store the cities of a CSV or Parquet file: all of them or none."""
-    from citykit.cities.world import read_cities
+    from citykit.files.reader import read_cities
 
     async def work() -> citykit.LoadReport:
         async with _database() as engine:
@@ -222,8 +222,7 @@ def lab(
     ] = Path("citykit-notebooks"),
 ) -> None:
     """Open JupyterLab on copies of the notebooks, with the same database."""
-    from citykit.database.account import is_root
-    from citykit.database.embedded import default_home
+    from citykit.database.account import default_home, is_root
 
     originals = next(
         folder

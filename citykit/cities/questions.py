@@ -11,8 +11,7 @@ import pandas as pd
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.cities.folding import FOLDING_ENCODINGS
-from citykit.cities.schema import create_search_index
-from citykit.cities.search import ORDER, SELECTED, find_statement, letters_of
+from citykit.cities.search import ORDER, SELECTED, create_search_index, find_statement, letters_of
 from citykit.cities.store import COLUMNS
 from citykit.database.driver import driver_of
 from citykit.database.transactions import Bind, in_transaction

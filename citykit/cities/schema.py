@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from sqlalchemy import Connection, Table, UniqueConstraint, func, inspect, select
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.cities.folding import FOLDING_ENCODINGS, SEARCH_INDEX, indexed_name
 from citykit.cities.model import Base
 from citykit.database.locks import CREATING, lock_bound, lock_without_queueing
-from citykit.database.server_errors import sqlstate
 from citykit.database.transactions import Bind, in_transaction
 from citykit.errors import CitykitError
 from citykit.runtime.awaiting import says_await
@@ -72,55 +69,6 @@ def _create_missing_indexes(connection: Connection) -> None:
     for table in Base.metadata.sorted_tables:
         for index in table.indexes:
             index.create(connection, checkfirst=True)
-
-
-async def create_search_index(engine: AsyncEngine) -> None:
-    """Create what answers `find_cities` at once, if the table is large, ours and not being written.
-
-    It is made by the first search and not with the table: it would make every load of a table that nobody
-    searches take half as long again.
-    """
-
-    async def wanted(connection: AsyncConnection) -> bool:
-        args = (SEARCH_INDEX, _LARGE_BYTES, list(FOLDING_ENCODINGS))
-        return bool((await connection.exec_driver_sql(_WANTS_SEARCH_INDEX, args)).scalar())
-
-    async def create(connection: AsyncConnection) -> None:
-        index = f"INDEX IF NOT EXISTS {SEARCH_INDEX} ON cities USING gin ({indexed_name()} gin_trgm_ops)"
-        try:
-            async with connection.begin_nested():
-                # Readers go on.
-                await connection.exec_driver_sql("LOCK TABLE cities IN SHARE ROW EXCLUSIVE MODE NOWAIT")
-                await connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-                await connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS pg_trgm")
-                await connection.exec_driver_sql(f"CREATE {index}")
-        except DBAPIError as exc:
-            if sqlstate(exc) not in _WITHOUT_SEARCH_INDEX:
-                raise
-
-    if await in_transaction(engine, wanted, effect="reads"):
-        await in_transaction(engine, create)
-
-
-_LARGE_BYTES = 1_000_000  # some 10,000 cities, which one pass looks through in 5 ms
-_WANTS_SEARCH_INDEX = """
-SELECT CASE WHEN to_regclass($1) IS NOT NULL OR pg_relation_size(oid) < $2 THEN false ELSE
-    current_setting('server_encoding') = ANY($3::text[])
-    AND current_setting('transaction_read_only') = 'off'
-    AND pg_has_role(relowner, 'USAGE')
-    AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_trgm' AND (
-        installed_version IS NOT NULL OR has_database_privilege(current_database(), 'CREATE')
-    ))
-END FROM pg_class WHERE oid = to_regclass('cities')
-"""
-_WITHOUT_SEARCH_INDEX = (
-    "55P03",  # somebody writes: the next search will see
-    "42501",  # no right to create the extension after all
-    "58P01",  # its library is missing
-    "42704",  # it is in a schema that is not searched
-    "42710",  # somebody else created it just now
-    "23505",
-)
 
 
 async def _check_columns(connection: AsyncConnection) -> None:

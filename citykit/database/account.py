@@ -1,4 +1,4 @@
-"""The account that the embedded server runs under.
+"""The account that the embedded server runs under, and where its data lives.
 
 PostgreSQL refuses to run as root. Started by root (containers, hosted notebooks), it runs as the system
 user ``citykit``, which is created if the system lets us, else as ``nobody``; on a data directory that a
@@ -16,6 +16,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import platformdirs
 
 from citykit.errors import DatabaseUnavailableError
 
@@ -75,6 +77,30 @@ def _cannot_run(why: str) -> DatabaseUnavailableError:
 def is_root() -> bool:
     """Tell whether this process may not run a server itself."""
     return os.name == "posix" and os.geteuid() == 0
+
+
+def default_home() -> Path:
+    """Where the data lives: ``CITYKIT_HOME``, else the platform's directory for an application's data.
+
+    Root's is the system's (``/var/lib/citykit``), because the server runs under an account of its own
+    that has no business in root's home.
+
+    Raises
+    ------
+    DatabaseUnavailableError
+        If this user has no home directory.
+    """
+    named = os.environ.get("CITYKIT_HOME")
+    if not named and is_root():
+        return Path("/var/lib/citykit")
+    try:
+        return Path(named or platformdirs.user_data_path("citykit", appauthor=False)).expanduser().absolute()
+    except RuntimeError as exc:  # neither HOME nor an entry in the system's list of users
+        raise DatabaseUnavailableError(
+            f"There is no place for the data of the embedded PostgreSQL: {exc}. "
+            "Set CITYKIT_HOME to a directory that you can write to, or CITYKIT_URL to use another server.",
+            transient=False,
+        ) from exc
 
 
 def for_server(home: Path, *installed: Path) -> Owner:

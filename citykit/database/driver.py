@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database.server_errors import ConnectionLostError, is_closed
+from citykit.errors import WrongLoopError
 
 T = TypeVar("T")
 
@@ -112,3 +113,34 @@ async def ended(task: asyncio.Task[T], raw: Any) -> T:
     if task.cancelled() and raw.is_closed():
         raise ConnectionLostError("the server closed the connection")
     return task.result()
+
+
+def hang_up(raw: Any) -> None:
+    """Let the server end its side of a connection at once; ours follows when the loop runs."""
+    with contextlib.suppress(AttributeError, OSError):
+        raw._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+
+def cut(raw: Any) -> None:
+    """Close a connection whose loop is closed, which its transport cannot do by itself any more."""
+    hang_up(raw)
+    transport, protocol = raw._transport, raw._protocol
+    under_tls = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    with contextlib.suppress(AttributeError, RuntimeError):  # it was closed before; or is not asyncio's
+        (under_tls or transport)._call_connection_lost(None)  # what the loop would have called
+    if under_tls and protocol:
+        protocol.connection_lost(None)  # and what would have followed
+
+
+def check_loop(connection: AsyncConnection) -> None:
+    """Refuse a connection that another loop has opened, before anything is sent over it."""
+    opened = connection.sync_connection
+    if opened is None or opened.closed or opened.invalidated:
+        return  # which SQLAlchemy says better
+    owner = getattr(opened.connection.driver_connection, "_loop", None)
+    if owner is not None and owner is not asyncio.get_running_loop():
+        raise WrongLoopError(
+            "This connection was opened in another event loop (another thread, another asyncio.run, another "
+            "citykit.run), and nothing was sent over it. Open one in this loop: an engine from "
+            "citykit.connect() has connections for every loop, async with engine.connect() as connection."
+        )

@@ -39,7 +39,6 @@ from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
-import platformdirs
 import psutil
 from sqlalchemy import URL
 
@@ -64,30 +63,6 @@ SOCKET_PATH_BYTES = 103  # what macOS allows; Linux allows 107
 SHORT_PLACE = Path("/tmp")  # noqa: S108  # for sockets with a long path; the same whatever TMPDIR says
 
 
-def default_home() -> Path:
-    """Where the data lives: ``CITYKIT_HOME``, else the platform's directory for an application's data.
-
-    Root's is the system's (``/var/lib/citykit``), because the server runs under an account of its own
-    that has no business in root's home.
-
-    Raises
-    ------
-    DatabaseUnavailableError
-        If this user has no home directory.
-    """
-    named = os.environ.get("CITYKIT_HOME")
-    if not named and account.is_root():
-        return Path("/var/lib/citykit")
-    try:
-        return Path(named or platformdirs.user_data_path("citykit", appauthor=False)).expanduser().absolute()
-    except RuntimeError as exc:  # neither HOME nor an entry in the system's list of users
-        raise DatabaseUnavailableError(
-            f"There is no place for the data of the embedded PostgreSQL: {exc}. "
-            "Set CITYKIT_HOME to a directory that you can write to, or CITYKIT_URL to use another server.",
-            transient=False,
-        ) from exc
-
-
 def attach(home: Path | None = None, *, given_up: threading.Event | None = None) -> URL:
     """Start the embedded server in `home`, or attach to the one that runs there; return its URL.
 
@@ -97,7 +72,7 @@ def attach(home: Path | None = None, *, given_up: threading.Event | None = None)
     Parameters
     ----------
     home : Path, optional
-        None: `default_home`.
+        None: `account.default_home`.
     given_up : threading.Event, optional
         Set by another thread, it ends the wait for another process or thread that starts or stops the server.
 
@@ -107,7 +82,7 @@ def attach(home: Path | None = None, *, given_up: threading.Event | None = None)
         If it cannot be started (the message ends with the server's own last words), or if another process
         or thread has been starting or stopping it for `SERVER_SECONDS`.
     """
-    home = home or default_home()
+    home = home or account.default_home()
     try:
         return _servers.setdefault(home, _Server(home)).attach(given_up or threading.Event())
     except (OSError, ValueError, subprocess.SubprocessError) as exc:

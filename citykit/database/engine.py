@@ -16,9 +16,9 @@ from citykit.database.pool import PoolPerLoop
 from citykit.database.server_errors import DRIVER_ERRORS, unreachable
 from citykit.database.transactions import LOCK_OPTION, LOCK_SECONDS, SILENCE_OPTION, SILENCE_SECONDS
 from citykit.database.urls import asyncpg_url, shown_url
+from citykit.database.waking import wake_for_interrupts
 from citykit.errors import DatabaseUnavailableError
 from citykit.runtime.awaiting import says_await
-from citykit.runtime.kernel import wake_for_interrupts
 
 OLDEST_SERVER = 14
 CONNECT_SECONDS = 4.5  # for a connection to be let in, and for the check that the server answers

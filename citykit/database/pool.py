@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from sqlalchemy import AsyncAdaptedQueuePool
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from citykit.errors import WrongLoopError
+from citykit.database.driver import cut, hang_up
 
 
 class PoolPerLoop(AsyncAdaptedQueuePool):
@@ -134,12 +132,12 @@ class _Opened:
             self.loop.call_soon_threadsafe(self.close)
         except RuntimeError:  # the loop is closed
             for connection in self.connections.copy():
-                _cut(connection)
+                cut(connection)
             self._forget()
         else:
             if not self.loop.is_running():  # and may never again
                 for connection in self.connections.copy():
-                    _hang_up(connection)
+                    hang_up(connection)
 
     def _forget(self) -> None:
         self.connections.clear()
@@ -184,34 +182,3 @@ def _cut_those_of_closed_loops() -> None:
         for opened in _opened_by.pop(loop, set()):
             opened.give_up()
         _keepers.pop(loop, None)
-
-
-def _hang_up(connection: Any) -> None:
-    """Let the server end its side of a connection at once; ours follows when the loop runs."""
-    with contextlib.suppress(AttributeError, OSError):
-        connection._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-
-
-def _cut(connection: Any) -> None:
-    """Close a connection whose loop is closed, which its transport cannot do by itself any more."""
-    _hang_up(connection)
-    transport, protocol = connection._transport, connection._protocol
-    under_tls = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
-    with contextlib.suppress(AttributeError, RuntimeError):  # it was closed before; or is not asyncio's
-        (under_tls or transport)._call_connection_lost(None)  # what the loop would have called
-    if under_tls and protocol:
-        protocol.connection_lost(None)  # and what would have followed
-
-
-def check_loop(connection: AsyncConnection) -> None:
-    """Refuse a connection that another loop has opened, before anything is sent over it."""
-    opened = connection.sync_connection
-    if opened is None or opened.closed or opened.invalidated:
-        return  # which SQLAlchemy says better
-    owner = getattr(opened.connection.driver_connection, "_loop", None)
-    if owner is not None and owner is not asyncio.get_running_loop():
-        raise WrongLoopError(
-            "This connection was opened in another event loop (another thread, another asyncio.run, another "
-            "citykit.run), and nothing was sent over it. Open one in this loop: an engine from "
-            "citykit.connect() has connections for every loop, async with engine.connect() as connection."
-        )

@@ -17,8 +17,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
-from citykit.database.driver import driver_of
-from citykit.database.pool import check_loop
+from citykit.database.driver import check_loop, driver_of
 from citykit.database.server_errors import (
     DRIVER_ERRORS,
     connection_lost,

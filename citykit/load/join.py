@@ -11,7 +11,7 @@ from sqlalchemy import ColumnClause, TableClause, and_, column, func, insert, or
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.encode.frames import POSITION
-from citykit.load.indexes import Counter
+from citykit.load.catalogue import Counter
 from citykit.load.merge import Merge, OnConflict, refuse_duplicates
 from citykit.load.staging import Target, staging_of
 

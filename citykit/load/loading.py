@@ -14,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from citykit.database.locks import lock_bound
 from citykit.database.transactions import Bind, in_transaction
 from citykit.encode.rules import key_of, rules_of, table_of
+from citykit.load.catalogue import with_labels
 from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
 from citykit.load.plan import Load, Outcome
-from citykit.load.refusals import with_labels
 from citykit.load.source import Rows
 from citykit.runtime.awaiting import says_await
 from citykit.runtime.progress import Progress, reporting

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database.locks import locked_by
-from citykit.load.indexes import Counter, Facts
+from citykit.load.catalogue import Counter, Facts
 from citykit.load.staging import Target
 
 SEQUENCE_MILLISECONDS = 100  # to wait for whoever uses the sequence of a locked table, by hand that is

@@ -17,11 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database.locks import lock
 from citykit.database.server_errors import sqlstate
-from citykit.encode.binary_format import types_in_binary
+from citykit.encode.copy_format import types_in_binary
 from citykit.encode.frames import POSITION
 from citykit.encode.rejects import refuse
 from citykit.errors import CitykitError
-from citykit.load.indexes import Facts, build_indexes, drop_indexes, facts_of
+from citykit.load.catalogue import Facts, facts_of
+from citykit.load.indexes import build_indexes, drop_indexes
 from citykit.load.join import Join, Keys, unload
 from citykit.load.merge import Merge, OnConflict, refuse_duplicates
 from citykit.load.order import AS_THEY_COME, Arrangement, dearest, go_on, numbered

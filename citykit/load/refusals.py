@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sqlalchemy import Table, select, text
+from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database.server_errors import server_message, sqlstate
 from citykit.encode.frames import POSITION
-from citykit.encode.rules import Rule
 from citykit.errors import CitykitError
 from citykit.load.staging import Target, staging_of
 
@@ -60,29 +59,6 @@ FROM pg_catalog.pg_attribute a
 LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped
 """)
-
-
-_LABELS = text("""
-SELECT a.attname AS name, array_agg(e.enumlabel::text ORDER BY e.enumsortorder) AS labels
-FROM pg_catalog.pg_attribute a
-JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-JOIN pg_catalog.pg_enum e ON e.enumtypid IN (t.oid, t.typelem)
-WHERE a.attrelid = to_regclass(:name) AND NOT a.attisdropped
-GROUP BY a.attname
-""")
-
-
-async def with_labels(connection: AsyncConnection, table: Table, rules: Sequence[Rule]) -> list[Rule]:
-    """Return the rules with the labels that the server's enums have, whatever Python's have."""
-    name = connection.dialect.identifier_preparer.format_table(table)
-    found = {row.name: tuple(row.labels) for row in await connection.execute(_LABELS, {"name": name})}
-
-    def labelled(rule: Rule) -> Rule:
-        if rule.item is not None:
-            return replace(rule, item=replace(rule.item, labels=found.get(rule.name, ())))
-        return replace(rule, labels=found.get(rule.name, rule.labels))
-
-    return [labelled(rule) for rule in rules]
 
 
 async def find_violations(connection: AsyncConnection, target: Target) -> list[Violation]:

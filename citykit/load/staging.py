@@ -13,8 +13,7 @@ from sqlalchemy import Table, TableClause, column, table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database.driver import driver_of, ended, started
-from citykit.encode.binary_format import HEADER, TRAILER, encode_binary
-from citykit.encode.csv_format import encode_csv
+from citykit.encode.copy_format import HEADER, TRAILER, encode_binary, encode_csv
 from citykit.encode.frames import POSITION
 
 Report: TypeAlias = Callable[[int], object]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -19,7 +21,7 @@ from citykit.errors import (
     InvalidFrameError,
     MissingTableError,
 )
-from citykit.web.schemas import STORED_ALREADY, invalid, legible, place
+from citykit.web.schemas import LISTED, STORED_ALREADY
 
 READING = ("GET", "HEAD", "OPTIONS")  # the methods that change nothing
 RETRY_AFTER = {"Retry-After": "5"}
@@ -138,3 +140,42 @@ def logged(request: Request, exc: Exception) -> Answer:
         text = " ".join(f"{type(exc).__name__}: {getattr(exc, 'orig', None) or exc}".split())
         logging.getLogger("citykit").warning("%s %s: %s", request.method, request.url.path, text)
     return said
+
+
+def invalid(*problems: tuple[Sequence[str | int], str], kind: str = "value_error") -> JSONResponse:
+    """Return the answer that names what is wrong: where it is, and what was expected."""
+    detail = [{"loc": place(loc), "msg": msg, "type": kind} for loc, msg in problems]
+    return JSONResponse({"detail": detail}, 422)
+
+
+def rejected(rejects: pd.DataFrame) -> dict[str, Any]:
+    """Return bad values as an answer lists them."""
+    listed = [
+        {"row": _row(row), "column": column, "value": _plain(value), "reason": reason}
+        for row, column, value, reason in rejects.head(LISTED).itertuples(index=False, name=None)
+    ]
+    return {"rejects": listed, "rejects_total": len(rejects)}
+
+
+def _row(label: object) -> int | None:
+    return int(label) if isinstance(label, Integral) else None
+
+
+def _plain(value: object) -> str | int | float | bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value) if abs(int(value)) < 2**53 else "a very large number"
+    if isinstance(value, Real) and math.isfinite(value):
+        return float(value)
+    return legible(str(value)[:200])
+
+
+def legible(text: str) -> str:
+    """Return a text as UTF-8 can say it."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def place(loc: Sequence[str | int]) -> list[str | int]:
+    """Return where something is wrong as UTF-8 can say it."""
+    return [legible(part) if isinstance(part, str) else part for part in loc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import weakref
 from collections.abc import AsyncIterator, Collection
@@ -9,7 +10,6 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import citykit
 from citykit.database.engine import connect
 from citykit.errors import MissingDependencyError
 
@@ -91,7 +91,7 @@ def create_app(
     )
     app = FastAPI(
         title="citykit",
-        version=citykit.__version__,
+        version=importlib.metadata.version("citykit"),
         description="Cities: the biggest, by name, by country; one to add, or many.",
         lifespan=lifespan,
         middleware=[guard],

@@ -22,13 +22,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from citykit.cities.model import City
 from citykit.cities.questions import biggest_rows, find_cities, summarize_countries
 from citykit.cities.store import CITIES, COLUMNS, add_city, load_cities
-from citykit.cities.world import read_cities
 from citykit.database.transactions import in_transaction
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
+from citykit.files.reader import read_cities
 from citykit.load.loading import OnInvalid
 from citykit.load.merge import OnConflict
 from citykit.read.reading import stream_frames
-from citykit.web.answers import Answer
+from citykit.web.answers import Answer, rejected
 from citykit.web.depends import EngineOf, InCountry, Limit, patience, soon
 from citykit.web.schemas import (
     LISTED,
@@ -43,7 +43,6 @@ from citykit.web.schemas import (
     Report,
     StoredCity,
     documented,
-    rejected,
 )
 
 BULK = "/cities/bulk"

@@ -1,14 +1,9 @@
-"""What the web application says: its schemas, and which refusals each route can give."""
+"""The schemas of what the web application takes and says, and which refusals each route can give."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import Annotated, Any
 
-import pandas as pd
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 LISTED = 100  # rejects and keys that an answer lists at most
@@ -172,42 +167,3 @@ def documented(*statuses: int, **models: Any) -> dict[int | str, dict[str, Any]]
         found[status] = {"description": _MEANINGS[status], "model": model}
     found[503]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return found
-
-
-def invalid(*problems: tuple[Sequence[str | int], str], kind: str = "value_error") -> JSONResponse:
-    """Return the answer that names what is wrong: where it is, and what was expected."""
-    detail = [{"loc": place(loc), "msg": msg, "type": kind} for loc, msg in problems]
-    return JSONResponse({"detail": detail}, 422)
-
-
-def rejected(rejects: pd.DataFrame) -> dict[str, Any]:
-    """Return bad values as an answer lists them."""
-    listed = [
-        {"row": _row(row), "column": column, "value": _plain(value), "reason": reason}
-        for row, column, value, reason in rejects.head(LISTED).itertuples(index=False, name=None)
-    ]
-    return {"rejects": listed, "rejects_total": len(rejects)}
-
-
-def _row(label: object) -> int | None:
-    return int(label) if isinstance(label, Integral) else None
-
-
-def _plain(value: object) -> str | int | float | bool | None:
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, Integral):
-        return int(value) if abs(int(value)) < 2**53 else "a very large number"
-    if isinstance(value, Real) and math.isfinite(value):
-        return float(value)
-    return legible(str(value)[:200])
-
-
-def legible(text: str) -> str:
-    """Return a text as UTF-8 can say it."""
-    return text.encode(errors="backslashreplace").decode()
-
-
-def place(loc: Sequence[str | int]) -> list[str | int]:
-    """Return where something is wrong as UTF-8 can say it."""
-    return [legible(part) if isinstance(part, str) else part for part in loc]

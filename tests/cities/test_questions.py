@@ -167,7 +167,7 @@ async def test_names_are_found_without_case_and_accents_exact_before_prefix_befo
     engine: AsyncEngine, indexed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if indexed:
-        monkeypatch.setattr("citykit.cities.schema._LARGE_BYTES", 0)
+        monkeypatch.setattr("citykit.cities.search._LARGE_BYTES", 0)
     await citykit.load_cities(engine, pd.DataFrame({"name": NAMES.keys(), "population": NAMES.values()}))
     assert await found(engine, "YORK") == ["York", "Yorkton", "New York"]
     assert await found(engine, "york", 2) == ["York", "Yorkton"]
@@ -254,7 +254,7 @@ async def test_create_tables_adds_the_indexes_that_an_earlier_version_lacks(engi
 async def test_an_owner_who_may_not_create_extensions_goes_without_the_index(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("citykit.cities.schema._LARGE_BYTES", 0)
+    monkeypatch.setattr("citykit.cities.search._LARGE_BYTES", 0)
     await citykit.add_city(engine, "Akureyri", 1)
     async with engine.begin() as connection:
         for sql in (

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import citykit
-from citykit.cities.world import read_cities
+from citykit.files.reader import read_cities
 
 
 @pytest.mark.parametrize("least", [15_000, 20_000, 1_000_000])

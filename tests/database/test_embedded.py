@@ -361,9 +361,9 @@ def test_an_empty_pid_file_is_none(home: Path) -> None:
 
 FORK = """
 import fcntl, os, subprocess, sys, threading, time
-from citykit.database import embedded
+from citykit.database import account, embedded
 
-home = embedded.default_home()
+home = account.default_home()
 
 def fork(fork=os.fork):
     child = fork()
@@ -648,14 +648,14 @@ def test_a_home_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_home_is_the_users_unless_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CITYKIT_HOME", "relative")
-    assert embedded.default_home() == tmp_path / "relative"
+    assert account.default_home() == tmp_path / "relative"
     monkeypatch.setenv("CITYKIT_HOME", "")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr(account, "is_root", lambda: False)
     if sys.platform == "linux":
-        assert embedded.default_home() == tmp_path / "citykit"
+        assert account.default_home() == tmp_path / "citykit"
         monkeypatch.setattr(account, "is_root", lambda: True)
-        assert embedded.default_home() == Path("/var/lib/citykit")
+        assert account.default_home() == Path("/var/lib/citykit")
 
 
 def test_without_a_home_directory_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -712,7 +712,7 @@ def test_a_root_that_may_not_become_the_account_is_told_what_to_do(home: Path, l
     without = ["setpriv", f"--bounding-set=-{lacks}", f"--inh-caps=-{lacks}"]
     tell = """
 from citykit import errors
-from citykit.database import embedded
+from citykit.database import account, embedded
 try:
     embedded.attach()
 except errors.DatabaseUnavailableError as exc:

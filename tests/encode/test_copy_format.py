@@ -5,7 +5,7 @@ import io
 
 import pyarrow as pa
 
-from citykit.encode.csv_format import encode_csv
+from citykit.encode.copy_format import encode_csv
 
 
 def test_null_is_unquoted_and_empty_text_is_quoted() -> None:
