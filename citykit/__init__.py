@@ -15,14 +15,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from citykit.charts.plots import plot_biggest, plot_countries, plot_map, plot_rank_size
-    from citykit.cities.model import Base, City
-    from citykit.cities.questions import biggest_cities, find_cities, nearest_cities, summarize_countries
-    from citykit.cities.schema import create_tables
-    from citykit.cities.store import add_city, load_cities
-    from citykit.cities.world import world_cities
-    from citykit.database.engine import connect, sessions
-    from citykit.database.transactions import Bind
+    from citykit.charts import plot_biggest, plot_countries, plot_map, plot_rank_size
+    from citykit.cities import (
+        Base,
+        City,
+        add_city,
+        biggest_cities,
+        create_tables,
+        find_cities,
+        load_cities,
+        nearest_cities,
+        summarize_countries,
+        world_cities,
+    )
+    from citykit.database import Bind, connect, sessions
     from citykit.errors import (
         CitykitError,
         DatabaseUnavailableError,
@@ -33,9 +39,9 @@ if TYPE_CHECKING:
         MissingTableError,
         WrongLoopError,
     )
-    from citykit.load.loading import LoadReport, load_frame
-    from citykit.read.reading import read_frame, stream_frames
-    from citykit.runtime.waiting import run
+    from citykit.load import LoadReport, load_frame
+    from citykit.read import read_frame, stream_frames
+    from citykit.runtime import run
 
 __version__ = "0.1.0"
 
@@ -74,19 +80,25 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "cities.model": ("Base", "City"),
-    "cities.questions": ("biggest_cities", "find_cities", "nearest_cities", "summarize_countries"),
-    "cities.schema": ("create_tables",),
-    "cities.store": ("add_city", "load_cities"),
-    "cities.world": ("world_cities",),
-    "charts.plots": ("plot_biggest", "plot_countries", "plot_map", "plot_rank_size"),
-    "database.engine": ("connect", "sessions"),
-    "database.transactions": ("Bind",),
+    "charts": ("plot_biggest", "plot_countries", "plot_map", "plot_rank_size"),
+    "cities": (
+        "Base",
+        "City",
+        "add_city",
+        "biggest_cities",
+        "create_tables",
+        "find_cities",
+        "load_cities",
+        "nearest_cities",
+        "summarize_countries",
+        "world_cities",
+    ),
+    "database": ("Bind", "connect", "sessions"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
-    "load.loading": ("LoadReport", "load_frame"),
+    "load": ("LoadReport", "load_frame"),
     "magic": ("load_ipython_extension",),
-    "read.reading": ("read_frame", "stream_frames"),
-    "runtime.waiting": ("run",),
+    "read": ("read_frame", "stream_frames"),
+    "runtime": ("run",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

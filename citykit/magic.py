@@ -16,14 +16,11 @@ from IPython.core.magic_arguments import MagicArgumentParser
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.cities.model import City
-from citykit.database.engine import connect
-from citykit.database.transactions import in_transaction
-from citykit.database.urls import shown_url
+from citykit.cities import City
+from citykit.database import connect, in_transaction, shown_url
 from citykit.errors import MissingTableError
-from citykit.read.reading import read_frame
-from citykit.read.statement import parameter_names
-from citykit.runtime.waiting import run
+from citykit.read import parameter_names, read_frame
+from citykit.runtime import run
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

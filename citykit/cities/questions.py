@@ -13,10 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from citykit.cities.folding import FOLDING_ENCODINGS
 from citykit.cities.search import ORDER, SELECTED, create_search_index, find_statement, letters_of
 from citykit.cities.store import COLUMNS
-from citykit.database.driver import driver_of
-from citykit.database.transactions import Bind, in_transaction
-from citykit.decode.dtypes import frame_of_records
-from citykit.runtime.awaiting import says_await
+from citykit.database import Bind, driver_of, in_transaction
+from citykit.decode import frame_of_records
+from citykit.runtime import says_await
 
 
 @says_await

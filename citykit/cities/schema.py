@@ -6,10 +6,9 @@ from sqlalchemy import Connection, Table, UniqueConstraint, func, inspect, selec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.cities.model import Base
-from citykit.database.locks import CREATING, lock_bound, lock_without_queueing
-from citykit.database.transactions import Bind, in_transaction
+from citykit.database import CREATING, Bind, in_transaction, lock_bound, lock_without_queueing
 from citykit.errors import CitykitError
-from citykit.runtime.awaiting import says_await
+from citykit.runtime import says_await
 
 
 @says_await

@@ -17,8 +17,7 @@ from citykit.cities.folding import (
     spelled,
 )
 from citykit.cities.store import COLUMNS
-from citykit.database.server_errors import sqlstate
-from citykit.database.transactions import in_transaction
+from citykit.database import in_transaction, sqlstate
 
 SELECTED = ", ".join(COLUMNS)
 ORDER = "population DESC, name, country, region"

@@ -10,18 +10,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from citykit.cities.model import City
-from citykit.database.locks import lock_bound
-from citykit.database.server_errors import sqlstate
-from citykit.database.transactions import Bind, in_transaction
-from citykit.encode.frames import validate
-from citykit.encode.rules import rules_of
+from citykit.database import Bind, in_transaction, lock_bound, sqlstate
+from citykit.encode import rules_of, validate
 from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
-from citykit.load.loading import LoadReport, OnInvalid, load_frame
-from citykit.load.merge import OnConflict
-from citykit.load.order import settle_numbers
-from citykit.load.refusals import violated_by
-from citykit.runtime.awaiting import says_await
-from citykit.runtime.progress import Progress
+from citykit.load import LoadReport, OnConflict, OnInvalid, load_frame, settle_numbers, violated_by
+from citykit.runtime import Progress, says_await
 
 KEY = ("name", "country", "region")
 COLUMNS = {

@@ -18,7 +18,7 @@ from citykit.database.transactions import LOCK_OPTION, LOCK_SECONDS, SILENCE_OPT
 from citykit.database.urls import asyncpg_url, shown_url
 from citykit.database.waking import wake_for_interrupts
 from citykit.errors import DatabaseUnavailableError
-from citykit.runtime.awaiting import says_await
+from citykit.runtime import says_await
 
 OLDEST_SERVER = 14
 CONNECT_SECONDS = 4.5  # for a connection to be let in, and for the check that the server answers

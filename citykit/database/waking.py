@@ -9,7 +9,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from citykit.runtime.kernel import in_kernel
+from citykit.runtime import in_kernel
 
 WAKE_SECONDS = 0.2
 

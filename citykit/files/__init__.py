@@ -1,1 +1,7 @@
-"""CSV, JSON, Parquet and Arrow files to frames, and back."""
+"""CSV, JSON, Parquet and Arrow files to frames."""
+
+from citykit.files.reader import read_cities
+
+__all__ = [
+    "read_cities",
+]

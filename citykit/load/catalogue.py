@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.encode.rules import Rule
+from citykit.encode import Rule
 from citykit.load.staging import Target
 
 # What a plan depends on. An index of which a new one would not be an exact copy is not in `rebuildable`,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database.locks import set_local
+from citykit.database import set_local
 from citykit.load.staging import Target
 
 MAINTENANCE_MEGABYTES = 256  # for an index build, at least

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from sqlalchemy import ColumnClause, TableClause, and_, column, func, insert, or_, select, table, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.encode.frames import POSITION
+from citykit.encode import POSITION
 from citykit.load.catalogue import Counter
 from citykit.load.merge import Merge, OnConflict, refuse_duplicates
 from citykit.load.staging import Target, staging_of

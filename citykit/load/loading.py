@@ -11,16 +11,14 @@ import pandas as pd
 from sqlalchemy import FromClause
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.database.locks import lock_bound
-from citykit.database.transactions import Bind, in_transaction
-from citykit.encode.rules import key_of, rules_of, table_of
+from citykit.database import Bind, in_transaction, lock_bound
+from citykit.encode import key_of, rules_of, table_of
 from citykit.load.catalogue import with_labels
 from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
 from citykit.load.plan import Load, Outcome
 from citykit.load.source import Rows
-from citykit.runtime.awaiting import says_await
-from citykit.runtime.progress import Progress, reporting
+from citykit.runtime import Progress, reporting, says_await
 
 OnInvalid: TypeAlias = Literal["error", "skip"]
 

@@ -26,8 +26,8 @@ from sqlalchemy.dialects.postgresql import Insert, distinct_on, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database.server_errors import sqlstate
-from citykit.encode.frames import POSITION
+from citykit.database import sqlstate
+from citykit.encode import POSITION
 from citykit.errors import DuplicateKeyError
 from citykit.load.staging import Target, staging_of
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database.locks import locked_by
+from citykit.database import locked_by
 from citykit.load.catalogue import Counter, Facts
 from citykit.load.staging import Target
 

@@ -15,11 +15,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database.locks import lock
-from citykit.database.server_errors import sqlstate
-from citykit.encode.copy_format import types_in_binary
-from citykit.encode.frames import POSITION
-from citykit.encode.rejects import refuse
+from citykit.database import lock, sqlstate
+from citykit.encode import POSITION, refuse, types_in_binary
 from citykit.errors import CitykitError
 from citykit.load.catalogue import Facts, facts_of
 from citykit.load.indexes import build_indexes, drop_indexes

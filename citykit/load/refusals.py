@@ -10,8 +10,8 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database.server_errors import server_message, sqlstate
-from citykit.encode.frames import POSITION
+from citykit.database import server_message, sqlstate
+from citykit.encode import POSITION
 from citykit.errors import CitykitError
 from citykit.load.staging import Target, staging_of
 

@@ -11,9 +11,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from citykit.encode.frames import validate
-from citykit.encode.rejects import refuse, rejects_frame
-from citykit.encode.rules import Rule
+from citykit.encode import Rule, refuse, rejects_frame, validate
 from citykit.errors import InvalidFrameError
 
 CHUNK_ROWS = 65_536  # checked, typed and encoded at a time: a few megabytes, a few milliseconds

@@ -12,9 +12,8 @@ import pyarrow as pa
 from sqlalchemy import Table, TableClause, column, table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database.driver import driver_of, ended, started
-from citykit.encode.copy_format import HEADER, TRAILER, encode_binary, encode_csv
-from citykit.encode.frames import POSITION
+from citykit.database import driver_of, ended, started
+from citykit.encode import HEADER, POSITION, TRAILER, encode_binary, encode_csv
 
 Report: TypeAlias = Callable[[int], object]
 Encoded: TypeAlias = bytes | memoryview

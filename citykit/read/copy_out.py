@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from citykit.database.driver import ended, started
+from citykit.database import ended, started
 
 CHUNK_BYTES = 2 << 20  # a few milliseconds to decode
 

@@ -13,10 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from citykit.database.driver import ended, started
-from citykit.database.server_errors import ConnectionLostError
-from citykit.decode.copy_text import Values, decode
-from citykit.decode.data_rows import COPIED, ROW, SLACK, Bytes, copied, unpack, whole_copies, whole_rows
+from citykit.database import ConnectionLostError, ended, started
+from citykit.decode import COPIED, ROW, SLACK, Bytes, Values, copied, decode, unpack, whole_copies, whole_rows
 from citykit.errors import CitykitError
 from citykit.pgtypes import Type
 

@@ -11,13 +11,11 @@ from typing import Any, get_args
 import pandas as pd
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database.transactions import Bind, cancelled, in_transaction
-from citykit.decode.copy_text import UnfitColumnError, Values
-from citykit.decode.dtypes import Backend, to_frame
+from citykit.database import Bind, cancelled, in_transaction
+from citykit.decode import Backend, UnfitColumnError, Values, to_frame
 from citykit.read.result import Result, run, unfit
 from citykit.read.statement import Statement, compiled
-from citykit.runtime.awaiting import says_await
-from citykit.runtime.progress import Progress, reporting
+from citykit.runtime import Progress, reporting, says_await
 
 THREAD_ROWS = 10_000  # from here up a frame is put together in a thread
 

@@ -16,9 +16,8 @@ import asyncpg
 import pyarrow as pa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database.driver import driver_of, transport_of
-from citykit.database.server_errors import ConnectionLostError, sqlstate
-from citykit.decode.copy_text import UnfitColumnError, Values, decode, objects, values_of
+from citykit.database import ConnectionLostError, driver_of, sqlstate, transport_of
+from citykit.decode import UnfitColumnError, Values, decode, objects, values_of
 from citykit.errors import CitykitError, MissingTableError
 from citykit.pgtypes import ARROW, DESCRIBE, EXACT, KNOWN, PLAIN, TEXT, Type, described
 from citykit.read.copy_out import copy_out

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from citykit.database.server_errors import sqlstate
+from citykit.database import sqlstate
 from citykit.errors import (
     CitykitError,
     DatabaseUnavailableError,

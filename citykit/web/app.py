@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from citykit.database.engine import connect
+from citykit.database import connect
 from citykit.errors import MissingDependencyError
 
 try:

@@ -19,7 +19,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from citykit.cities.questions import biggest_cities, summarize_countries
+from citykit.cities import biggest_cities, summarize_countries
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
 from citykit.web.answers import Answer, logged
 from citykit.web.depends import EngineOf, InCountry, knows_token, soon
@@ -142,7 +142,7 @@ async def chart(request: Request, engine: EngineOf, country: InCountry = None) -
 def _drawn(rows: tuple[tuple[str, str, int], ...]) -> bytes:
     from matplotlib.figure import Figure
 
-    from citykit.charts.plots import plot_biggest
+    from citykit.charts import plot_biggest
 
     figure = Figure(figsize=(6.2, 1.2 + 0.39 * max(len(rows), 4)), layout="constrained")
     plot_biggest(pd.DataFrame(rows, columns=["name", "country", "population"]), ax=figure.subplots())

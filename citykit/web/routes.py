@@ -19,15 +19,21 @@ from pydantic_core import to_json
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.cities.model import City
-from citykit.cities.questions import biggest_rows, find_cities, summarize_countries
-from citykit.cities.store import CITIES, COLUMNS, add_city, load_cities
-from citykit.database.transactions import in_transaction
+from citykit.cities import (
+    CITIES,
+    COLUMNS,
+    City,
+    add_city,
+    biggest_rows,
+    find_cities,
+    load_cities,
+    summarize_countries,
+)
+from citykit.database import in_transaction
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
-from citykit.files.reader import read_cities
-from citykit.load.loading import OnInvalid
-from citykit.load.merge import OnConflict
-from citykit.read.reading import stream_frames
+from citykit.files import read_cities
+from citykit.load import OnConflict, OnInvalid
+from citykit.read import stream_frames
 from citykit.web.answers import Answer, rejected
 from citykit.web.depends import EngineOf, InCountry, Limit, patience, soon
 from citykit.web.schemas import (

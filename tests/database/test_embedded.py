@@ -712,7 +712,7 @@ def test_a_root_that_may_not_become_the_account_is_told_what_to_do(home: Path, l
     without = ["setpriv", f"--bounding-set=-{lacks}", f"--inh-caps=-{lacks}"]
     tell = """
 from citykit import errors
-from citykit.database import account, embedded
+from citykit.database import embedded
 try:
     embedded.attach()
 except errors.DatabaseUnavailableError as exc:
