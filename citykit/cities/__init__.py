@@ -19,20 +19,9 @@ if TYPE_CHECKING:
     from citykit.cities.world import world_cities
 
 __all__ = [
-    "CITIES",
-    "COLUMNS",
-    "Base",
-    "City",
-    "add_city",
-    "biggest_cities",
-    "biggest_rows",
-    "create_tables",
-    "find_cities",
-    "load_cities",
-    "nearest_cities",
-    "summarize_countries",
-    "world_cities",
-]
+    "CITIES", "COLUMNS", "Base", "City", "add_city", "biggest_cities", "biggest_rows", "create_tables",
+    "find_cities", "load_cities", "nearest_cities", "summarize_countries", "world_cities",
+]  # fmt: skip
 
 # At first use: the model and the schema need neither pandas nor pyarrow, which take 0.4 s to import.
 _MODULES = {

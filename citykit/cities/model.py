@@ -16,7 +16,7 @@ class Base(DeclarativeBase):
 def _limited(
     name: str, type_: TypeEngine[Any], low: int, high: int | None, meaning: str, **options: Any
 ) -> Any:
-    """Make a column whose limits hold on the server (a check) and before it (``info``, read by `frames`)."""
+    """Make a column whose limits hold on the server (a check) and before it (``info``, read by `encode`)."""
     if isinstance(type_, Text):
         limits = f"char_length({name}) <= {high}" + (f" AND {name} <> ''" if low else "")
     else:

@@ -9,25 +9,7 @@ from citykit.database.transactions import Bind, cancelled, in_transaction
 from citykit.database.urls import shown_url
 
 __all__ = [
-    "CREATING",
-    "Bind",
-    "ConnectionLostError",
-    "cancelled",
-    "connect",
-    "default_home",
-    "driver_of",
-    "ended",
-    "in_transaction",
-    "is_root",
-    "lock",
-    "lock_bound",
-    "lock_without_queueing",
-    "locked_by",
-    "server_message",
-    "sessions",
-    "set_local",
-    "shown_url",
-    "sqlstate",
-    "started",
-    "transport_of",
-]
+    "CREATING", "Bind", "ConnectionLostError", "cancelled", "connect", "default_home", "driver_of", "ended",
+    "in_transaction", "is_root", "lock", "lock_bound", "lock_without_queueing", "locked_by", "server_message",
+    "sessions", "set_local", "shown_url", "sqlstate", "started", "transport_of",
+]  # fmt: skip

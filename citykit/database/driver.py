@@ -38,9 +38,9 @@ def transport_of(raw: Any) -> asyncio.Transport | None:
     return transport
 
 
-def keep_alive(raw: Any) -> None:
+def keep_alive(connection: Any, _record: object) -> None:
     """Let the operating system notice a peer that is gone (`KEEPALIVE`); nothing on a Unix socket."""
-    transport = transport_of(raw)
+    transport = transport_of(connection.driver_connection)
     connected = transport.get_extra_info("socket") if transport else None
     if connected is None or connected.family not in (socket.AF_INET, socket.AF_INET6):
         return

@@ -85,7 +85,7 @@ async def connect(
         raise DatabaseUnavailableError(
             f"No engine could be made for {shown_url(target)}: {exc}", transient=False
         ) from exc
-    event.listen(engine.sync_engine, "connect", _keep_alive)
+    event.listen(engine.sync_engine, "connect", keep_alive)
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
     if not wanted:
         event.listen(engine.sync_engine, "do_connect", _find_embedded)
@@ -116,10 +116,6 @@ async def connect(
 async def _version(engine: AsyncEngine) -> int:
     async with engine.connect() as connection:
         return int(await connection.scalar(text("SHOW server_version_num")) or 0)
-
-
-def _keep_alive(connection: Any, _record: object) -> None:
-    keep_alive(connection.driver_connection)
 
 
 def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:

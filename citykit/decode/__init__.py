@@ -5,20 +5,6 @@ from citykit.decode.data_rows import COPIED, ROW, SLACK, Bytes, copied, unpack, 
 from citykit.decode.dtypes import Backend, frame_of_records, to_frame
 
 __all__ = [
-    "COPIED",
-    "ROW",
-    "SLACK",
-    "Backend",
-    "Bytes",
-    "UnfitColumnError",
-    "Values",
-    "copied",
-    "decode",
-    "frame_of_records",
-    "objects",
-    "to_frame",
-    "unpack",
-    "values_of",
-    "whole_copies",
-    "whole_rows",
-]
+    "COPIED", "ROW", "SLACK", "Backend", "Bytes", "UnfitColumnError", "Values", "copied", "decode",
+    "frame_of_records", "objects", "to_frame", "unpack", "values_of", "whole_copies", "whole_rows",
+]  # fmt: skip

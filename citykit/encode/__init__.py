@@ -6,17 +6,6 @@ from citykit.encode.rejects import refuse, rejects_frame
 from citykit.encode.rules import Rule, key_of, rules_of, table_of
 
 __all__ = [
-    "HEADER",
-    "POSITION",
-    "TRAILER",
-    "Rule",
-    "encode_binary",
-    "encode_csv",
-    "key_of",
-    "refuse",
-    "rejects_frame",
-    "rules_of",
-    "table_of",
-    "types_in_binary",
-    "validate",
-]
+    "HEADER", "POSITION", "TRAILER", "Rule", "encode_binary", "encode_csv", "key_of", "refuse",
+    "rejects_frame", "rules_of", "table_of", "types_in_binary", "validate",
+]  # fmt: skip

@@ -2,6 +2,4 @@
 
 from citykit.files.reader import read_cities
 
-__all__ = [
-    "read_cities",
-]
+__all__ = ["read_cities"]

@@ -5,11 +5,4 @@ from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
 from citykit.load.refusals import violated_by
 
-__all__ = [
-    "LoadReport",
-    "OnConflict",
-    "OnInvalid",
-    "load_frame",
-    "settle_numbers",
-    "violated_by",
-]
+__all__ = ["LoadReport", "OnConflict", "OnInvalid", "load_frame", "settle_numbers", "violated_by"]

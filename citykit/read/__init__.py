@@ -3,8 +3,4 @@
 from citykit.read.reading import read_frame, stream_frames
 from citykit.read.statement import parameter_names
 
-__all__ = [
-    "parameter_names",
-    "read_frame",
-    "stream_frames",
-]
+__all__ = ["parameter_names", "read_frame", "stream_frames"]

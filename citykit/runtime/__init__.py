@@ -5,10 +5,4 @@ from citykit.runtime.kernel import in_kernel
 from citykit.runtime.progress import Progress, reporting
 from citykit.runtime.waiting import run
 
-__all__ = [
-    "Progress",
-    "in_kernel",
-    "reporting",
-    "run",
-    "says_await",
-]
+__all__ = ["Progress", "in_kernel", "reporting", "run", "says_await"]
