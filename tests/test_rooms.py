@@ -56,13 +56,6 @@ KNOWN_TO: dict[str, tuple[str, ...]] = {
     "uvicorn": ("web",),
 }
 
-# What still breaks a rule, and why.
-NOT_YET = {
-    # A forked child's copy of the loop that `run` keeps. `runtime` is below `database`, whose driver.py has
-    # the other private names; without this one, the child's end deafens the parent's loop.
-    ("runtime/waiting.py", "private name: loop._selector"),
-}
-
 
 def of(module: str) -> str:
     """Return the room that a module is in, or the name of a module at the top."""
@@ -190,7 +183,7 @@ def test_every_module_keeps_the_rule(rule: Rule) -> None:
         for module in MODULES
         for offence in rule(module, (PACKAGE / module).read_text(encoding="utf-8"))
     }
-    assert found <= NOT_YET
+    assert not found
 
 
 def test_the_table_has_no_room_that_is_gone() -> None:
@@ -203,12 +196,6 @@ def test_every_name_of_a_door_is_there(room: str) -> None:
     assert exported(room)
     for name in exported(room):
         assert getattr(door, name) is not None
-
-
-def test_what_is_excused_still_needs_to_be() -> None:
-    for module, offence in NOT_YET:
-        source = (PACKAGE / module).read_text(encoding="utf-8")
-        assert any(offence in rule(module, source) for rule in RULES), (module, offence)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import contextlib
 import inspect
 import os
 import select
+import selectors
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -31,9 +33,9 @@ class _LastingLoop:
     """A thread's loop, closed when the thread or the process ends."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop, selector = _new_loop()
         self.pid = os.getpid()  # in a forked child it is the parent's, whose threads are not there
-        weakref.finalize(self, _end, self.loop, self.pid)
+        weakref.finalize(self, _end, self.loop, selector, self.pid)
 
     def complete(self, future: asyncio.Future[None]) -> None:
         """Run the loop until `future` is done."""
@@ -56,20 +58,30 @@ class _LoopBeside(_LastingLoop):
         self._turn.result()
 
 
-def _end(loop: asyncio.AbstractEventLoop, pid: int) -> None:
+def _new_loop() -> tuple[asyncio.AbstractEventLoop, selectors.BaseSelector | None]:
+    """Return a new event loop, and its selector where it is asyncio's own loop (not uvloop's)."""
+    loop = asyncio.new_event_loop()
+    if type(loop) is not asyncio.SelectorEventLoop:
+        return loop, None
+    loop.close()
+    selector = selectors.DefaultSelector()
+    return asyncio.SelectorEventLoop(selector), selector
+
+
+def _end(loop: asyncio.AbstractEventLoop, selector: selectors.BaseSelector | None, pid: int) -> None:
     if pid != os.getpid():
-        _unshare(loop)
+        _unshare(selector)
     else:
         with contextlib.suppress(RuntimeError):  # another loop runs here
             loop.run_until_complete(loop.shutdown_asyncgens())  # as asyncio.run does; closes connections
     loop.close()
 
 
-def _unshare(loop: Any) -> None:
+def _unshare(selector: selectors.BaseSelector | None) -> None:
     """Give a forked child's copy of a loop an epoll of its own: closing it would deafen the parent's."""
-    with contextlib.suppress(AttributeError):  # no epoll here, or not asyncio's own loop
+    if sys.platform == "linux" and isinstance(selector, selectors.EpollSelector):
         fresh = select.epoll()
-        os.dup2(fresh.fileno(), loop._selector.fileno(), inheritable=False)
+        os.dup2(fresh.fileno(), selector.fileno(), inheritable=False)
         fresh.close()
 
 
