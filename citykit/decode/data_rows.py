@@ -82,11 +82,7 @@ def whole_rows(data: Bytes, columns: int) -> tuple[Any, Any]:
     fit = (heads["columns"] == columns) & (heads["size"] >= least - 1)
     starts = found.compress(fit)
     ends = starts + heads["size"].compress(fit) + 1
-    if len(starts) and (starts[0] != 0 or (ends[:-1] != starts[1:]).any()):
-        chosen = _chain(starts, ends)
-        starts, ends = starts[chosen], ends[chosen]
-    count = len(ends) - int(len(ends) > 0 and ends[-1] > end)  # the last may not be whole
-    return starts[:count], ends[:count]
+    return _whole(starts, ends, end)
 
 
 def whole_copies(data: Bytes) -> tuple[Any, Any]:
@@ -100,11 +96,7 @@ def whole_copies(data: Bytes) -> tuple[Any, Any]:
     found = found[(found == 0) | (data[found - 1] == ord("\n"))]
     sizes = _gathered(data, found, _COPY)["size"]
     starts, ends = found[sizes >= _SIZE.itemsize], (found + sizes + 1)[sizes >= _SIZE.itemsize]
-    if len(starts) and (starts[0] != 0 or (ends[:-1] != starts[1:]).any()):
-        chosen = _chain(starts, ends)
-        starts, ends = starts[chosen], ends[chosen]
-    count = len(ends) - int(len(ends) > 0 and ends[-1] > end)  # the last may not be whole
-    return starts[:count], ends[:count]
+    return _whole(starts, ends, end)
 
 
 def copied(data: Bytes) -> tuple[bytes, int]:
@@ -123,6 +115,15 @@ def copied(data: Bytes) -> tuple[bytes, int]:
     for offset in range(_COPY.itemsize):
         kept[starts + offset] = False
     return data[:used][kept].tobytes(), used
+
+
+def _whole(starts: Any, ends: Any, end: int) -> tuple[Any, Any]:
+    """Leave out what only looks like a message, and a last one that is not whole."""
+    if len(starts) and (starts[0] != 0 or (ends[:-1] != starts[1:]).any()):
+        chosen = _chain(starts, ends)
+        starts, ends = starts[chosen], ends[chosen]
+    count = len(ends) - int(len(ends) > 0 and ends[-1] > end)
+    return starts[:count], ends[:count]
 
 
 def _chain(starts: Any, ends: Any) -> list[int]:

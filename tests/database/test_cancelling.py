@@ -136,8 +136,7 @@ async def test_cancelled_after_the_server_has_refused_it_a_copy_does_not_wait_fo
     async def copies() -> None:
         copy = raw.copy_to_table("numbers", source=source(), format="csv")
         async with started(raw, copy):
-            pid = raw.get_server_pid()
-            while await engine_sees(engine, pid) != "idle in transaction (aborted)":  # noqa: ASYNC110
+            while await engine_sees(engine, raw.get_server_pid()) != "idle in transaction (aborted)":  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     await raw.execute("CREATE TEMPORARY TABLE numbers (n integer)")
