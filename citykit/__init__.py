@@ -46,52 +46,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Base",
-    "Bind",
-    "City",
-    "CitykitError",
-    "DatabaseUnavailableError",
-    "DuplicateCityError",
-    "DuplicateKeyError",
-    "InvalidFrameError",
-    "LoadReport",
-    "MissingDependencyError",
-    "MissingTableError",
-    "WrongLoopError",
-    "__version__",
-    "add_city",
-    "biggest_cities",
-    "connect",
-    "create_tables",
-    "find_cities",
-    "load_cities",
-    "load_frame",
-    "nearest_cities",
-    "plot_biggest",
-    "plot_countries",
-    "plot_map",
-    "plot_rank_size",
-    "read_frame",
-    "run",
-    "sessions",
-    "stream_frames",
-    "summarize_countries",
-    "world_cities",
-]
+    "Base", "Bind", "City", "CitykitError", "DatabaseUnavailableError", "DuplicateCityError",
+    "DuplicateKeyError", "InvalidFrameError", "LoadReport", "MissingDependencyError", "MissingTableError",
+    "WrongLoopError", "__version__", "add_city", "biggest_cities", "connect", "create_tables", "find_cities",
+    "load_cities", "load_frame", "nearest_cities", "plot_biggest", "plot_countries", "plot_map",
+    "plot_rank_size", "read_frame", "run", "sessions", "stream_frames", "summarize_countries", "world_cities",
+]  # fmt: skip
 
 _ROOMS = {
     "charts": ("plot_biggest", "plot_countries", "plot_map", "plot_rank_size"),
     "cities": (
-        "Base",
-        "City",
-        "add_city",
-        "biggest_cities",
-        "create_tables",
-        "find_cities",
-        "load_cities",
-        "nearest_cities",
-        "summarize_countries",
-        "world_cities",
+        "Base", "City", "add_city", "biggest_cities", "create_tables", "find_cities", "load_cities",
+        "nearest_cities", "summarize_countries", "world_cities",
     ),
     "database": ("Bind", "connect", "sessions"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
@@ -99,7 +65,7 @@ _ROOMS = {
     "magic": ("load_ipython_extension",),
     "read": ("read_frame", "stream_frames"),
     "runtime": ("run",),
-}
+}  # fmt: skip
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 
