@@ -409,8 +409,10 @@ FORKED_BY_C = """
 import ctypes
 thread = threading.Thread(target=embedded.attach)
 thread.start()
-while not starts():
+# Until initdb writes: a fork while Popen starts a program would keep the pipe open that Popen waits for.
+while not any(home.glob("postgres.new*/*")):
     time.sleep(0.001)
+assert starts()
 fork(ctypes.PyDLL(None).fork)
 thread.join()
 """
