@@ -15,9 +15,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from citykit.cities import add_city, load_cities
-    from citykit.datasets import world_cities
-    from citykit.engine import connect, sessions
+    from citykit.charts import plot_biggest, plot_countries, plot_map, plot_rank_size
+    from citykit.cities import (
+        Base,
+        City,
+        add_city,
+        biggest_cities,
+        create_tables,
+        find_cities,
+        load_cities,
+        nearest_cities,
+        summarize_countries,
+        world_cities,
+    )
+    from citykit.database import Bind, connect, sessions
     from citykit.errors import (
         CitykitError,
         DatabaseUnavailableError,
@@ -29,65 +40,32 @@ if TYPE_CHECKING:
         WrongLoopError,
     )
     from citykit.load import LoadReport, load_frame
-    from citykit.models import Base, City
-    from citykit.notebook import run
-    from citykit.plot import plot_biggest, plot_countries, plot_map, plot_rank_size
-    from citykit.questions import biggest_cities, find_cities, nearest_cities, summarize_countries
     from citykit.read import read_frame, stream_frames
-    from citykit.schema import create_tables
-    from citykit.transactions import Bind
+    from citykit.runtime import run
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Base",
-    "Bind",
-    "City",
-    "CitykitError",
-    "DatabaseUnavailableError",
-    "DuplicateCityError",
-    "DuplicateKeyError",
-    "InvalidFrameError",
-    "LoadReport",
-    "MissingDependencyError",
-    "MissingTableError",
-    "WrongLoopError",
-    "__version__",
-    "add_city",
-    "biggest_cities",
-    "connect",
-    "create_tables",
-    "find_cities",
-    "load_cities",
-    "load_frame",
-    "nearest_cities",
-    "plot_biggest",
-    "plot_countries",
-    "plot_map",
-    "plot_rank_size",
-    "read_frame",
-    "run",
-    "sessions",
-    "stream_frames",
-    "summarize_countries",
-    "world_cities",
-]
+    "Base", "Bind", "City", "CitykitError", "DatabaseUnavailableError", "DuplicateCityError",
+    "DuplicateKeyError", "InvalidFrameError", "LoadReport", "MissingDependencyError", "MissingTableError",
+    "WrongLoopError", "__version__", "add_city", "biggest_cities", "connect", "create_tables", "find_cities",
+    "load_cities", "load_frame", "nearest_cities", "plot_biggest", "plot_countries", "plot_map",
+    "plot_rank_size", "read_frame", "run", "sessions", "stream_frames", "summarize_countries", "world_cities",
+]  # fmt: skip
 
 _ROOMS = {
-    "cities": ("add_city", "load_cities"),
-    "datasets": ("world_cities",),
-    "engine": ("connect", "sessions"),
+    "charts": ("plot_biggest", "plot_countries", "plot_map", "plot_rank_size"),
+    "cities": (
+        "Base", "City", "add_city", "biggest_cities", "create_tables", "find_cities", "load_cities",
+        "nearest_cities", "summarize_countries", "world_cities",
+    ),
+    "database": ("Bind", "connect", "sessions"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "load": ("LoadReport", "load_frame"),
     "magic": ("load_ipython_extension",),
-    "models": ("Base", "City"),
-    "notebook": ("run",),
-    "plot": ("plot_biggest", "plot_countries", "plot_map", "plot_rank_size"),
-    "questions": ("biggest_cities", "find_cities", "nearest_cities", "summarize_countries"),
     "read": ("read_frame", "stream_frames"),
-    "schema": ("create_tables",),
-    "transactions": ("Bind",),
-}
+    "runtime": ("run",),
+}  # fmt: skip
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 

@@ -135,7 +135,7 @@ def load(
     ] = "error",
 ) -> None:
     """Store the cities of a CSV or Parquet file: all of them or none."""
-    from citykit.datasets import read_cities
+    from citykit.files import read_cities
 
     async def work() -> citykit.LoadReport:
         async with _database() as engine:
@@ -222,8 +222,7 @@ def lab(
     ] = Path("citykit-notebooks"),
 ) -> None:
     """Open JupyterLab on copies of the notebooks, with the same database."""
-    from citykit.account import is_root
-    from citykit.local import default_home
+    from citykit.database import default_home, is_root
 
     originals = next(
         folder
@@ -248,7 +247,7 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1, help="The largest bulk body, in MiB.")] = 1024,
 ) -> None:
     """Serve the cities over HTTP: a page, and JSON for programs (needs citykit[web])."""
-    from citykit.serving import serve as run
+    from citykit.web import serve as run
 
     run(host, port, max_body_bytes=max_body * 2**20, say=typer.echo)
 

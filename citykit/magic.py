@@ -16,14 +16,11 @@ from IPython.core.magic_arguments import MagicArgumentParser
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.engine import connect
+from citykit.cities import City
+from citykit.database import connect, in_transaction, shown_url
 from citykit.errors import MissingTableError
-from citykit.models import City
-from citykit.notebook import run
-from citykit.read import read_frame
-from citykit.statements import parameter_names
-from citykit.transactions import in_transaction
-from citykit.urls import shown_url
+from citykit.read import parameter_names, read_frame
+from citykit.runtime import run
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

@@ -21,7 +21,7 @@ import pytest
 from matplotlib import image, pyplot
 
 import citykit
-from tests.examples import shown_by
+from tests.support.examples import shown_by
 
 ROOT = Path(__file__).parents[1]
 README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
@@ -42,9 +42,9 @@ def engine(world: pd.DataFrame) -> Iterator[Any]:
 def documented() -> Iterator[Any]:
     finder = doctest.DocTestFinder(recurse=True)
     yield pytest.param(doctest.DocTestFinder(recurse=False).find(citykit)[0], id="citykit")
-    for module in pkgutil.iter_modules(citykit.__path__):
-        if module.name != "__main__":
-            for test in finder.find(importlib.import_module(f"citykit.{module.name}")):
+    for module in pkgutil.walk_packages(citykit.__path__, "citykit."):
+        if module.name != "citykit.__main__":
+            for test in finder.find(importlib.import_module(module.name)):
                 if test.examples:
                     yield pytest.param(test, id=test.name)
 

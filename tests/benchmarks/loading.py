@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
-from citykit.wire import encode_csv
+from citykit.encode.copy_format import encode_csv
 from tests.benchmarks.bench import Job, Target
 
 COLUMNS = ["name", "country", "region", "population", "latitude", "longitude"]

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 import citykit
-from citykit import routes
+from citykit.web import routes
 from tests.benchmarks.bench import Contender, Job, Target
 from tests.benchmarks.loading import NAMES, Server, cities
 
@@ -58,8 +58,8 @@ def orm() -> Any:
     from sqlalchemy import make_url, select
     from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
-    from citykit.models import City
-    from citykit.replies import ListedCity
+    from citykit.cities.model import City
+    from citykit.web.schemas import ListedCity
 
     class Out(ListedCity, from_attributes=True):
         pass

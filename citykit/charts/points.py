@@ -1,0 +1,167 @@
+"""The charts of dots: sizes against ranks, and cities on a map."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib import rcParams
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.cbook import normalize_kwargs
+from matplotlib.collections import PathCollection
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from citykit.charts.axes import BLUE, VERMILLION, inches, legend_below, open_axes, persons
+from citykit.charts.columns import Floats
+
+MANY = 5_000  # dots that an SVG or PDF holds as a picture
+SMALLEST = 0.3  # area of a dot, points²
+
+
+def ranks(ax: Axes, sizes: Floats, fit: tuple[float, float, float] | None, style: dict[str, Any]) -> None:
+    """Draw sizes against ranks, their fit, and Zipf's law through the same middle."""
+    count = len(sizes)
+    rank = np.arange(1, count + 1)
+    low, high = (sizes[-1], sizes[0]) if count else (1e3, 1e7)
+    limits = _limits(ax, (0.8, max(count, 8) * 1.25), (low / 1.6, high * 2.5))  # lines may leave those
+    given: dict[str, Any] = {
+        "color": BLUE,
+        "marker": "o",
+        "markersize": 3.5,
+        "markeredgewidth": 0,
+        "linestyle": "none",
+    }
+    given |= {"alpha": 0.7, "label": "cities", "rasterized": count > MANY}
+    ax.plot(rank, sizes, **(given | normalize_kwargs(style, Line2D)))
+    if fit:
+        exponent, error, constant = fit
+        said = f"fitted exponent {exponent:.2f} ± {error:.2f} (standard error), n = {count:,}"
+        curve = np.geomspace(1, count, 200)
+        ax.plot(curve, np.exp((constant - np.log(curve - 0.5)) / exponent), color=VERMILLION, label=said)
+        middle = math.exp(np.log(sizes).mean() + np.log(rank).mean())
+        ax.plot(curve, middle / curve, color="0.5", lw=1, ls=":", label="Zipf's law: exponent 1")
+    elif count:
+        ax.plot([], [], " ", label="no fit without three cities of different populations")
+    ax.set(xscale="log", yscale="log", **limits)
+    ax.set_xlabel("rank (1: the largest city)")
+    ax.set_ylabel("population (persons)")
+    _labels(ax.xaxis, lambda value, _: f"{value:,.0f}")
+    _labels(ax.yaxis, persons)
+    if count:
+        ax.legend(loc="lower left", frameon=False, fontsize="small")
+
+
+def _limits(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> dict[str, tuple[float, float]]:
+    """Return limits that hold these, and what was drawn before."""
+    if ax.has_data():
+        x, y = (
+            (min(new[0], old[0]), max(new[1], old[1]))
+            for new, old in ((x, ax.get_xlim()), (y, ax.get_ylim()))
+        )
+    return {"xlim": x, "ylim": y}
+
+
+def _labels(axis: Axis, write: Any) -> None:
+    """Label a logarithmic axis at 1, 10, 100, and also at 2 and 5 where its range is small."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 1000 else (1.0, 2.0, 5.0), numticks=15))
+    axis.set_major_formatter(FuncFormatter(write))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def map_axes(ax: Axes | None, latitude: Floats, longitude: Floats) -> tuple[Axes, Floats]:
+    """Return Axes with a graticule around these places, and their longitudes, which run on without a gap."""
+    longitude, west, east = _window(longitude)
+    south, north = (latitude.min(), latitude.max()) if len(latitude) else (-60.0, 80.0)
+    south, north = _padded(south, north, -90, 90)
+    if east - west < 360:
+        west, east = _padded(west, east, -540, 540)
+    stretch = 1 / max(math.cos(math.radians((south + north) / 2)), 0.1)
+    shape = (north - south) * stretch / (east - west)
+    if shape > 1.3:  # a strip is no map: Chile gets some ocean, and a row of cities some north and south
+        more = (east - west) * (shape / 1.3 - 1) / 2
+        west, east, shape = west - more, east + more, 1.3
+    elif shape < 0.3:
+        more = (north - south) * (0.3 / shape - 1) / 2
+        south, north, shape = south - more, north + more, 0.3
+    width = min(9, 8 / shape)
+    ax = open_axes(ax, width, (width - 0.6) * shape + 1.2, "compressed")
+    if not ax.has_data():
+        ax.set_aspect(stretch)
+    ax.set(axisbelow=True, **_limits(ax, (west, east), (south, north)))
+    steps = [1, 2, 5, 10] if east - west < 40 else [1, 1.5, 3, 6, 10]
+    for axis, letters, length in zip((ax.xaxis, ax.yaxis), ("EW", "NS"), inches(ax), strict=True):
+        axis.set_major_locator(MaxNLocator(max(int(length / 0.6), 2), steps=steps))
+        axis.set_major_formatter(FuncFormatter(functools.partial(_degrees, letters)))
+    ax.grid(color=rcParams["text.color"], alpha=0.12, linewidth=0.6)
+    ax.spines[:].set(visible=True, linewidth=0.6, alpha=0.5)
+    ax.tick_params(length=0, labelsize="small")
+    return ax, longitude
+
+
+def _padded(low: float, high: float, lowest: float, highest: float) -> tuple[float, float]:
+    pad = max(0.05 * (high - low), 0.25)
+    return max(low - pad, lowest), min(high + pad, highest)
+
+
+def _window(longitude: Floats) -> tuple[Floats, float, float]:
+    """Return longitudes that run on over the antimeridian where that is shorter, and the ends of the map."""
+    if not len(longitude):
+        return longitude, -180.0, 180.0
+    around = np.sort(longitude)
+    gaps = np.diff(around, append=around[0] + 360)
+    widest = int(gaps.argmax())
+    if gaps[widest] >= 180:
+        west = float(around[(widest + 1) % len(around)])
+        return (longitude - west) % 360 + west, west, west + 360 - float(gaps[widest])
+    if gaps[-1] >= 120:
+        return longitude, float(around[0]), float(around[-1])
+    return longitude, -180.0, 180.0
+
+
+def _degrees(letters: str, value: float, _: object = None) -> str:
+    value = (value + 180) % 360 - 180 if letters == "EW" and abs(value) > 180 else value
+    return f"{abs(value):.6g}°{letters[int(value < 0)] if value % 180 else ''}"
+
+
+def dots(ax: Axes, longitude: Floats, latitude: Floats, population: Floats, style: dict[str, Any]) -> Artist:
+    """Draw a dot for each city, its area (points²) in proportion to the population; return what is lowest."""
+    largest = float(population.max(initial=0)) or 1.0
+    unit = (
+        min(max(12_000 / math.sqrt(len(population) or 1), 150), 600)
+        * min(inches(ax)[0] / 8, 1) ** 2
+        / largest
+    )
+    area = np.maximum(population * unit, SMALLEST if population.any() else 9)
+    given: dict[str, Any] = {"alpha": 0.6, "rasterized": len(population) > MANY}
+    style = normalize_kwargs(style, PathCollection)
+    if not style.keys() & {"c", "color", "facecolor"}:
+        given["color"] = BLUE
+    if "s" not in style:
+        given["s"] = area
+    if "marker" not in style:  # a thin rim keeps large dots apart
+        given |= {"edgecolor": ax.get_facecolor(), "linewidth": np.where(given.get("s", 0) > 9, 0.4, 0)}
+    drawn = ax.scatter(longitude, latitude, **(given | style))
+    if "s" in style or not population.any():
+        return ax.xaxis.label
+    look: dict[str, Any] = {
+        "alpha": drawn.get_alpha(),
+        "color": drawn.get_facecolor()[0],
+        "markeredgewidth": 0,
+    }
+    handles = [
+        Line2D([], [], ls="none", marker="o", label=persons(size), markersize=math.sqrt(size * unit), **look)
+        for size in _round_sizes(largest)
+    ]
+    return legend_below(ax, handles, "population (persons)", 20, handleheight=math.sqrt(largest * unit) / 7)
+
+
+def _round_sizes(largest: float) -> list[float]:
+    """Return three round numbers up to the largest, each the next but one of 1, 2, 5, 10, 20, …, falling."""
+    steps = [digit * 10.0**power for power in range(13) for digit in (1, 2, 5)]
+    return [step for step in steps if step <= largest][:-6:-2]

@@ -1,0 +1,40 @@
+"""The table of cities: its model, loading it, the questions to it, the world's cities."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from citykit.cities.model import Base, City
+    from citykit.cities.questions import (
+        biggest_cities,
+        biggest_rows,
+        find_cities,
+        nearest_cities,
+        summarize_countries,
+    )
+    from citykit.cities.schema import create_tables
+    from citykit.cities.store import CITIES, COLUMNS, add_city, load_cities
+    from citykit.cities.world import world_cities
+
+__all__ = [
+    "CITIES", "COLUMNS", "Base", "City", "add_city", "biggest_cities", "biggest_rows", "create_tables",
+    "find_cities", "load_cities", "nearest_cities", "summarize_countries", "world_cities",
+]  # fmt: skip
+
+# At first use: the model and the schema need neither pandas nor pyarrow, which take 0.4 s to import.
+_MODULES = {
+    "model": ("Base", "City"),
+    "questions": ("biggest_cities", "biggest_rows", "find_cities", "nearest_cities", "summarize_countries"),
+    "schema": ("create_tables",),
+    "store": ("CITIES", "COLUMNS", "add_city", "load_cities"),
+    "world": ("world_cities",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,138 @@
+"""Finding cities by a part of their names, best first: the statement, and the index that answers it."""
+
+from __future__ import annotations
+
+import functools
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from citykit.cities.folding import (
+    BEGIN,
+    END,
+    FOLDING_ENCODINGS,
+    SEARCH_INDEX,
+    folded,
+    indexed_name,
+    spelled,
+)
+from citykit.cities.store import COLUMNS
+from citykit.database import in_transaction, sqlstate
+
+SELECTED = ", ".join(COLUMNS)
+ORDER = "population DESC, name, country, region"
+_LARGEST = {0: 4_000, 1: 4_000, 2: 4_000, 3: 1_000}  # cities, which are looked through at first
+_LITERALLY = {"\\": r"\\", "%": r"\%", "_": r"\_"}  # in a pattern of LIKE
+
+
+def letters_of(part: str) -> int:
+    """Return what the index can tell of a part of a name.
+
+    3: its three-letter parts. 2: two letters or digits, and any after them. 1: nothing. 0: as 3, if it is
+    spelled in so many, which it is but for an accent.
+    """
+    if not part.isascii():
+        return 3 if len(part) > 2 else 0
+    known = sum(map(str.isalnum, part))
+    return 3 if known and len(part) > 2 else max(known, 1)
+
+
+@functools.cache
+def find_statement(folds: bool, letters: int) -> str:
+    """Return the statement for a part of a name: $1, of which $2 cities are wanted.
+
+    `letters` says what the index can tell of it (:func:`letters_of`).
+    """
+    name = indexed_name(folds)
+    sought = '($1::text COLLATE "C")'
+    part, folded_part = (spelled(sought), folded(sought)) if folds else (f"lower({sought})",) * 2
+    for character, literally in _LITERALLY.items():
+        part = f"replace({part}, '{character}', '{literally}')"
+        folded_part = f"replace({folded_part}, '{character}', '{literally}')"
+
+    def ranked(rank: int, condition: str, *, indexed: bool = True, among: str = "cities") -> str:
+        # Nothing but an order that no index has makes sure, without statistics, that names are looked up.
+        order = ORDER.replace("population", "population + 0") if indexed else ORDER
+        where = condition.format(name=name if among == "cities" else "spelled")
+        return (
+            f"(SELECT {SELECTED}, {rank} AS rank FROM {among}, sought WHERE {where} "  # noqa: S608
+            f"ORDER BY {order} LIMIT $2)"
+        )
+
+    anywhere = "%" if letters > 1 else ""  # saves the part "  q", which every name has
+    exact = f"{{name}} LIKE '{anywhere}{BEGIN}' || part || '{END}'"
+    begins = f"{{name}} LIKE '{anywhere}{BEGIN}' || part || '%'"
+    contains = f"{folded('name') if folds else 'lower(name)'} LIKE '%' || folded_part || '%'"
+    if letters in (0, 3):
+        contains = "{name} LIKE '%' || part || '%' AND " + contains
+    elif letters == 2 and folds:  # and one character more, which at the end is END: a three-letter part again
+        contains = r"{name} ~ (part || '[\x01-\x7f]') AND " + contains
+    begins, contains = f"{begins} AND NOT {exact}", f"{contains} AND NOT {begins}"
+    # Many names may begin so, or have it in them; enough of these are among the largest, soon looked through.
+    enough = "(SELECT count(*) FROM {}) >= $2"
+    branches = (
+        ranked(0, exact),
+        f"(SELECT * FROM begun WHERE {enough.format('begun')})",  # noqa: S608
+        ranked(1, f"NOT {enough.format('begun')} AND {begins}"),
+        f"(SELECT * FROM contained WHERE {enough.format('contained')})",  # noqa: S608
+        ranked(2, f"NOT {enough.format('contained')} AND {contains}", indexed=letters != 1),
+    )
+    # They run one after the other, and those that the limit does not need never do.
+    return f"""
+    WITH sought AS NOT MATERIALIZED (SELECT {part} AS part, {folded_part} AS folded_part),
+        largest AS MATERIALIZED (
+            SELECT {SELECTED}, {name} AS spelled FROM cities ORDER BY {ORDER} LIMIT {_LARGEST[letters]}
+        ),
+        begun AS MATERIALIZED {ranked(1, begins, indexed=False, among="largest")},
+        contained AS MATERIALIZED {ranked(2, contains, indexed=False, among="largest")}
+    SELECT * FROM ({" UNION ALL ".join(branches)}) AS found LIMIT $2
+    """  # noqa: S608
+
+
+async def create_search_index(engine: AsyncEngine) -> None:
+    """Create what answers `find_cities` at once, if the table is large, ours and not being written.
+
+    It is made by the first search and not with the table: it would make every load of a table that nobody
+    searches take half as long again.
+    """
+
+    async def wanted(connection: AsyncConnection) -> bool:
+        args = (SEARCH_INDEX, _LARGE_BYTES, list(FOLDING_ENCODINGS))
+        return bool((await connection.exec_driver_sql(_WANTS_SEARCH_INDEX, args)).scalar())
+
+    async def create(connection: AsyncConnection) -> None:
+        index = f"INDEX IF NOT EXISTS {SEARCH_INDEX} ON cities USING gin ({indexed_name()} gin_trgm_ops)"
+        try:
+            async with connection.begin_nested():
+                # Readers go on.
+                await connection.exec_driver_sql("LOCK TABLE cities IN SHARE ROW EXCLUSIVE MODE NOWAIT")
+                await connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                await connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+                await connection.exec_driver_sql(f"CREATE {index}")
+        except DBAPIError as exc:
+            if sqlstate(exc) not in _WITHOUT_SEARCH_INDEX:
+                raise
+
+    if await in_transaction(engine, wanted, effect="reads"):
+        await in_transaction(engine, create)
+
+
+_LARGE_BYTES = 1_000_000  # some 10,000 cities, which one pass looks through in 5 ms
+_WANTS_SEARCH_INDEX = """
+SELECT CASE WHEN to_regclass($1) IS NOT NULL OR pg_relation_size(oid) < $2 THEN false ELSE
+    current_setting('server_encoding') = ANY($3::text[])
+    AND current_setting('transaction_read_only') = 'off'
+    AND pg_has_role(relowner, 'USAGE')
+    AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_trgm' AND (
+        installed_version IS NOT NULL OR has_database_privilege(current_database(), 'CREATE')
+    ))
+END FROM pg_class WHERE oid = to_regclass('cities')
+"""
+_WITHOUT_SEARCH_INDEX = (
+    "55P03",  # somebody writes: the next search will see
+    "42501",  # no right to create the extension after all
+    "58P01",  # its library is missing
+    "42704",  # it is in a schema that is not searched
+    "42710",  # somebody else created it just now
+    "23505",
+)

@@ -1,0 +1,189 @@
+"""What one does with cities: load many, add one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Table
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+
+from citykit.cities.model import City
+from citykit.database import Bind, in_transaction, lock_bound, sqlstate
+from citykit.encode import rules_of, validate
+from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
+from citykit.load import LoadReport, OnConflict, OnInvalid, load_frame, settle_numbers, violated_by
+from citykit.runtime import Progress, says_await
+
+KEY = ("name", "country", "region")
+COLUMNS = {
+    "name": "str",
+    "country": "str",
+    "region": "str",
+    "population": "int64",
+    "latitude": "float64",
+    "longitude": "float64",
+}
+assert isinstance(City.__table__, Table)  # noqa: S101  what a mapped class has, for the type checker
+CITIES = City.__table__
+UNDONE = "nothing was changed"
+
+
+@says_await
+async def load_cities(
+    bind: Bind,
+    frame: Any,
+    *,
+    on_conflict: OnConflict = "error",
+    on_invalid: OnInvalid = "error",
+    progress: Progress = None,
+) -> LoadReport:
+    """Load a frame of cities: all of its rows or none.
+
+    It equals adding the rows one by one, in order. The frame is not changed.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+        An engine: one transaction, committed. A connection or a session: a savepoint in the caller's
+        transaction, which the caller commits.
+    frame : DataFrame, shape (n, 2 to 6)
+        ``name`` and ``population`` (persons), and where known ``country``, ``region``, ``latitude`` and
+        ``longitude`` (degrees). A missing country or region is ``''``, a missing coordinate NULL. Or
+        Arrow data, or an iterable or async iterable of frames, as `load_frame` takes them.
+    on_conflict : {"error", "skip", "update"}
+        What happens to a row whose (name, country, region) is already there, in the table or earlier in
+        the frame. "error": the load fails. "skip": what is there stays. "update": the columns of the
+        frame replace what is there; the others stay.
+    on_invalid : {"error", "skip"}
+        "error": one bad value refuses the whole frame. "skip": the valid rows are loaded and the bad
+        values are in the report's ``rejects``.
+    progress : bool or callable, optional
+        None: a bar from 200,000 rows up, in terminals and notebooks. A callable gets
+        ``(rows_done, rows_total)`` while rows travel.
+
+    Returns
+    -------
+    LoadReport
+        ``inserted``, ``updated``, ``skipped``, ``rejects``, ``seconds``, ``plan``.
+
+    Raises
+    ------
+    InvalidFrameError
+        ``error.rejects`` names every bad value by row label, column and reason.
+    DuplicateCityError
+        ``error.keys`` has the (name, country, region) of every city already there.
+    MissingTableError
+        Before ``await citykit.create_tables(engine)``.
+
+    Examples
+    --------
+    >>> frame = pandas.DataFrame({"name": ["Reykjavík", "Akureyri"], "population": [118_918, 18_925]})
+    >>> report = await citykit.load_cities(engine, frame, on_conflict="update")
+    >>> report.inserted
+    2
+    """
+    try:
+        return await load_frame(
+            bind, frame, CITIES, on_conflict=on_conflict, on_invalid=on_invalid, progress=progress
+        )
+    except DuplicateKeyError as exc:
+        if not exc.keys:  # another constraint than the key of a city
+            raise
+        raise DuplicateCityError(str(exc), exc.keys) from exc
+
+
+@says_await
+async def add_city(
+    bind: Bind,
+    name: str,
+    population: int,
+    *,
+    country: str = "",
+    region: str = "",
+    latitude: float | None = None,
+    longitude: float | None = None,
+) -> City:
+    """Add one city.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+        An engine commits; with a connection or a session, the caller does. A session keeps the object.
+    name, country, region : str
+        Together the city's key.
+    population : int
+        Persons, 0 or more.
+    latitude, longitude : float, optional
+        Degrees; None where unknown.
+
+    Returns
+    -------
+    City
+        As stored, with its ``id``.
+
+    Raises
+    ------
+    DuplicateCityError
+        "The city is already stored", with the key; ``error.keys`` has it too.
+    InvalidFrameError
+        If a value breaks the table's rules.
+    CitykitError
+        If others hold a lock on the table for longer than the engine waits for one (30 s), or the table's
+        numbering gives an id that is there already.
+
+    Examples
+    --------
+    >>> await citykit.add_city(engine, "Brigadoon", 1_000, country="GB", region="SCT")
+    City('Brigadoon', country='GB', region='SCT', population=1000)
+    """
+    given = {
+        "name": name,
+        "country": country,
+        "region": region,
+        "population": population,
+        "latitude": latitude,
+        "longitude": longitude,
+    }
+    rules = rules_of(CITIES)
+    rows, rejects = validate(
+        pd.DataFrame({column: pd.Series([given[column]], dtype=object) for column in given}), rules
+    )
+    if len(rejects):
+        said = [f"{r.column} {r.value!r} cannot be stored ({r.reason})" for r in rejects.itertuples()]
+        broken = [rule.meaning for rule in rules if rule.name in set(rejects["column"])]
+        raise InvalidFrameError(f"{'; '.join(said)}; nothing was changed.\n{' '.join(broken)}", rejects)
+    values: dict[str, Any] = rows.select(list(COLUMNS)).to_pylist()[0]
+
+    async def work(connection: AsyncConnection) -> City:
+        async with lock_bound(connection, CITIES.name, UNDONE):  # what a session held was flushed
+            city = City(**values)
+            try:
+                if isinstance(bind, AsyncSession):
+                    bind.add(city)
+                    await bind.flush()
+                else:
+                    async with (
+                        AsyncSession(
+                            connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
+                        ) as session,
+                        session.begin(),
+                    ):
+                        session.add(city)
+            except IntegrityError as exc:
+                if sqlstate(exc) != "23505":
+                    raise
+                violated = await violated_by(connection, CITIES.name, exc)
+                if violated.columns == set(KEY):
+                    key = tuple(values[column] for column in KEY)
+                    shown = ", ".join(filter(None, key))
+                    raise DuplicateCityError(f"The city is already stored: {shown}", [key]) from exc
+                if behind := violated.behind(CITIES.name, values, UNDONE):
+                    raise behind from exc
+                raise DuplicateKeyError(f"{violated.said}; {UNDONE}") from exc
+            if not isinstance(bind, AsyncEngine):  # whose transaction may have made the table
+                await settle_numbers(connection, CITIES.name)
+        return city
+
+    return await in_transaction(bind, work, repeatable=lambda: True)

@@ -1,0 +1,163 @@
+"""Engines: which server they are for, and what is set on each of their connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import Any
+
+from sqlalchemy import URL, AsyncAdaptedQueuePool, event, text
+from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.util import await_only
+
+from citykit.database.driver import cancelled_on_server, keep_alive
+from citykit.database.pool import PoolPerLoop
+from citykit.database.server_errors import DRIVER_ERRORS, unreachable
+from citykit.database.transactions import LOCK_OPTION, LOCK_SECONDS, SILENCE_OPTION, SILENCE_SECONDS
+from citykit.database.urls import asyncpg_url, shown_url
+from citykit.database.waking import wake_for_interrupts
+from citykit.errors import DatabaseUnavailableError
+from citykit.runtime import says_await
+
+OLDEST_SERVER = 14
+CONNECT_SECONDS = 4.5  # for a connection to be let in, and for the check that the server answers
+
+
+@says_await
+async def connect(
+    url: str | URL | None = None,
+    *,
+    echo: bool = False,
+    lock_timeout: float = LOCK_SECONDS,
+    silence_timeout: float = SILENCE_SECONDS,
+    **engine_options: Any,
+) -> AsyncEngine:
+    """Connect to a PostgreSQL server, and check that it answers.
+
+    Parameters
+    ----------
+    url : str or sqlalchemy.URL, optional
+        ``postgresql://user:password@host:port/database``. None: the environment variable
+        ``CITYKIT_URL``; where that is not set, the embedded PostgreSQL of this user, which is started
+        (or attached to) in ``CITYKIT_HOME`` and stopped when the last process that uses it ends.
+    echo : bool
+        Log every statement that goes through SQLAlchemy (COPY and most reads go past it).
+    lock_timeout : float
+        Seconds that a helper which writes waits for a lock that somebody else holds on its table or rows.
+    silence_timeout : float
+        Seconds without an end of a helper's work after which the server is asked, over another connection,
+        whether it is still there; if it does not answer in 5 more, the work ends as lost. A statement that
+        takes long is not ended by this (``connect_args={"command_timeout": …}`` would).
+    **engine_options
+        Passed on to :func:`sqlalchemy.ext.asyncio.create_async_engine`. ``pool_size`` and the like hold
+        for each event loop; a ``poolclass`` of your own is used as it is.
+
+    Returns
+    -------
+    AsyncEngine
+        Over asyncpg, for every event loop and thread: each loop gets connections of its own, which are
+        closed when it ends. ``await engine.dispose()`` closes all that are idle.
+
+    Raises
+    ------
+    DatabaseUnavailableError
+        Within 5 seconds, if no server answers there, it does not let us in, or it is older than
+        PostgreSQL 14.
+
+    Examples
+    --------
+    >>> engine = await citykit.connect()
+    """
+    wanted = url or os.environ.get("CITYKIT_URL")
+    target = asyncpg_url(wanted) if wanted else await _embedded()
+    if "pool" not in engine_options and engine_options.get("poolclass") in (None, AsyncAdaptedQueuePool):
+        engine_options["poolclass"] = PoolPerLoop
+    engine_options["connect_args"] = {"timeout": CONNECT_SECONDS, **engine_options.get("connect_args", {})}
+    engine_options["execution_options"] = {
+        LOCK_OPTION: lock_timeout,
+        SILENCE_OPTION: silence_timeout,
+        **engine_options.get("execution_options", {}),
+    }
+    try:
+        engine = create_async_engine(target, echo=echo, **engine_options)
+    except (ArgumentError, TypeError, ValueError) as exc:
+        raise DatabaseUnavailableError(
+            f"No engine could be made for {shown_url(target)}: {exc}", transient=False
+        ) from exc
+    event.listen(engine.sync_engine, "connect", keep_alive)
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    event.listen(engine.sync_engine, "invalidate", _end_cancelled)
+    if not wanted:
+        event.listen(engine.sync_engine, "do_connect", _find_embedded)
+    checking = asyncio.ensure_future(_version(engine))
+    try:
+        await asyncio.wait([checking], timeout=CONNECT_SECONDS)
+        if not checking.done():
+            raise TimeoutError
+        version = checking.result()
+    except (OverflowError, TypeError, ValueError, *DRIVER_ERRORS) as exc:
+        await engine.dispose()
+        raise unreachable(target, exc, CONNECT_SECONDS) from exc
+    except BaseException:
+        await engine.dispose()
+        raise
+    finally:
+        checking.cancel()  # which closes its connection, in 2 s at most
+    if version < OLDEST_SERVER * 10_000:
+        await engine.dispose()
+        raise DatabaseUnavailableError(
+            f"{shown_url(target)} is PostgreSQL {version // 10_000}; citykit needs {OLDEST_SERVER} or newer.",
+            transient=False,
+        )
+    wake_for_interrupts(engine)
+    return engine
+
+
+async def _version(engine: AsyncEngine) -> int:
+    async with engine.connect() as connection:
+        return int(await connection.scalar(text("SHOW server_version_num")) or 0)
+
+
+def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
+    """Have the pool open another connection in place of an idle one that the server has closed."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError("it was closed while it was idle")
+
+
+def _end_cancelled(connection: Any, _record: object, exc: BaseException | None) -> None:
+    """Let the server end a statement that was cancelled, before SQLAlchemy closes its connection."""
+    if isinstance(exc, asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError):  # again: the first is raised when it is closed
+            connection.run_async(cancelled_on_server)
+
+
+def _find_embedded(_dialect: object, _record: object, _cargs: object, parameters: dict[str, Any]) -> None:
+    """Let each new connection go where the embedded server is now, started again if it has ended."""
+    url = await_only(_embedded())
+    parameters.update({"host": url.query["host"], "port": int(str(url.query["port"]))})
+
+
+def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Return a factory of sessions whose objects stay readable after a commit.
+
+    Examples
+    --------
+    >>> session_factory = citykit.sessions(engine)
+    >>> async with session_factory.begin() as session:
+    ...     city = await citykit.add_city(session, "Reykjavík", 118_918, country="IS")
+    """
+    return async_sessionmaker(engine, expire_on_commit=False)
+
+
+async def _embedded() -> URL:
+    if os.name != "posix":
+        raise DatabaseUnavailableError(
+            "The embedded PostgreSQL runs on Linux and macOS only. "
+            "Set CITYKIT_URL=postgresql://user:password@host/database to use another server.",
+            transient=False,
+        )
+    from citykit.database import embedded
+
+    return await embedded.attach_async()

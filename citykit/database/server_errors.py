@@ -1,0 +1,152 @@
+"""What PostgreSQL, asyncpg, SQLAlchemy and the operating system raise, as this package's errors."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.database.urls import shown_url
+from citykit.errors import CitykitError, DatabaseUnavailableError, MissingTableError
+
+_ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+DRIVER_ERRORS = (OSError, SQLAlchemyError, *_ASYNCPG_ERRORS)  # everything that a connection may raise
+
+# What to do about a server that refuses a connection, by SQLSTATE.
+_CONNECTION_HINTS = {
+    "28P01": "The password is wrong.",
+    "28000": "The server does not let this user in: see its pg_hba.conf.",
+    "3D000": "Create the database first: createdb NAME.",
+    "42501": "Ask its owner for the right: GRANT CONNECT ON DATABASE …",
+    "53300": "It has no connection left: close some, or raise max_connections.",
+    "57P03": "It is starting or stopping: try again in a moment.",
+}
+# The classes of SQLSTATE in which the next attempt to connect is refused just the same.
+_PERMANENT = ("0A", "22", "28", "3D", "42")
+
+# What to do about a statement that the server refuses for no fault of the values, by SQLSTATE.
+_STATEMENT_HINTS = {
+    "2BP01": "Something else was built on the table: drop that first.",
+    "42809": "Something that is no table has its name: use another database.",
+    "25006": "Use a connection that may write.",
+    "25P01": "The connection is in autocommit mode: give the engine, or a connection without AUTOCOMMIT.",
+    "25P02": "The transaction has failed earlier: await connection.rollback() ends it.",
+    "40001": "Another transaction changed the same rows: run it again.",
+    "40P01": "Another transaction changed the same rows: run it again.",
+    "42501": "Ask the owner of the table for the right to do this.",
+    "42703": "The table in the database has other columns than Python believes. citykit's own is replaced, "
+    "with all of its rows, by await citykit.create_tables(engine, reset=True)",
+    "42P10": "The table in the database has no unique constraint on this key: create one, or give another.",
+    "53100": "The server's disk is full.",
+    "55P03": "Another transaction holds the table: run it again.",
+    "57014": "It was cancelled, or took longer than the server's statement_timeout.",
+}
+
+_NOT_STORED = "was not stored. Connect again if the server was restarted, and"
+_IN_DOUBT = "may have been stored: it was just being committed. Look before you"
+
+
+class ConnectionLostError(ConnectionResetError):
+    """The connection ended while the driver waited, or before it was asked."""
+
+
+def sqlstate(exc: BaseException) -> str | None:
+    """Return the server's five-character code for what went wrong, None where there is none."""
+    original = getattr(exc, "orig", None) or exc
+    code = getattr(original, "sqlstate", None)
+    return code if isinstance(code, str) else None
+
+
+def server_message(exc: BaseException) -> str:
+    """Return what the server (or asyncpg) said, without SQLAlchemy's frame around it."""
+    original = getattr(exc, "orig", None) or exc
+    original = getattr(original, "__cause__", None) or original
+    return str(original).strip() or type(original).__name__
+
+
+def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> DatabaseUnavailableError:
+    """Return the error for a connection that could not be had; `seconds`: after which it was given up."""
+    if isinstance(exc, PoolTimeoutError):
+        return DatabaseUnavailableError(
+            f"No connection to {shown_url(url)}: all that the engine may open are in use, and none came back "
+            f"within its pool_timeout ({exc}); nothing was sent. "
+            "Let them end, or make room: await citykit.connect(pool_size=20, pool_timeout=60)"
+        )
+    silent = isinstance(exc, TimeoutError) and not exc.args
+    said = "it did not answer" if silent else server_message(exc)
+    if silent and seconds:
+        said = f"no answer within {seconds:g} s"
+    code = sqlstate(exc) or ""
+    permanent = code.startswith(_PERMANENT) or isinstance(exc, (TypeError, ValueError, ssl.SSLError))
+    hint = _CONNECTION_HINTS.get(
+        code,
+        "Check that the server runs there and that CITYKIT_URL is right; "
+        "without CITYKIT_URL citykit brings a server of its own.",
+    )
+    return DatabaseUnavailableError(
+        f"No connection to {shown_url(url)}: {said}. {hint}", transient=not permanent
+    )
+
+
+def connection_lost(said: str, *, in_doubt: bool = False) -> DatabaseUnavailableError:
+    """Return the error for a connection that ended; `in_doubt`: its COMMIT was sent and not answered."""
+    outcome = _IN_DOUBT if in_doubt else _NOT_STORED
+    return DatabaseUnavailableError(
+        f"The connection to the server was lost ({said}); what was under way {outcome} run it again.",
+        in_doubt=in_doubt,
+    )
+
+
+@contextmanager
+def server_errors_named(
+    connection: AsyncConnection | None = None, *, in_doubt: bool = False
+) -> Iterator[None]:
+    """Raise what the server and the driver raise as this package's errors.
+
+    `connection`: the one that the block uses, if it has one already. `in_doubt`: the block sends a COMMIT, so
+    that a lost connection leaves its outcome unknown.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, *_ASYNCPG_ERRORS) as exc:
+        raise _named(exc, connection, in_doubt) from exc
+    except ConnectionError as exc:
+        if not isinstance(exc, ConnectionLostError) and not is_lost(exc, connection):
+            raise  # not the server's: what a source of rows has raised, for example
+        raise connection_lost(str(exc), in_doubt=in_doubt) from exc
+
+
+def _named(exc: BaseException, connection: AsyncConnection | None, in_doubt: bool) -> CitykitError:
+    code, said = sqlstate(exc) or "", server_message(exc)
+    if code == "42P01":
+        return MissingTableError(f"{said}. Create the tables first: await citykit.create_tables(engine)")
+    if is_lost(exc, connection):
+        return connection_lost(said, in_doubt=in_doubt)
+    hint = _STATEMENT_HINTS.get(code, "")
+    return CitykitError(f"{said}; nothing was changed. {hint}".rstrip())
+
+
+def is_lost(exc: BaseException, connection: AsyncConnection | None = None) -> bool:
+    """Tell whether an error of the server or the driver means that the connection has ended."""
+    if isinstance(exc, asyncpg.InternalClientError):
+        return True  # how asyncpg takes a farewell that came between two statements
+    code = sqlstate(exc) or ""
+    if code.startswith(("08", "57P")) or getattr(exc, "connection_invalidated", False):
+        return True
+    return not code and connection is not None and is_closed(connection)
+
+
+def is_closed(connection: AsyncConnection) -> bool:
+    """Tell whether the server's end, or the driver's, of a connection is known to be closed."""
+    opened = connection.sync_connection
+    if opened is None or opened.closed or opened.invalidated:
+        return True
+    driver: Any = opened.connection.driver_connection
+    return driver is None or bool(driver.is_closed())

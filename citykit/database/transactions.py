@@ -1,0 +1,295 @@
+"""Each helper's transaction: on which connection, ended by whom, and when it is made again.
+
+The work of a helper runs in a task of its own. However often, and in whatever way, the helper is cancelled,
+that task is cancelled once, and has rolled back and given its connection back before the helper ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.util import greenlet_spawn
+
+from citykit.database.driver import cancelled_on_server, check_loop, driver_of
+from citykit.database.server_errors import (
+    DRIVER_ERRORS,
+    connection_lost,
+    is_closed,
+    server_errors_named,
+    unreachable,
+)
+from citykit.errors import DatabaseUnavailableError
+
+Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
+T = TypeVar("T")
+Work: TypeAlias = Callable[[AsyncConnection], Awaitable[T]]
+
+ATTEMPTS = 3  # one is lost, the next meets another connection that died while it was idle
+OPEN_SECONDS = 10.0  # for a connection to be opened, when the pool has room for it
+UNDO_SECONDS = 5.0  # for the server to take a ROLLBACK, before the connection is closed instead
+ANSWER_SECONDS = 5.0  # for a server that is asked whether it is there
+SILENCE_SECONDS = 30.0  # of work, after which it is asked; an option of the engine (execution_options)
+SILENCE_OPTION = "citykit_silence_timeout"
+LOCK_SECONDS = 30.0  # that a helper which writes waits for a lock; an option likewise
+LOCK_OPTION = "citykit_lock_timeout"
+# A transaction has a number from its first write on.
+_WROTE = text("SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL")
+
+# A view may call a function that writes, and so may a policy. Where there is neither, nothing is written.
+_ONLY_READ = text("""
+SELECT coalesce(bool_and(relkind IN ('r', 'p') AND NOT relrowsecurity), true)
+FROM pg_catalog.pg_class WHERE oid = to_regclass('cities')
+""")
+
+# What the work does to the database. "reads": only SELECTs of citykit's own, which cannot write
+# where `cities` is a table: that is asked for before they are repeated.
+# "any": a statement of the user's, which may write. "writes": a write of citykit's own.
+Effect: TypeAlias = Literal["reads", "any", "writes"]
+
+
+async def in_transaction(
+    bind: Bind, work: Work[T], *, effect: Effect = "writes", repeatable: Callable[[], bool] | None = None
+) -> T:
+    """Do `work` in a transaction, by the one rule of this package.
+
+    An engine: a connection and a transaction of its own, committed at the end ("reads": each SELECT is one by
+    itself, through SQLAlchemy's AUTOCOMMIT). It is made again on another
+    connection if its connection was lost before the COMMIT was sent, where `work` may be called again:
+    `repeatable` says so, or None: unless its `effect` is "writes". A connection or a session: a savepoint in
+    the caller's transaction, which this never ends.
+    """
+    attempt = _Attempt(effect, repeatable or (lambda: effect != "writes"))
+    if isinstance(bind, AsyncEngine):
+        task = asyncio.ensure_future(_on_engine(bind, work, attempt))
+    elif isinstance(bind, (AsyncConnection, AsyncSession)):
+        task = asyncio.ensure_future(_in_savepoint(bind, work, attempt))
+    else:
+        raise _no_bind(bind)
+    try:
+        await _watched(task, attempt, option(bind, SILENCE_OPTION, SILENCE_SECONDS))
+    except asyncio.CancelledError:
+        await cancelled(task)
+        raise
+    finally:
+        task.cancel()  # nothing where it is done; else this coroutine was closed, and cannot wait
+    return task.result()
+
+
+def option(bind: Bind, name: str, default: float) -> float:
+    """Return an option of citykit's own that `connect` has given an engine (its execution_options)."""
+    sync = bind.get_bind() if isinstance(bind, AsyncSession) else bind.sync_engine
+    return float(sync.get_execution_options().get(name, default))
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel a task once and wait for its end, however often the waiting itself is cancelled."""
+    task.cancel()
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # has been seen
+
+
+@dataclass
+class _Attempt:
+    """How far a transaction has come, which decides whether it may be made again."""
+
+    effect: Effect
+    repeatable: Callable[[], bool]
+    connection: AsyncConnection | None = None  # that is in use
+    wrote: bool = True  # as far as is known; else it does not matter whether its COMMIT was answered
+    committing: bool = False
+    lost: bool = False  # the one before
+    silent: float = 0.0  # seconds after which the connection was given up
+
+    def may_be_made_again(self) -> bool:
+        return self.repeatable() and not self.committing
+
+
+async def _on_engine(engine: AsyncEngine, work: Work[T], attempt: _Attempt) -> T:
+    for last in (*[False] * (ATTEMPTS - 1), True):
+        attempt.committing, attempt.wrote = False, True
+        async with _connected(engine, attempt) as connection:
+            try:
+                return await _transacted(connection, work, attempt)
+            except DatabaseUnavailableError:
+                if last or attempt.silent or not attempt.may_be_made_again():
+                    raise
+                attempt.lost = True
+    raise AssertionError
+
+
+@asynccontextmanager
+async def _connected(engine: AsyncEngine, attempt: _Attempt) -> AsyncIterator[AsyncConnection]:
+    """Take a connection out of the engine's pool: the one place that does, and that names why it cannot."""
+    connection = engine.connect()
+    try:
+        async with asyncio.timeout(getattr(engine.sync_engine.pool, "timeout", float)() + OPEN_SECONDS):
+            await connection.start()
+    except (*DRIVER_ERRORS, TypeError, ValueError) as exc:
+        raise unreachable(engine.url, exc) from exc
+    try:
+        check_loop(connection)
+        attempt.connection = connection
+        yield connection
+    finally:
+        attempt.connection = None
+        with contextlib.suppress(*DRIVER_ERRORS):  # it was lost, and the pool knows
+            await connection.close()
+
+
+async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Attempt) -> T:
+    try:
+        with server_errors_named(connection):
+            if attempt.effect == "reads":  # a SELECT is a transaction by itself: two round trips less
+                _synchronous(connection).execution_options(isolation_level="AUTOCOMMIT")
+                if attempt.lost and not await connection.scalar(_ONLY_READ):
+                    attempt.committing = True  # as each SELECT did
+                    said = "no answer came from cities, which is no plain table and may write when it is read"
+                    raise connection_lost(said, in_doubt=True)
+            elif _autocommits(connection):
+                _synchronous(connection).execution_options(isolation_level="READ COMMITTED")
+            result = await work(connection)
+            if attempt.effect == "any":
+                attempt.wrote = bool(await connection.scalar(_WROTE))
+        if attempt.effect != "reads":
+            attempt.committing = True
+            try:
+                with server_errors_named(connection, in_doubt=attempt.wrote):
+                    await connection.commit()
+            except DatabaseUnavailableError:
+                if attempt.wrote:
+                    raise
+    except asyncio.CancelledError:
+        # The driver may be in the middle of an answer, or between the Parse and the Sync of a statement, with
+        # a lock on its tables: nobody else gets this connection.
+        await _close(connection)
+        raise
+    except BaseException as exc:
+        await _roll_back(connection, connection.rollback)
+        if attempt.silent and isinstance(exc, DatabaseUnavailableError):
+            said = f"nothing came from it for {attempt.silent:g} s, and it answers no new connection"
+            raise connection_lost(said, in_doubt=exc.in_doubt) from exc
+        raise
+    return result
+
+
+async def _in_savepoint(bind: AsyncConnection | AsyncSession, work: Work[T], attempt: _Attempt) -> T:
+    with server_errors_named():
+        connection = await bind.connection() if isinstance(bind, AsyncSession) else bind
+    check_loop(connection)
+    attempt.connection = connection
+    with server_errors_named(connection):
+        savepoint = await bind.begin_nested()
+        try:
+            if isinstance(bind, AsyncSession):
+                await bind.connection()  # which is when a session makes its savepoint
+            result = await work(connection)
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError):
+                await _end_cancelled(connection)
+            await _roll_back(connection, savepoint.rollback)
+            raise
+        await savepoint.commit()
+        return result
+
+
+async def _roll_back(connection: AsyncConnection, rollback: Callable[[], Awaitable[None]]) -> None:
+    """Roll back, or close the connection where that cannot be had."""
+    if not is_closed(connection):
+        try:
+            async with asyncio.timeout(UNDO_SECONDS):
+                await rollback()
+        except (TimeoutError, *DRIVER_ERRORS):
+            pass
+        else:
+            return
+    await _close(connection)
+
+
+async def _close(connection: AsyncConnection) -> None:
+    """Close a connection for good; a statement that runs there is cancelled, which is waited for 2 s."""
+    await _end_cancelled(connection)
+    if not connection.closed and not connection.invalidated:
+        with contextlib.suppress(*DRIVER_ERRORS):
+            await connection.invalidate()
+
+
+async def _end_cancelled(connection: AsyncConnection) -> None:
+    """Let the server end a cancelled statement, also where the first CancelRequest was lost."""
+    with contextlib.suppress(*DRIVER_ERRORS):
+        await cancelled_on_server(driver_of(connection))
+
+
+def _autocommits(connection: AsyncConnection) -> bool:
+    """Tell whether each statement would be a transaction of its own, and nothing all or nothing."""
+    adapted = _synchronous(connection).connection.dbapi_connection
+    return getattr(adapted, "isolation_level", None) == "autocommit"
+
+
+def _synchronous(connection: AsyncConnection) -> Connection:
+    """Return SQLAlchemy's own connection, for what needs no answer of the server."""
+    assert connection.sync_connection is not None  # noqa: S101  for the type checker: it was just opened
+    return connection.sync_connection
+
+
+async def _watched(task: asyncio.Task[Any], attempt: _Attempt, seconds: float) -> None:
+    """Wait for a task; close its connection when the server is silent and cannot be reached any more.
+
+    A statement may take hours in which nothing comes. Whether the server is still there, only another
+    connection can tell: one that is refused or let in tells that it is.
+    """
+    while not task.done():
+        await asyncio.wait([task], timeout=seconds)
+        connection = attempt.connection
+        if task.done() or connection is None or is_closed(connection):
+            continue
+        asking = asyncio.ensure_future(_is_there(connection.engine))
+        try:
+            await asyncio.wait([task, asking], return_when=asyncio.FIRST_COMPLETED)
+            if asking.done() and not asking.result() and attempt.connection is connection:
+                attempt.silent = seconds + ANSWER_SECONDS
+                driver_of(connection).terminate()
+        finally:
+            asking.cancel()
+
+
+async def _is_there(engine: AsyncEngine) -> bool:
+    """Tell whether the server of an engine answers a new connection, beside those of its pool."""
+    pool = engine.sync_engine.pool.recreate()
+
+    def ask() -> None:
+        other = pool.connect()
+        try:
+            other.cursor().execute("SELECT 1")
+        finally:
+            other.invalidate()
+
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await greenlet_spawn(ask)
+    except (TimeoutError, ConnectionError):
+        return False
+    except DRIVER_ERRORS:
+        return True  # it has refused
+    return True
+
+
+def _no_bind(bind: object) -> TypeError:
+    hint = "await citykit.connect() makes one"
+    if asyncio.iscoroutine(bind):
+        bind.close()
+        hint = "put await before the call that made it"
+    elif isinstance(bind, async_sessionmaker):
+        hint = "call it to make a session: async with session_factory() as session"
+    return TypeError(
+        f"an AsyncEngine, AsyncConnection or AsyncSession is needed, not {type(bind).__name__}; {hint}"
+    )

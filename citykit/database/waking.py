@@ -1,0 +1,43 @@
+"""In a notebook, an event loop that waits for the server never sleeps for long."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from citykit.runtime import in_kernel
+
+WAKE_SECONDS = 0.2
+
+
+def wake_for_interrupts(engine: AsyncEngine) -> None:
+    """In a notebook, let the loop wake up now and then while a connection of `engine` is in use.
+
+    The kernel's Interrupt is carried out when the loop next does anything, which a loop that waits for
+    one long query does not (ipykernel#881).
+    """
+    if in_kernel():
+        event.listen(engine.sync_engine, "checkout", start_waking)
+
+
+def start_waking(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+    """Wake the loop up as long as this connection is in use."""
+    loop, about = asyncio.get_running_loop(), record.record_info
+    if about is not None and loop.time() - about.get("citykit_woken", 0) > 2 * WAKE_SECONDS:
+        _wake(loop, record, about, about.get("citykit_woken"))
+
+
+def _wake(
+    loop: asyncio.AbstractEventLoop, record: ConnectionPoolEntry, about: dict[Any, Any], last: float | None
+) -> None:
+    if about.get("citykit_woken") != last:
+        return  # an interrupt can lose a timer, so that another one has begun
+    if record.in_use:
+        about["citykit_woken"] = loop.time()
+        loop.call_later(WAKE_SECONDS, _wake, loop, record, about, about["citykit_woken"])
+    else:
+        about.pop("citykit_woken", None)

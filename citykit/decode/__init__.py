@@ -1,0 +1,10 @@
+"""The server's bytes to Arrow columns, and those to a frame. Pure: no I/O."""
+
+from citykit.decode.copy_text import UnfitColumnError, Values, decode, objects, values_of
+from citykit.decode.data_rows import COPIED, ROW, SLACK, Bytes, copied, unpack, whole_copies, whole_rows
+from citykit.decode.dtypes import Backend, frame_of_records, to_frame
+
+__all__ = [
+    "COPIED", "ROW", "SLACK", "Backend", "Bytes", "UnfitColumnError", "Values", "copied", "decode",
+    "frame_of_records", "objects", "to_frame", "unpack", "values_of", "whole_copies", "whole_rows",
+]  # fmt: skip

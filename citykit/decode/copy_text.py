@@ -1,0 +1,160 @@
+"""The text that COPY sends, as typed values, by the server's column types. No I/O, no database."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from citykit.decode.moments import READERS, UnfitValueError
+from citykit.pgtypes import ARROW, OBJECTS, PLAIN, TEXT, Type
+
+Values: TypeAlias = Any  # an Arrow array, or a NumPy array of Python objects where Arrow has no such type
+
+
+class UnfitColumnError(UnfitValueError):
+    """The same, and in which column."""
+
+    def __init__(self, column: int, unfit: UnfitValueError) -> None:
+        ValueError.__init__(self, *unfit.args)
+        self.column, self.position = column, unfit.position
+
+
+def decode(data: bytes, types: Sequence[Type]) -> list[Values]:
+    r"""Decode whole lines of ``COPY … TO STDOUT (FORMAT text)``.
+
+    Parameters
+    ----------
+    data : bytes
+        UTF-8, zero or more lines.
+    types : sequence of Type
+        The type of each column.
+
+    Returns
+    -------
+    list of pyarrow.Array or numpy.ndarray
+        One for each column, as long as there are lines.
+
+    Raises
+    ------
+    UnfitColumnError
+        If a value exists in PostgreSQL alone, as the timestamp 'infinity' does.
+
+    Examples
+    --------
+    >>> name, population = decode(b"\\N\t1\nR\xc3\xa9\\tk\t2\n", [Type("text"), Type("integer")])
+    >>> name.to_pylist(), population.to_pylist()
+    ([None, 'Ré\tk'], [1, 2])
+    """
+    if not data:
+        return [values_of(pa.array([], TEXT), type_) for type_ in types]
+    names = [str(number) for number in range(len(types))]
+    direct = {
+        name: ARROW[type_.kind] if type_.kind in PLAIN and not type_.array else TEXT
+        for name, type_ in zip(names, types, strict=True)
+    }
+    if data.startswith(b"\xef\xbb\xbf"):
+        data = (
+            b"\xef\xbb\xbf" + data
+        )  # the parser would take a first character U+FEFF for a mark, and skip it
+    table = csv.read_csv(
+        pa.BufferReader(data),
+        csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
+        csv.ParseOptions(
+            delimiter="\t", quote_char=False, double_quote=False, escape_char=False, ignore_empty_lines=False
+        ),
+        csv.ConvertOptions(
+            column_types=direct,
+            null_values=["\\N"],
+            strings_can_be_null=True,
+            true_values=["t"],
+            false_values=["f"],
+        ),
+    )
+    escaped = data.count(b"\\") != data.count(b"\\N")
+    columns = []
+    for number, type_ in enumerate(types):
+        column = table.column(number).combine_chunks()
+        if escaped and column.type == TEXT:
+            column = _unescaped(column)
+        try:
+            columns.append(values_of(column, type_))
+        except UnfitValueError as exc:
+            raise UnfitColumnError(number, exc) from exc
+    return columns
+
+
+# What COPY writes with a backslash. NUL stands for the backslash meanwhile: no text of PostgreSQL has one.
+_ESCAPES = {"\\\\": "\0", "\\b": "\b", "\\f": "\f", "\\n": "\n", "\\r": "\r", "\\t": "\t", "\\v": "\v"}
+
+
+def _unescaped(texts: pa.Array) -> pa.Array:
+    if not pc.any(pc.match_substring(texts, "\\")).as_py():
+        return texts
+    for escape, character in _ESCAPES.items():
+        texts = pc.replace_substring(texts, escape, character)
+    return pc.replace_substring(texts, "\0", "\\")
+
+
+def values_of(texts: pa.Array, type_: Type) -> Values:
+    """Return the values that `texts` are written for; what is typed already stays."""
+    if type_.array:
+        return _arrays(texts, type_)
+    if type_.kind in OBJECTS:
+        read = OBJECTS[type_.kind]
+        return objects(None if text is None else read(text) for text in texts.to_pylist())
+    wanted = ARROW.get(type_.kind, TEXT)
+    if texts.type == wanted:
+        return texts
+    if type_.kind in READERS:
+        return READERS[type_.kind](texts)
+    return pc.equal(texts, "t") if type_.kind == "boolean" else texts.cast(wanted)
+
+
+def objects(values: Iterable[object]) -> Values:
+    """Return a NumPy array of Python objects, lists among them as they are."""
+    return np.fromiter(values, dtype=object)
+
+
+def _arrays(texts: pa.Array, type_: Type) -> Values:
+    """Read arrays as (nested) lists: their elements all at once, then each into its place."""
+    delimiter = re.escape(type_.delimiter)
+    token = re.compile(rf'[{{}}]|{delimiter}|"((?:[^"\\]|\\.)*)"|([^{{}}"{delimiter}]+)', re.DOTALL)
+    places: list[tuple[list[Any], int, int]] = []
+    elements: list[str | None] = []
+
+    def read(text: str, position: int) -> list[Any]:
+        outer: list[Any] = []
+        stack = [outer]
+        for found in token.finditer(text, text.index("{")):  # before it: the bounds, if not from 1
+            if found[0] == "{":
+                stack.append([])
+                stack[-2].append(stack[-1])
+            elif found[0] == "}":
+                stack.pop()
+            elif found[0] != type_.delimiter:
+                places.append((stack[-1], len(stack[-1]), position))
+                stack[-1].append(None)
+                quoted = found[1]
+                bare = None if found[2] == "NULL" else found[2]
+                elements.append(bare if quoted is None else re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL))
+        whole: list[Any] = outer[0]
+        return whole
+
+    lists = objects(
+        None if text is None else read(text, position) for position, text in enumerate(texts.to_pylist())
+    )
+    try:
+        values = values_of(pa.array(elements, TEXT), Type(type_.kind))
+    except UnfitValueError as exc:
+        raise UnfitValueError(places[exc.position][2], elements[exc.position], "its array") from exc
+    for (place, number, _), value in zip(
+        places, values.to_pylist() if isinstance(values, pa.Array) else values, strict=True
+    ):
+        place[number] = value
+    return lists

@@ -1,0 +1,197 @@
+"""The rows that the server sends in binary, as typed columns; the lines of a COPY. No I/O, no database.
+
+A row is one message of the protocol, DataRow: ``D``, its size, the number of its columns, and each column's
+size (-1: NULL) and value. Where a row begins is known only at the end of the one before; but where all of
+what looks like a beginning follows upon another's end, each is one, and no loop over the rows is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from citykit.pgtypes import ARROW, KNOWN, TEXT
+
+Bytes: TypeAlias = NDArray[np.uint8]
+
+ROW = ord("D")  # DataRow
+COPIED = ord("d")  # CopyData
+LARGE = 1 << 17  # bytes
+TOGETHER = 5  # columns of numbers that are looked at in one go
+SLACK = 12 * TOGETHER  # bytes after the end of what is unpacked that may be looked at, whatever they are
+
+# How the server sends the types of one size; those of pgtypes.EXACT that are not here are text.
+_NUMBERS: Mapping[int, str] = {
+    16: "?", 20: ">i8", 21: ">i2", 23: ">i4", 26: ">u4", 700: ">f4", 701: ">f8",
+}  # fmt: skip
+_HEAD = np.dtype([("kind", "u1"), ("size", ">i4"), ("columns", ">i2")])
+_SIZE = np.dtype(">i4")
+_COPY = np.dtype([("kind", "u1"), ("size", ">i4")])
+
+
+def unpack(data: Bytes, oids: Sequence[int]) -> tuple[list[pa.Array], int]:
+    r"""Unpack the whole rows that `data` begins with.
+
+    Parameters
+    ----------
+    data : numpy.ndarray of uint8
+        Messages of the server, the first of them a row, and `SLACK` bytes more.
+    oids : sequence of int
+        The type of each column, of `pgtypes.EXACT`.
+
+    Returns
+    -------
+    list of pyarrow.Array, int
+        One for each column, as long as there are rows; and where the first message begins that is no row,
+        or not whole.
+
+    Examples
+    --------
+    >>> rows = b"D\0\0\0\x12\0\2\0\0\0\2Ry\0\0\0\2ok" + b"D\0\0\0\x0e\0\2" + b"\xff" * 4 + bytes(4)
+    >>> columns, used = unpack(np.frombuffer(rows + b"Z" + bytes(SLACK), np.uint8), [25, 25])
+    >>> [column.to_pylist() for column in columns], used
+    ([['Ry', None], ['ok', '']], 34)
+    """
+    starts, ends = whole_rows(data, len(oids))
+    places = starts + _HEAD.itemsize
+    columns: list[pa.Array] = []
+    while rest := tuple(oids[len(columns) :]):
+        numbers = tuple(takewhile(_NUMBERS.__contains__, rest))[:TOGETHER]
+        more, places = _numbers(data, places, numbers) if numbers else _text(data, places)
+        columns += more
+    return columns, int(ends[-1]) if len(ends) else 0
+
+
+def whole_rows(data: Bytes, columns: int) -> tuple[Any, Any]:
+    """Return where each of the whole rows begins and ends that `data` begins with (see :func:`unpack`)."""
+    end = len(data) - SLACK
+    _, size, of = data[: _HEAD.itemsize].view(_HEAD).item()
+    if 2 * size > max(end, LARGE):  # most of it is one row: in large values, no beginnings are looked for
+        one = int(size < end and of == columns)
+        return np.zeros(one, np.int64), np.full(one, size + 1)
+    least = _HEAD.itemsize + _SIZE.itemsize * columns
+    found = np.flatnonzero(data[: max(end - least + 1, 0)] == ROW)
+    heads = _gathered(data, found, _HEAD)
+    fit = (heads["columns"] == columns) & (heads["size"] >= least - 1)
+    starts = found.compress(fit)
+    ends = starts + heads["size"].compress(fit) + 1
+    return _whole(starts, ends, end)
+
+
+def whole_copies(data: Bytes) -> tuple[Any, Any]:
+    """Return where each of the whole CopyData messages begins and ends that `data` begins with.
+
+    The server sends a message for each line, so that most begin behind the end of a line; others are found
+    at the next call, as the first.
+    """
+    end = len(data) - SLACK
+    found = np.flatnonzero(data[: max(end - _COPY.itemsize + 1, 0)] == COPIED)
+    found = found[(found == 0) | (data[found - 1] == ord("\n"))]
+    sizes = _gathered(data, found, _COPY)["size"]
+    starts, ends = found[sizes >= _SIZE.itemsize], (found + sizes + 1)[sizes >= _SIZE.itemsize]
+    return _whole(starts, ends, end)
+
+
+def copied(data: Bytes) -> tuple[bytes, int]:
+    r"""Return what the whole CopyData messages hold that `data` begins with, and where they end.
+
+    Examples
+    --------
+    >>> copied(np.frombuffer(b"d\0\0\0\6a\nd\0\0\0\6b\nd\0" + bytes(SLACK), np.uint8))
+    (b'a\nb\n', 14)
+    """
+    starts, ends = whole_copies(data)
+    if not len(ends):
+        return b"", 0
+    used = int(ends[-1])
+    kept = np.ones(used, np.bool_)
+    for offset in range(_COPY.itemsize):
+        kept[starts + offset] = False
+    return data[:used][kept].tobytes(), used
+
+
+def _whole(starts: Any, ends: Any, end: int) -> tuple[Any, Any]:
+    """Leave out what only looks like a message, and a last one that is not whole."""
+    if len(starts) and (starts[0] != 0 or (ends[:-1] != starts[1:]).any()):
+        chosen = _chain(starts, ends)
+        starts, ends = starts[chosen], ends[chosen]
+    count = len(ends) - int(len(ends) > 0 and ends[-1] > end)
+    return starts[:count], ends[:count]
+
+
+def _chain(starts: Any, ends: Any) -> list[int]:
+    """Return which of the supposed rows are rows: the first, the one that begins at its end, and so on."""
+    if starts[0] != 0:
+        return []
+    followers = np.searchsorted(starts, ends)
+    followers[starts.take(followers, mode="clip") != ends] = len(starts)
+    chosen, follower = [], followers.tolist()
+    place = 0
+    while place < len(starts):
+        chosen.append(place)
+        place = follower[place]
+    return chosen
+
+
+def _numbers(data: Bytes, places: Any, oids: tuple[int, ...]) -> tuple[list[pa.Array], Any]:
+    """Return columns of numbers that follow each other, and where the ones after them begin."""
+    cells = _gathered(data, places, _cells(oids))
+    if all((cells[f"size {n}"] == cells.dtype[f"value {n}"].itemsize).all() for n in range(len(oids))):
+        return [_values(cells[f"value {n}"], oid) for n, oid in enumerate(oids)], places + cells.itemsize
+    columns = []
+    for oid in oids:  # one by one, for a NULL takes no place
+        cells = _gathered(data, places, _cells((oid,)))
+        missing = cells["size 0"] < 0
+        if (cells["size 0"][~missing] != cells.dtype["value 0"].itemsize).any():
+            raise TypeError(
+                f"The type with the oid {oid} does not come in binary: has it a codec of your own?"
+            )
+        columns.append(_values(cells["value 0"], oid, missing))
+        places = places + np.where(missing, _SIZE.itemsize, cells.itemsize)
+    return columns, places
+
+
+def _values(sent: Any, oid: int, missing: Any = None) -> pa.Array:
+    type_ = ARROW[KNOWN[oid].kind]
+    return pa.array(sent.astype(type_.to_pandas_dtype()), type_, mask=missing)
+
+
+@functools.cache
+def _cells(oids: tuple[int, ...]) -> np.dtype[Any]:
+    return np.dtype([
+        field for n, oid in enumerate(oids) for field in ((f"size {n}", _SIZE), (f"value {n}", _NUMBERS[oid]))
+    ])  # fmt: skip
+
+
+def _text(data: Bytes, places: Any) -> tuple[list[pa.Array], Any]:
+    """Return a column of text, and where the one after it begins."""
+    sizes = _gathered(data, places, _SIZE).astype(np.int64)
+    missing = sizes < 0
+    starts = places + _SIZE.itemsize
+    ends = starts + np.maximum(sizes, 0)
+    if not len(places):
+        return [pa.array([], TEXT)], ends
+    # Every other "text" is what lies between two of the column, for Arrow to leave out.
+    bounds = np.empty(2 * len(starts), np.int64)
+    bounds[0::2], bounds[1::2] = starts, ends
+    buffers = [None, pa.py_buffer(bounds), pa.py_buffer(data)]
+    between = pa.Array.from_buffers(pa.large_binary(), len(bounds) - 1, buffers)
+    _, offsets, texts = pc.array_take(
+        between, pa.array(np.arange(0, len(bounds), 2)), boundscheck=False
+    ).buffers()
+    known = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
+    return [pa.Array.from_buffers(TEXT, len(places), [known, offsets, texts])], ends
+
+
+def _gathered(data: Bytes, places: Any, dtype: np.dtype[Any]) -> Any:
+    """Return what begins at each of the places, which no alignment binds."""
+    size = dtype.itemsize
+    everywhere: Any = np.ndarray((len(data) - size + 1,), f"V{size}", data, strides=(1,))
+    return everywhere[places].view(dtype)

@@ -1,0 +1,195 @@
+"""Typed columns as the bytes of COPY: in binary, which the server reads faster, else as csv. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from citykit.encode.rules import Kind, Rule
+
+HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+TRAILER = b"\xff\xff"
+
+# By the server's name of a type: as what numbers it travels, and what they count from (2000-01-01).
+_FIXED: dict[str, tuple[str, int]] = {
+    "int2": (">i2", 0),
+    "int4": (">i4", 0),
+    "int8": (">i8", 0),
+    "float4": (">f4", 0),
+    "float8": (">f8", 0),
+    "bool": (">u1", 0),
+    "date": (">i4", 10_957),
+    "time": (">i8", 0),
+    "timestamp": (">i8", 946_684_800_000_000),
+    "timestamptz": (">i8", 946_684_800_000_000),
+}
+_VARIABLE = ("text", "varchar", "bpchar", "json", "bytea")
+
+# The server's types that a kind of column can be sent as, with every value staying what it is.
+_SENT_AS: dict[Kind, tuple[str, ...]] = {
+    "text": _VARIABLE[:3],
+    "integer": ("int2", "int4", "int8"),
+    "float": ("float8",),
+    "real": ("float4", "float8"),
+    "boolean": ("bool",),
+    "date": ("date",),
+    "time": ("time",),
+    "timestamp": ("timestamp",),
+    "timestamptz": ("timestamptz",),
+    "json": ("json",),
+    "bytea": ("bytea",),
+}
+
+
+def types_in_binary(
+    names: Sequence[str], rules: Sequence[Rule], types: Mapping[str, str | None]
+) -> tuple[str, ...] | None:
+    """Return the server's types of some columns, None where one of them cannot be sent in binary."""
+    by_name = {rule.name: rule for rule in rules}
+    if not all(_fits(by_name[name], types.get(name)) for name in names):
+        return None
+    return tuple(str(types[name]) for name in names)
+
+
+def _fits(rule: Rule, type_: str | None) -> bool:
+    if type_ not in _SENT_AS.get(rule.kind, ()):
+        return False
+    if rule.kind != "integer":
+        return True
+    limits = np.iinfo(_FIXED[str(type_)][0])
+    return limits.min <= (rule.low or 0) and (rule.high or 0) <= limits.max
+
+
+def encode_binary(rows: pa.Table, types: Sequence[str]) -> memoryview:
+    r"""Encode rows, without the header and the trailer of the whole.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> bytes(encode_binary(pa.table({"a": pa.array(["é", None], pa.large_string())}), ["text"]))
+    b'\x00\x01\x00\x00\x00\x02\xc3\xa9\x00\x01\xff\xff\xff\xff'
+    """
+    if not rows.num_rows:
+        return memoryview(b"")
+    pieces: list[pa.Array] = []  # of a row's bytes, one beside the other
+    fixed: list[tuple[str, Any]] = [(">i2", len(types))]  # numbers that every row has, for the next piece
+    for column, type_ in zip((column.combine_chunks() for column in rows.columns), types, strict=True):
+        if type_ in _FIXED and not column.null_count:
+            dtype, epoch = _FIXED[type_]
+            fixed += [(">i4", np.dtype(dtype).itemsize), (dtype, _numbers(column) - epoch)]
+        else:
+            value = _value(column, type_)
+            fixed.append((">i4", pc.binary_length(value).fill_null(-1).to_numpy()))
+            pieces += [_beside(fixed, rows.num_rows), value]
+            fixed = []
+    if fixed:
+        pieces.append(_beside(fixed, rows.num_rows))
+    nothing = pa.scalar(b"", pa.large_binary())
+    joined = pc.binary_join_element_wise(*pieces, nothing, null_handling="replace", null_replacement=b"")
+    return memoryview(joined.buffers()[2])
+
+
+def _beside(fixed: Sequence[tuple[str, Any]], count: int) -> pa.Array:
+    """Put numbers side by side, as one value of bytes for each row."""
+    packed = np.empty(count, dtype=[(f"f{place}", dtype) for place, (dtype, _) in enumerate(fixed)])
+    for place, (_, numbers) in enumerate(fixed):
+        packed[f"f{place}"] = numbers
+    offsets = np.arange(count + 1, dtype=np.int64) * packed.itemsize
+    return _binary(offsets, packed.view(np.uint8))
+
+
+def _value(column: pa.Array, type_: str) -> pa.Array:
+    """Return the bytes of each value, NULL where it is NULL."""
+    if type_ not in _FIXED:
+        return column.cast(pa.large_binary())
+    dtype, epoch = _FIXED[type_]
+    present = column.is_valid()
+    packed = (_numbers(column) - epoch).astype(dtype)[present.to_numpy(zero_copy_only=False)]
+    offsets = np.zeros(len(column) + 1, dtype=np.int64)
+    np.cumsum(present.cast(pa.int64()).to_numpy() * packed.itemsize, out=offsets[1:])
+    return pc.if_else(present, _binary(offsets, packed.view(np.uint8)), None)
+
+
+def _numbers(column: pa.Array) -> np.ndarray[Any, Any]:
+    has, type_ = pa.types, column.type
+    if not has.is_floating(type_):
+        column = column.cast(
+            pa.int32() if has.is_date32(type_) else pa.uint8() if has.is_boolean(type_) else pa.int64()
+        )
+    numbers: np.ndarray[Any, Any] = column.fill_null(0).to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def _binary(offsets: np.ndarray[Any, Any], data: np.ndarray[Any, Any]) -> pa.Array:
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
+
+
+# Every text is quoted and a NULL is not, which is how COPY tells '' from NULL (and keeps \. a text).
+_OPTIONS = csv.WriteOptions(include_header=False, quoting_style="needed")
+_DAY = 86_400_000_000  # microseconds
+
+
+def encode_csv(rows: pa.Table | pa.RecordBatch) -> bytes:
+    r"""Encode rows for ``COPY … FROM STDIN (FORMAT csv)``.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> encode_csv(pa.record_batch({"name": ["Åre", "", None], "latitude": [63.4, None, -0.5]}))
+    b'"\xc3\x85re",63.4\n"",\n,-0.5\n'
+    >>> tags = pa.array([["a b", None], []], pa.large_list(pa.large_string()))
+    >>> encode_csv(pa.record_batch({"tags": tags}))
+    b'"{""a b"",NULL}"\n"{}"\n'
+    """
+    sink = pa.BufferOutputStream()
+    columns = {name: _written(rows.column(name)) for name in rows.schema.names}
+    csv.write_csv(pa.table(columns), sink, _OPTIONS)
+    encoded: bytes = sink.getvalue().to_pybytes()
+    return encoded
+
+
+def _written(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Return a column that Arrow writes as PostgreSQL reads it: as it is, or as text."""
+    if pa.types.is_large_list(column.type) or _is_special(column.type):
+        return _text(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
+    return column
+
+
+def _is_special(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_large_binary(type_) or pa.types.is_duration(type_))
+
+
+def _text(array: pa.Array) -> pa.Array:
+    if pa.types.is_large_list(array.type):
+        return _array_literals(array)
+    if pa.types.is_large_binary(array.type):
+        texts = [None if value is None else "\\x" + value.hex() for value in array.to_pylist()]
+        return pa.array(texts, pa.large_string())
+    if pa.types.is_duration(array.type):
+        ticks = array.cast(pa.int64()).to_pandas(integer_object_nulls=True)
+        # Both with their sign: in one interval style a leading minus would hold for what follows too.
+        texts = [None if t is None else f"{t // _DAY:+d} days {t % _DAY:+d} microseconds" for t in ticks]
+        return pa.array(texts, pa.large_string())
+    return array.cast(pa.large_string())
+
+
+def _array_literals(array: pa.Array) -> pa.Array:
+    """Write ``{1,NULL}``; whatever is no number is quoted, so that NULL and a comma can be elements."""
+    elements = _text(array.values)
+    if not pa.types.is_integer(array.type.value_type) and not pa.types.is_floating(array.type.value_type):
+        escaped = pc.replace_substring(pc.replace_substring(elements, "\\", "\\\\"), '"', '\\"')
+        elements = pc.binary_join_element_wise(_of('"'), escaped, _of('"'), _of(""))
+    elements = elements.fill_null("NULL")
+    mask = array.is_null() if array.null_count else None
+    joined = pc.binary_join(pa.LargeListArray.from_arrays(array.offsets, elements, mask=mask), _of(","))
+    return pc.binary_join_element_wise(_of("{"), joined, _of("}"), _of(""))
+
+
+def _of(text: str) -> pa.Scalar:
+    return pa.scalar(text, pa.large_string())

@@ -1,0 +1,105 @@
+"""What may be in a frame: every value checked and typed, or rejected with its reason. No I/O."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from citykit.encode.kinds import ARROW, convert
+from citykit.encode.rejects import rejects_frame
+from citykit.encode.rules import Rule
+from citykit.errors import InvalidFrameError
+
+POSITION = "citykit_position"  # of a row in its frame: where two rows have one key, their order counts
+
+
+def validate(frame: pd.DataFrame, rules: Sequence[Rule], start: int = 0) -> tuple[pa.Table, pd.DataFrame]:
+    """Check every value of a frame and type its columns.
+
+    Parameters
+    ----------
+    frame : DataFrame, shape (n, any of the rules' columns in any order)
+        It is not changed. Its index only labels the rejects.
+    rules : sequence of Rule
+        A column that has a value for what is missing is filled with it where the frame lacks it. Those
+        that are needed must be there.
+    start : int
+        The position of its first row, where the frame is a part of a larger one.
+
+    Returns
+    -------
+    pyarrow.Table, shape (number of valid rows, …)
+        The valid rows, typed, after their positions in the frame (column `POSITION`, int64).
+    DataFrame, shape (number of bad values, 4)
+        ``row`` (index label), ``column``, ``value``, ``reason``, in the order of the frame.
+
+    Raises
+    ------
+    InvalidFrameError
+        If the columns are not the table's: unknown, missing or repeated.
+    """
+    _check_columns(frame, rules)
+    count = len(frame)
+    columns: dict[str, pa.Array] = {}
+    bad: list[tuple[int, int, str]] = []  # position, index of the rule, reason
+    for number, rule in enumerate(rules):
+        if rule.name in frame.columns:
+            columns[rule.name], reasons = convert(frame[rule.name], rule)
+            bad += [(position, number, reason) for position, reason in reasons.items()]
+        elif rule.missing is not None:
+            columns[rule.name] = pa.repeat(pa.scalar(rule.missing, ARROW[rule.kind]), count)
+    typed = pa.table({POSITION: pa.array(np.arange(start, start + count)), **columns})
+    if bad:
+        bad.sort()
+        valid = np.ones(count, dtype=bool)
+        valid[[position for position, *_ in bad]] = False
+        typed = typed.filter(pa.array(valid))
+    return typed, _rejects(frame, rules, bad)
+
+
+def _rejects(frame: pd.DataFrame, rules: Sequence[Rule], bad: Sequence[tuple[int, int, str]]) -> pd.DataFrame:
+    values: dict[tuple[int, int], object] = {}
+    for number in {number for _, number, _ in bad}:
+        positions = [position for position, other, _ in bad if other == number]
+        taken = frame[rules[number].name].iloc[positions]
+        values.update(zip(((position, number) for position in positions), taken, strict=True))
+    labels = frame.index[[position for position, *_ in bad]]
+    return rejects_frame(
+        [
+            (label, rules[number].name, values[position, number], reason)
+            for label, (position, number, reason) in zip(labels, bad, strict=True)
+        ]
+    )
+
+
+def _check_columns(frame: pd.DataFrame, rules: Sequence[Rule]) -> None:
+    known = [rule.name for rule in rules]
+    repeated = list(dict.fromkeys(frame.columns[frame.columns.duplicated()]))
+    unknown = [name for name in frame.columns if not (isinstance(name, str) and name in known)]
+    required = [rule.name for rule in rules if rule.needed]
+    missing = [name for name in required if name not in frame.columns]
+    foreign = [rule for rule in rules if rule.kind == "unsupported" and rule.name in frame.columns]
+    problems = (
+        [(name, "the frame has this column more than once") for name in repeated]
+        + [(name, f"unknown column{_meant(name, known)}") for name in unknown]
+        + [(name, "this column is needed and missing") for name in missing]
+        + [(rule.name, rule.meaning) for rule in foreign]
+    )
+    if problems:
+        said = "; ".join(f"column {name!r}: {reason}" for name, reason in problems)
+        raise InvalidFrameError(
+            f"{said}; nothing was loaded.\n"
+            f"The columns are {', '.join(known)}; needed are {' and '.join(required) or 'none'}.",
+            rejects_frame([(None, str(name), None, reason) for name, reason in problems]),
+        )
+
+
+def _meant(name: object, known: Sequence[str]) -> str:
+    word = str(name).lower()
+    begun = [column for column in known if column.startswith(word)]
+    close = begun or difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,8 @@
+"""Rows to any table."""
+
+from citykit.load.loading import LoadReport, OnInvalid, load_frame
+from citykit.load.merge import OnConflict
+from citykit.load.order import settle_numbers
+from citykit.load.refusals import violated_by
+
+__all__ = ["LoadReport", "OnConflict", "OnInvalid", "load_frame", "settle_numbers", "violated_by"]

@@ -1,0 +1,74 @@
+"""Indexes dropped before a large load and built again after it, exactly as they were, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.database import set_local
+from citykit.load.staging import Target
+
+MAINTENANCE_MEGABYTES = 256  # for an index build, at least
+
+_INDEXES = text("""
+SELECT i.indexrelid::regclass::text AS name, k.conname AS constraint_name,
+       pg_get_indexdef(i.indexrelid) AS definition, pg_get_constraintdef(k.oid) AS constraint_definition,
+       obj_description(i.indexrelid, 'pg_class') AS comment,
+       obj_description(k.oid, 'pg_constraint') AS constraint_comment
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid
+                                    AND k.contype IN ('p', 'u', 'x')
+WHERE i.indrelid = to_regclass(:name)
+  AND i.indisvalid AND i.indisready AND i.indislive AND NOT i.indisclustered AND NOT i.indisreplident
+  AND x.reltablespace = 0 AND coalesce(k.contype, 'u') <> 'x'
+  AND (k.oid IS NULL OR x.reloptions IS NULL)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                  WHERE a.attrelid = x.oid AND coalesce(a.attstattarget, -1) <> -1)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_seclabel s WHERE s.objoid IN (x.oid, k.oid))
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.refobjid IN (x.oid, k.oid) AND d.deptype <> 'i')
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.objid IN (x.oid, k.oid) AND d.deptype IN ('e', 'x'))
+ORDER BY i.indexrelid
+""")
+
+
+async def drop_indexes(connection: AsyncConnection, target: Target) -> Sequence[RowMapping]:
+    """Drop the indexes of a locked table that can be built again exactly; return what `build` needs."""
+    table, quote = target.named(connection), connection.dialect.identifier_preparer.quote
+    indexes = (await connection.execute(_INDEXES, {"name": table})).mappings().all()
+    for index in indexes:
+        if constraint := index["constraint_name"]:
+            await connection.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT {quote(constraint)}")
+        else:
+            await connection.exec_driver_sql(f"DROP INDEX {index['name']}")
+    return indexes
+
+
+async def build_indexes(connection: AsyncConnection, target: Target, indexes: Sequence[RowMapping]) -> None:
+    """Build dropped indexes again, in their order, with their comments."""
+    table, quote = target.named(connection), connection.dialect.identifier_preparer.quote
+    memory = await connection.scalar(text("SELECT pg_size_bytes(current_setting('maintenance_work_mem'))"))
+    wanted = max(int(memory or 0), MAINTENANCE_MEGABYTES * 2**20)
+    await set_local(connection, "maintenance_work_mem", f"{wanted // 1024}kB")
+    tablespace = await connection.scalar(text("SELECT current_setting('default_tablespace')"))
+    await set_local(connection, "default_tablespace", "")  # where they were: see _INDEXES
+    for index in indexes:
+        comments = [("INDEX", index["name"], "", index["comment"])]
+        if name := index["constraint_name"]:
+            definition = f"ALTER TABLE {table} ADD CONSTRAINT {quote(name)} {index['constraint_definition']}"
+            comments.append(("CONSTRAINT", quote(name), f" ON {table}", index["constraint_comment"]))
+        else:
+            definition = index["definition"]
+        await connection.exec_driver_sql(definition)
+        for kind, named, where, comment in comments:
+            if comment is not None:
+                literal = await connection.scalar(
+                    text("SELECT quote_literal(:comment)"), {"comment": comment}
+                )
+                await connection.exec_driver_sql(f"COMMENT ON {kind} {named}{where} IS {literal}")
+    await set_local(connection, "default_tablespace", tablespace)
+    await set_local(connection, "maintenance_work_mem", f"{memory // 1024}kB")

@@ -1,0 +1,186 @@
+"""From the staged rows into the table, beside others who use it: one INSERT … ON CONFLICT, by key order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from sqlalchemy import (
+    Select,
+    TableClause,
+    Text,
+    Update,
+    and_,
+    case,
+    cast,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import Insert, distinct_on, insert
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.database import sqlstate
+from citykit.encode import POSITION
+from citykit.errors import DuplicateKeyError
+from citykit.load.staging import Target, staging_of
+
+OnConflict: TypeAlias = Literal["error", "skip", "update"]
+
+
+@dataclass
+class Merge:
+    """The statements over a target and its staged rows.
+
+    Each goes by the order of the keys, so that two of them at the same time wait for each other and never
+    deadlock.
+    """
+
+    connection: AsyncConnection
+    target: Target
+    staging: TableClause = field(init=False)
+    table: TableClause = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.staging, self.table = staging_of(self.target), self.target.clause
+
+    async def run(self, on_conflict: OnConflict, staged: int) -> tuple[int, int]:
+        """Return how many rows were inserted and how many updated."""
+        if on_conflict == "error":
+            return (await self.connection.execute(self._insert_all())).rowcount, 0
+        if on_conflict == "skip":
+            statement = self._insert().on_conflict_do_nothing(index_elements=self.target.key)
+            return (await self.connection.execute(statement)).rowcount, 0
+        return await self._upsert(staged)
+
+    async def conflicts(self) -> list[tuple[Any, ...]]:
+        """Return the keys that staged rows share with each other or with the table."""
+        stored = and_(*(self.table.c[name] == self.staging.c[name] for name in self.target.key))
+        statement = (
+            select(*self._key)
+            .outerjoin_from(self.staging, self.table, stored)
+            .where(*(column.is_not(None) for column in self._key))
+            .group_by(*self._key)
+            .having(or_(func.count() > 1, func.count(self.table.c[self.target.key[0]]) > 0))
+            .order_by(func.min(self.staging.c[POSITION]))
+        )
+        return [tuple(row) for row in await self.connection.execute(statement)]
+
+    @property
+    def _key(self) -> list[Any]:
+        return [self.staging.c[name] for name in self.target.key]
+
+    @property
+    def _columns(self) -> list[Any]:
+        return [self.staging.c[name] for name in self.target.columns]
+
+    @property
+    def _same(self) -> list[Any]:
+        """What two staged rows that are one row of the table have in common."""
+        if not self.target.nullable_key:
+            return self._key
+        # A NULL in a key equals no other NULL: such a row is one of its own.
+        lacking = or_(*(column.is_(None) for column in self._key))
+        return [*self._key, case((lacking, self.staging.c[POSITION]), else_=null())]
+
+    def keys(self) -> Select[Any]:
+        """SELECT each staged key once."""
+        return select(*(column.label(f"key{n}") for n, column in enumerate(self._same))).distinct()
+
+    def first_or_last(self, *, last: bool = False, only_repeated: bool = False) -> Select[Any]:
+        """SELECT one staged row of each key, the earliest or the latest, in the order of the keys."""
+        position = self.staging.c[POSITION]
+        order = position.desc() if last else position
+        rows = select(*self._columns).ext(distinct_on(*self._same)).order_by(*self._same, order)
+        if only_repeated:
+            repeated = select(*self._key).group_by(*self._key).having(func.count() > 1)
+            rows = rows.where(tuple_(*self._key).in_(repeated))
+        return rows
+
+    def _insert_all(self) -> Insert:
+        every = select(*self._columns).order_by(*self._key)
+        return insert(self.table).from_select(list(self.target.columns), every)
+
+    def _insert(self, **which: bool) -> Insert:
+        return insert(self.table).from_select(list(self.target.columns), self.first_or_last(**which))
+
+    async def _upsert(self, staged: int) -> tuple[int, int]:
+        """Merge the earliest row of each key, which the database counts; then what repeats them.
+
+        Once the earliest are in, no other transaction can change these rows, so that what the repeats
+        would have done one by one follows from the frame alone, and only the latest need be written.
+        """
+        merged = self._or_update(self._insert()).returning(literal_column("xmax = 0").label("fresh")).cte()
+        fresh = merged.c["fresh"]
+        distinct = select(func.count()).select_from(self.keys().subquery())
+        counts = select(
+            func.count().filter(fresh), func.count().filter(~fresh), distinct.scalar_subquery()
+        ).select_from(merged)
+        try:
+            async with self.connection.begin_nested():
+                inserted, updated, keys = (await self.connection.execute(counts)).one()
+        except DBAPIError as exc:
+            if sqlstate(exc) not in ("0A000", "42703"):
+                raise
+            # A partitioned table or a view has no xmax to tell: new rows first, then those that differ.
+            keys = await self.connection.scalar(distinct) or 0
+            do_nothing = self._insert().on_conflict_do_nothing(index_elements=self.target.key)
+            inserted = (await self.connection.execute(do_nothing)).rowcount
+            updated = (await self.connection.execute(self._update_different())).rowcount
+        if keys == staged:
+            return inserted, updated
+        changed = (await self.connection.execute(self.changes_of_repeats())).scalar_one()
+        await self.connection.execute(self._or_update(self._insert(last=True, only_repeated=True)))
+        return inserted, updated + changed
+
+    def _update_different(self) -> Update:
+        first = self.first_or_last().subquery("staged")
+        same = [first.c[name] == self.table.c[name] for name in self.target.key]
+        values = {name: first.c[name] for name in self.target.values}
+        return update(self.table).values(values).where(*same, self.differs(self.table.c, first.c))
+
+    def _or_update(self, statement: Insert) -> Insert:
+        if not self.target.values:
+            return statement.on_conflict_do_nothing(index_elements=self.target.key)
+        new = {name: statement.excluded[name] for name in self.target.values}
+        differs = self.differs(self.table.c, new)
+        return statement.on_conflict_do_update(index_elements=self.target.key, set_=new, where=differs)
+
+    def differs(self, one: Any, other: Any) -> Any:
+        """Compare the columns that are not the key; a json has no equality, but its text has."""
+        pairs = [(name, one[name], other[name]) for name in self.target.values]
+        told_apart = [
+            cast(left, Text).is_distinct_from(cast(right, Text))
+            if name in self.target.as_text
+            else left.is_distinct_from(right)
+            for name, left, right in pairs
+        ]
+        return or_(False, *told_apart)
+
+    def changes_of_repeats(self) -> Select[Any]:
+        """Count the rows after the first of their key that differ from the one before."""
+        position = self.staging.c[POSITION]
+        over: dict[str, Any] = {"partition_by": self._same, "order_by": position}
+        before = {name: func.lag(self.staging.c[name]).over(**over) for name in self.target.values}
+        repeats = func.row_number().over(**over) > 1
+        rows = select(and_(repeats, self.differs(self.staging.c, before)).label("changes")).subquery()
+        return select(func.count().filter(rows.c["changes"])).select_from(rows)
+
+
+def refuse_duplicates(keys: Sequence[tuple[Any, ...]], said: str) -> DuplicateKeyError:
+    """Return the error that names the keys; where none is known, it says what the server `said`."""
+    if not keys:
+        return DuplicateKeyError(f"{said}; nothing was loaded", keys)
+    shown = ", ".join(map(repr, keys[:5])) + (f" and {len(keys) - 5:,} more" if len(keys) > 5 else "")
+    rows = "1 row is" if len(keys) == 1 else f"{len(keys):,} rows are"
+    return DuplicateKeyError(
+        f"{rows} already there, in the table or earlier in the frame: {shown}; nothing was loaded.\n"
+        "on_conflict='skip' keeps what is there, on_conflict='update' replaces it.",
+        keys,
+    )

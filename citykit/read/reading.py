@@ -1,0 +1,198 @@
+"""Reading: any statement to a frame, or to frames one after the other, typed by the server's column types."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any, get_args
+
+import pandas as pd
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.database import Bind, cancelled, in_transaction
+from citykit.decode import Backend, UnfitColumnError, Values, to_frame
+from citykit.read.result import Result, run, unfit
+from citykit.read.statement import Statement, compiled
+from citykit.runtime import Progress, reporting, says_await
+
+THREAD_ROWS = 10_000  # from here up a frame is put together in a thread
+
+
+@says_await
+async def read_frame(
+    bind: Bind,
+    statement: Statement,
+    params: Mapping[str, Any] | None = None,
+    *,
+    dtype_backend: Backend = "numpy_nullable",
+    progress: Progress = None,
+) -> pd.DataFrame:
+    """Run a statement and return its rows as a frame, typed by the server's column types.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+        An engine: a transaction of its own, committed; it is repeated once if the connection turns out to
+        be lost. A connection or a session: a savepoint in the caller's transaction.
+    statement : str or sqlalchemy.Executable
+        SQL text with ``:named`` parameters, or a ``select()``, ``text()``, …; one statement that returns
+        rows: ``SELECT``, ``VALUES``, ``WITH``, ``SHOW``, ``INSERT … RETURNING``, ….
+    params : mapping, optional
+        The value of each parameter. None: there are none.
+    dtype_backend : {"numpy_nullable", "numpy", "pyarrow"}
+        Which of pandas' dtypes; the README has the table. They never depend on values: no rows, NULL
+        and values give the same.
+    progress : bool or callable, optional
+        None: a bar from 200,000 rows up, in terminals and notebooks. A callable gets
+        ``(rows_done, None)`` while rows arrive: only the end tells how many they are.
+
+    Returns
+    -------
+    DataFrame, shape (rows, columns of the statement)
+        Columns as the server names them; a repeated name stays repeated.
+
+    Raises
+    ------
+    CitykitError
+        What the server says about the statement, with the line, a caret and its hint; a parameter
+        without a value or a value without a parameter; a value that pandas cannot hold.
+    MissingTableError
+        If it names a table that does not exist.
+
+    Examples
+    --------
+    >>> frame = await citykit.read_frame(
+    ...     engine, "SELECT name, population FROM cities WHERE country = :country LIMIT 1", {"country": "MC"}
+    ... )
+    >>> frame.dtypes.astype(str).to_dict()
+    {'name': 'string', 'population': 'Int32'}
+    """
+    _check_backend(dtype_backend)
+    query = compiled(statement, params)
+
+    async def work(connection: AsyncConnection) -> pd.DataFrame:
+        result = await run(connection, query)
+        columns: list[list[Values]] = [[] for _ in result.types]
+        rows = 0
+        with reporting(progress, None, "reading") as report:
+            async with aclosing(result.batches) as batches:
+                async for batch in batches:
+                    for parts, part in zip(columns, batch, strict=True):
+                        parts.append(part)
+                    rows += len(batch[0])
+                    report(rows)
+        return await _framed(result, columns, rows, dtype_backend)
+
+    return await in_transaction(bind, work, effect="any")
+
+
+async def stream_frames(
+    bind: Bind,
+    statement: Statement,
+    params: Mapping[str, Any] | None = None,
+    *,
+    chunk_rows: int = 100_000,
+    dtype_backend: Backend = "numpy_nullable",
+) -> AsyncIterator[pd.DataFrame]:
+    """Run a statement and yield its rows in frames, with no more than a few chunks in memory.
+
+    Parameters
+    ----------
+    bind, statement, params, dtype_backend
+        As for :func:`read_frame`. The transaction lasts as long as the loop.
+    chunk_rows : int
+        Rows of each frame but the last, 1 or more.
+
+    Yields
+    ------
+    DataFrame, shape (≤ chunk_rows, columns of the statement)
+        The index goes on from frame to frame. At least one frame, which may have no rows.
+
+    Notes
+    -----
+    Leaving the loop early cancels the statement on the server. After ``break``, Python does that as soon
+    as nothing refers to the iterator; ``async with contextlib.aclosing(frames)`` waits for it.
+
+    Examples
+    --------
+    >>> rows = 0
+    >>> async for frame in citykit.stream_frames(engine, "SELECT name FROM cities", chunk_rows=10_000):
+    ...     rows += len(frame)
+    >>> rows
+    33839
+    """
+    _check_backend(dtype_backend)
+    size = operator.index(chunk_rows)
+    if size < 1:
+        raise ValueError(f"chunk_rows is the number of rows in a frame, 1 or more, not {chunk_rows}")
+    query = compiled(statement, params)
+    frames: asyncio.Queue[pd.DataFrame] = asyncio.Queue(1)
+    yielded = False
+
+    async def work(connection: AsyncConnection) -> None:
+        start = 0
+        result = await run(connection, query)
+        async with aclosing(result.batches), aclosing(_cut(result, size)) as chunks:
+            async for columns, rows in chunks:
+                frame = await _framed(result, columns, rows, dtype_backend)
+                frame.index = pd.RangeIndex(start, start + rows)
+                start += rows
+                await frames.put(frame)
+
+    reading = asyncio.ensure_future(
+        in_transaction(bind, work, effect="any", repeatable=lambda: not yielded and frames.empty())
+    )
+    try:
+        while not reading.done() or not frames.empty():
+            taking = asyncio.ensure_future(frames.get())
+            try:
+                await asyncio.wait([taking, reading], return_when=asyncio.FIRST_COMPLETED)
+                if taking.done():
+                    yielded = True
+                    yield taking.result()
+            finally:
+                taking.cancel()
+        await reading  # which has committed, or says why it has not
+    finally:
+        await cancelled(reading)
+
+
+async def _cut(result: Result, size: int) -> AsyncGenerator[tuple[list[list[Values]], int]]:
+    """Yield the parts of the columns of `size` rows, again and again, then those of the rest."""
+    columns: list[list[Values]] = [[] for _ in result.types]
+    rows = 0
+    yielded = False
+    async for batch in result.batches:
+        start = 0
+        while start < len(batch[0]) or not len(batch[0]):
+            end = min(len(batch[0]), start + size - rows)
+            for parts, part in zip(columns, batch, strict=True):
+                parts.append(part[start:end])
+            rows, start = rows + end - start, end
+            if rows == size:
+                yield columns, rows
+                columns, rows, yielded = [[] for _ in result.types], 0, True
+            if start == len(batch[0]):
+                break
+    if rows or not yielded:
+        yield columns, rows
+
+
+async def _framed(
+    result: Result, columns: list[list[Values]], rows: int, dtype_backend: Backend
+) -> pd.DataFrame:
+    try:
+        if rows < THREAD_ROWS:
+            return to_frame(result.names, result.types, columns, dtype_backend)
+        return await asyncio.to_thread(to_frame, result.names, result.types, columns, dtype_backend)
+    except UnfitColumnError as exc:
+        raise unfit(exc, result.names, 0) from exc
+
+
+def _check_backend(dtype_backend: object) -> None:
+    if dtype_backend not in get_args(Backend):
+        raise ValueError(
+            f"dtype_backend is one of {', '.join(map(repr, get_args(Backend)))}, not {dtype_backend!r}"
+        )

@@ -1,0 +1,241 @@
+"""What a statement returns: named and typed before it runs, then in parts, as they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import re
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pyarrow as pa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.database import ConnectionLostError, driver_of, sqlstate, transport_of
+from citykit.decode import UnfitColumnError, Values, decode, objects, values_of
+from citykit.errors import CitykitError, MissingTableError
+from citykit.pgtypes import ARROW, DESCRIBE, EXACT, KNOWN, PLAIN, TEXT, Type, described
+from citykit.read.copy_out import copy_out
+from citykit.read.data_rows import Lines, Rows, check_complete, rows_out
+from citykit.read.statement import Query
+
+THREAD_BYTES = 1 << 16  # from here up, what arrives is decoded in a thread
+
+# It also begins the transaction: what goes past SQLAlchemy would not (asyncpg dialect).
+_SESSION = """
+SELECT pg_catalog.current_setting('DateStyle') AS "DateStyle",
+    pg_catalog.current_setting('IntervalStyle') AS "IntervalStyle",
+    pg_catalog.current_setting('extra_float_digits') AS extra_float_digits
+"""
+# How a session has to write values for `decode`, by kind; it does so unless somebody has changed it.
+_WRITTEN = {
+    **dict.fromkeys(("date", "timestamp", "timestamptz"), ("DateStyle", re.compile("ISO"), "ISO")),
+    **dict.fromkeys(("real", "double"), ("extra_float_digits", re.compile("[123]$"), "1")),
+    "interval": ("IntervalStyle", re.compile("postgres$"), "postgres"),
+}
+# The classes of SQLSTATE for which the statement itself is to blame.
+_BLAMED = ("0A", "20", "21", "22", "23", "2F", "38", "39", "42", "44", "54", "P0")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A statement's result: each column's name and type, and the batches (one part for each column)."""
+
+    names: Sequence[str]
+    types: Sequence[Type]
+    batches: AsyncGenerator[list[Values]]
+
+
+async def run(connection: AsyncConnection, query: Query) -> Result:
+    """Prepare a statement and choose its way: past the driver, COPY, or where neither can be, the ordinary.
+
+    Its batches have to be read, or closed, before the connection is used for anything else.
+    """
+    with _named(query):
+        session = (await connection.exec_driver_sql(_SESSION)).one()
+        raw = driver_of(connection)
+        prepared, names, oids = await _prepared(raw, query)
+        types = await _types(raw, oids)
+        transport = transport_of(raw)
+        if EXACT.issuperset(oids) and transport and _is_utf8(raw.get_settings().client_encoding):
+            return Result(names, types, _unpacked(raw, transport, prepared, query, oids))
+        if not query.copied:
+            return Result(names, types, _ordinary(prepared, query, names, types))
+        sql = await _with_literals(raw, query, prepared.get_parameters()) if query.args else query.sql
+    return Result(names, types, _copied(connection, query, sql, session, names, types))
+
+
+def _is_utf8(encoding: str) -> bool:
+    """Tell whether text comes as UTF-8; behind pgbouncer the setting has another spelling."""
+    try:
+        return codecs.lookup(encoding.strip("'")).name == "utf-8"
+    except LookupError:
+        return False
+
+
+async def _prepared(raw: Any, query: Query) -> tuple[Any, list[str], list[int]]:
+    prepared = await raw.prepare(query.sql, name="")  # unnamed: there is nothing to go stale
+    attributes = prepared.get_attributes()
+    if not attributes:
+        raise CitykitError(
+            "The statement returns no rows, so there is nothing to read; it was not run. Run it with "
+            "await connection.execute(sqlalchemy.text(…)), or let it return rows: … RETURNING *"
+        )
+    return prepared, [attribute.name for attribute in attributes], [a.type.oid for a in attributes]
+
+
+async def _types(raw: Any, oids: Sequence[int]) -> list[Type]:
+    unknown = sorted({oid for oid in oids if oid not in KNOWN})
+    rows = await raw.fetch(DESCRIBE, unknown) if unknown else []
+    types = {**KNOWN, **{row["asked"]: described(row) for row in rows}}
+    return [types.get(oid, Type("text")) for oid in oids]
+
+
+async def _ordinary(
+    prepared: Any, query: Query, names: Sequence[str], types: Sequence[Type]
+) -> AsyncGenerator[list[Values]]:
+    with _named(query):
+        rows = await prepared.fetch(*query.args)
+        check_complete(prepared.get_statusmsg() or "", len(rows))
+    columns = zip(*rows, strict=True) if rows else [()] * len(types)
+    yield [_values(*column) for column in zip(columns, names, types, strict=True)]
+
+
+async def _unpacked(
+    raw: Any, transport: Any, prepared: Any, query: Query, oids: Sequence[int]
+) -> AsyncGenerator[list[Values]]:
+    with _named(query):
+        answer = rows_out(
+            raw, transport, prepared.fetch(*query.args), Rows(oids), lambda _: prepared.get_statusmsg() or ""
+        )
+        async with aclosing(answer) as batches:
+            async for batch in batches:
+                yield batch
+
+
+def _values(values: Sequence[Any], name: str, type_: Type) -> Values:
+    """Return what `decode` makes of the same values, which asyncpg has read."""
+    if type_.kind in PLAIN and type_.kind != "text" and not type_.array:
+        return pa.array(values, ARROW[type_.kind])
+    if type_.kind == "json" and not type_.array:
+        return objects(values)  # SQLAlchemy has made asyncpg read it
+    try:
+        texts = pa.array([str(v) if isinstance(v, Decimal | UUID) else v for v in values], TEXT)
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as exc:
+        raise CitykitError(
+            f"Column {name!r} has a type that can only be read from the query itself (SELECT, WITH, VALUES, "
+            "INSERT … RETURNING), not by way of FETCH, EXECUTE or CALL; nothing was changed."
+        ) from exc
+    return values_of(texts, type_)
+
+
+async def _with_literals(raw: Any, query: Query, parameters: Sequence[Any]) -> str:
+    """Return the statement with its values as literals, which COPY needs and only the server can quote."""
+    types = []
+    for parameter in parameters:
+        name = f"_{parameter.name[:-2]}" if parameter.name.endswith("[]") else parameter.name
+        types.append(".".join('"' + part.replace('"', '""') + '"' for part in (parameter.schema, name)))
+    quoted = ", ".join(f"quote_nullable(${n}::{type_}::text)" for n, type_ in enumerate(types, 1))
+    literals = await raw.fetchrow(f"SELECT {quoted}", *query.args)
+    return query.with_literals(
+        [f"CAST({literal} AS {type_})" for literal, type_ in zip(literals, types, strict=True)]
+    )
+
+
+async def _copied(
+    connection: AsyncConnection,
+    query: Query,
+    sql: str,
+    session: Any,
+    names: Sequence[str],
+    types: Sequence[Type],
+) -> AsyncGenerator[list[Values]]:
+    changed = {}
+    for kind in {type_.kind for type_ in types} & set(_WRITTEN):
+        setting, fit, value = _WRITTEN[kind]
+        if not fit.match(getattr(session, setting)):
+            changed[setting] = value
+    for setting, value in changed.items():
+        await connection.exec_driver_sql("SELECT set_config($1, $2, true)", (setting, value))
+    rows = 0
+    with _named(query):
+        async with aclosing(_lines(driver_of(connection), sql, types)) as batches:
+            try:
+                async for batch in batches:
+                    yield batch
+                    rows += len(batch[0])
+            except UnfitColumnError as exc:
+                raise unfit(exc, names, rows) from exc
+    for setting in changed:
+        await connection.exec_driver_sql(
+            "SELECT set_config($1, $2, true)", (setting, getattr(session, setting))
+        )
+
+
+async def _lines(raw: Any, sql: str, types: Sequence[Type]) -> AsyncGenerator[list[Values]]:
+    """Run a statement by COPY and yield its rows in batches."""
+    transport = transport_of(raw)
+    if transport is not None:
+        copy = raw.copy_from_query(f"\n{sql}\n", output=_nowhere, format="text", encoding="utf8")
+        async with aclosing(rows_out(raw, transport, copy, Lines(types), str)) as batches:
+            async for batch in batches:
+                yield batch
+        return
+    rows = 0
+    async with aclosing(copy_out(raw, sql)) as chunks:
+        async for chunk, tag in chunks:
+            if len(chunk) < THREAD_BYTES:
+                batch = decode(chunk, types)
+            else:
+                batch = await asyncio.to_thread(decode, chunk, types)
+            rows += len(batch[0])
+            check_complete(tag, rows)
+            yield batch
+
+
+async def _nowhere(data: bytes) -> None:
+    """Take what the driver hands over of a COPY: nothing, for its lines are kept from it."""
+    raise ConnectionLostError(f"{len(data)} bytes of the answer have gone astray")
+
+
+def unfit(exc: UnfitColumnError, names: Sequence[str], rows: int) -> CitykitError:
+    """Name the column and the row (after `rows` others) of a value that exists in PostgreSQL alone."""
+    name = names[exc.column]
+    return CitykitError(
+        f"Column {name!r} has in row {rows + exc.position} of the result the value {exc}; "
+        f"nothing was changed. Select it as text ({name}::text), or something in its place."
+    )
+
+
+@contextmanager
+def _named(query: Query) -> Iterator[None]:
+    """Raise what the server says about a statement as this package's errors, with the place in its text."""
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        code = sqlstate(exc) or ""
+        # asyncpg's own refusal of a value, which it gives a SQLSTATE too
+        if unsent := re.match(r"invalid input for query argument \$(\d+): (.*)", str(exc), re.DOTALL):
+            name = query.names[int(unsent[1]) - 1]
+            raise CitykitError(
+                f"Parameter {name!r} cannot be sent: {unsent[2]}; nothing was changed. The statement takes "
+                f"another type there; CAST(:{name} AS integer) in it would say which one."
+            ) from exc
+        if not code.startswith(_BLAMED) or code == "42501":
+            raise
+        raise (MissingTableError if code == "42P01" else CitykitError)(_said(exc, query, code)) from exc
+
+
+def _said(exc: Any, query: Query, code: str) -> str:
+    said = [f"{exc.args[0]} (SQLSTATE {code}); nothing was changed."]
+    if exc.position:
+        said.append(query.shown_at(int(exc.position)))
+    said += [f"{word}: {text}" for word, text in (("Detail", exc.detail), ("Hint", exc.hint)) if text]
+    if code == "42P01":
+        said.append("citykit's own table is made by: await citykit.create_tables(engine)")
+    return "\n".join(said)

@@ -1,0 +1,269 @@
+"""The routes for programs: each asks one of the package's helpers, and answers in JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pyarrow import csv
+from pydantic_core import to_json
+from sqlalchemy import Row, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from citykit.cities import (
+    CITIES,
+    COLUMNS,
+    City,
+    add_city,
+    biggest_rows,
+    find_cities,
+    load_cities,
+    summarize_countries,
+)
+from citykit.database import in_transaction
+from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
+from citykit.files import read_cities
+from citykit.load import OnConflict, OnInvalid
+from citykit.read import stream_frames
+from citykit.web.answers import Answer, rejected
+from citykit.web.depends import EngineOf, InCountry, Limit, patience, soon
+from citykit.web.schemas import (
+    LISTED,
+    Code,
+    Country,
+    Duplicates,
+    Health,
+    Invalid,
+    InvalidBody,
+    ListedCity,
+    NewCity,
+    Report,
+    StoredCity,
+    documented,
+)
+
+BULK = "/cities/bulk"
+KINDS = {  # of a bulk body, and how a file of it ends
+    "text/csv": ".csv",
+    "application/x-ndjson": ".ndjson",
+    "application/vnd.apache.parquet": ".parquet",
+    "application/vnd.apache.arrow.stream": ".arrows",
+}
+_WRITE_BYTES = 2**20
+
+reading = APIRouter(tags=["cities"])
+writing = APIRouter(tags=["cities"])
+
+
+def _json(content: Any) -> Response:
+    return Response(to_json(content, inf_nan_mode="null"), media_type="application/json")
+
+
+@reading.get(
+    "/cities/biggest", response_model=list[ListedCity], responses=documented(422), response_class=JSONResponse
+)
+async def biggest(
+    request: Request, engine: EngineOf, limit: Limit = 20, country: InCountry = None
+) -> Response:
+    """Return the most populated cities, largest first."""
+    rows = await soon(request, biggest_rows(engine, limit, country))
+    return _json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
+
+
+@reading.get("/cities/search", response_model=list[ListedCity], responses=documented(422))
+async def search(
+    request: Request,
+    engine: EngineOf,
+    q: Annotated[Code, Query(min_length=1, description="A part of a name; case and accents do not count.")],
+    limit: Limit = 20,
+) -> Response:
+    """Find cities by a part of their names; the name itself first."""
+    if not q.strip():
+        raise RequestValidationError([{"loc": ("query", "q"), "msg": "It is blank", "type": "value_error"}])
+    return _json((await soon(request, find_cities(engine, q, limit))).to_dict("records"))
+
+
+@reading.get("/countries", response_model=list[Country], responses=documented())
+async def countries(request: Request, engine: EngineOf) -> Response:
+    """Return what there is in each country, the most populous first."""
+    return _json((await soon(request, summarize_countries(engine))).to_dict("records"))
+
+
+@reading.get(
+    BULK,
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "Every city", "content": {"text/csv": {}, "application/x-ndjson": {}}},
+        **documented(422),
+    },
+)
+async def export(
+    request: Request,
+    engine: EngineOf,
+    format: Literal["csv", "ndjson"] = "csv",  # noqa: A002  as it is asked for
+    country: InCountry = None,
+) -> StreamingResponse:
+    """Return every city, streamed, as the POST of the same takes them."""
+    statement = select(*(CITIES.c[name] for name in COLUMNS))
+    if country is not None:
+        statement = statement.where(CITIES.c.country == country)
+    # It is a generator, though its type does not say so.
+    frames: Any = stream_frames(engine, statement, chunk_rows=20_000, dtype_backend="pyarrow")
+    first = await soon(request, anext(frames))  # what can go wrong does so before the answer has begun
+
+    async def chunks() -> AsyncIterator[bytes]:
+        async with aclosing(frames):
+            yield await asyncio.to_thread(_written, first, format, head=True)
+            async for frame in frames:
+                yield await asyncio.to_thread(_written, frame, format, head=False)
+
+    kind = next(kind for kind, suffix in KINDS.items() if suffix == f".{format}")
+    return StreamingResponse(chunks(), media_type=kind)
+
+
+def _written(frame: pd.DataFrame, format_: str, *, head: bool) -> bytes:
+    if format_ == "ndjson":
+        return b"".join(to_json(row, inf_nan_mode="null") + b"\n" for row in _table(frame).to_pylist())
+    out = io.BytesIO()
+    csv.write_csv(_table(frame), out, csv.WriteOptions(include_header=head))
+    return out.getvalue()
+
+
+def _table(frame: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+@reading.get("/cities/{id}", response_model=StoredCity, responses=documented(404, 422))
+async def city_by_id(
+    request: Request,
+    engine: EngineOf,
+    id: Annotated[int, Path(ge=1, le=2**63 - 1)],  # noqa: A002  as the column is called
+) -> Any:
+    """Return one city."""
+    city = await stored(request, engine, id)
+    if city is None:
+        raise HTTPException(404, "There is no such city.")
+    return city
+
+
+async def stored(request: Request, engine: AsyncEngine, id_: int) -> Row[Any] | None:
+    """Return the city of that number."""
+
+    async def work(connection: AsyncConnection) -> Row[Any] | None:
+        return (await connection.execute(select(CITIES).where(CITIES.c.id == id_))).one_or_none()
+
+    async with patience(request):
+        return await in_transaction(engine, work, effect="reads")
+
+
+@reading.get("/healthz", response_model=Health, responses=documented(), tags=["server"])
+async def health(request: Request, engine: EngineOf) -> Health:
+    """Tell whether the database answers."""
+    async with patience(request):
+        await in_transaction(engine, lambda connection: connection.scalar(select(1)), effect="reads")
+    return Health(status="ok")
+
+
+@writing.post(
+    "/cities/", status_code=201, response_model=StoredCity, responses=documented(403, 409, 413, 422)
+)
+async def add(request: Request, response: Response, engine: EngineOf, city: NewCity) -> City:
+    """Store one city."""
+    added = await store(request, engine, city.model_dump())
+    response.headers["Location"] = f"/cities/{added.id}"
+    return added
+
+
+async def store(request: Request, engine: AsyncEngine, values: dict[str, Any]) -> City:
+    """Store a city and commit."""
+    async with patience(request) as limit:
+
+        async def work(connection: AsyncConnection) -> City:
+            city = await add_city(connection, **values)
+            limit.reschedule(None)  # a COMMIT that is given up leaves its outcome unknown
+            return city
+
+        return await in_transaction(engine, work, repeatable=lambda: True)
+
+
+@writing.post(
+    BULK,
+    response_model=Report,
+    responses=documented(403, 408, 409, 413, 415, 422, _409=Duplicates, _422=Invalid | InvalidBody),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                if kind != "text/csv"
+                else {
+                    "schema": {"type": "string"},
+                    "example": "name,country,population\nReykjavík,IS,118918\n",
+                }
+                for kind in KINDS
+            },
+        }
+    },
+)
+async def load(
+    request: Request, engine: EngineOf, on_conflict: OnConflict = "error", on_invalid: OnInvalid = "error"
+) -> Response:
+    """Store the cities of a CSV, NDJSON, Parquet or Arrow stream body: all of them or none."""
+    suffix = KINDS.get(request.headers.get("content-type", "").partition(";")[0].strip().lower())
+    if suffix is None or request.headers.get("content-encoding", "identity") != "identity":
+        raise HTTPException(415, f"The body is to be one of {', '.join(KINDS)}, without a content encoding.")
+    # It goes to a file first: who sends slowly would else hold a transaction, and its locks, all the while.
+    with tempfile.NamedTemporaryFile(prefix="citykit-", suffix=suffix) as file:
+        try:
+            await _spool(request, file)
+        except OSError:
+            return Answer(503, "There is no room for the body. Try again later.").as_json()
+        try:
+            report = await load_cities(
+                engine, _rows(file.name), on_conflict=on_conflict, on_invalid=on_invalid, progress=False
+            )
+        except _UnreadableError as exc:
+            return JSONResponse({"detail": str(exc), "rejects": [], "rejects_total": 0}, 422)
+        except InvalidFrameError as exc:
+            said = str(exc).replace("See error.rejects for all; ", "")
+            body = {"detail": said, **rejected(exc.rejects)}
+            return Response(to_json(body, inf_nan_mode="null"), 422, media_type="application/json")
+        except DuplicateCityError as exc:
+            return JSONResponse(
+                {"detail": str(exc), "keys": exc.keys[:LISTED], "keys_total": len(exc.keys)}, 409
+            )
+        finally:
+            pa.default_memory_pool().release_unused()  # which it would keep for the next large body
+    counts = {name: getattr(report, name) for name in ("inserted", "updated", "skipped", "seconds", "plan")}
+    return _json({**counts, **rejected(report.rejects)})
+
+
+class _UnreadableError(Exception):
+    """The body is not what its type says."""
+
+
+def _rows(path: str) -> Iterator[Any]:
+    try:
+        yield from read_cities(path)
+    except CitykitError as exc:
+        raise _UnreadableError(f"{str(exc).replace(path, 'The body')}; nothing was loaded.") from exc
+
+
+async def _spool(request: Request, file: Any) -> None:
+    waiting = bytearray()
+    async for part in request.stream():
+        waiting += part
+        if len(waiting) >= _WRITE_BYTES:
+            await asyncio.to_thread(file.write, bytes(waiting))
+            waiting.clear()
+    file.write(waiting)
+    file.flush()

@@ -1,0 +1,113 @@
+"""``citykit serve``: the web application on uvicorn, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from citykit.web.app import create_app  # first: it says what to install
+
+import uvicorn  # isort: skip
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# Seconds for which a connection may be idle. uvicorn's default is 5, and httpx and others send a request on
+# one that was idle for up to 5: it may meet the closing. Proxies use them again for up to 60.
+KEEP_ALIVE = 75
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that leaves signals alone: here they also have to end what comes before and after it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def configured(app: FastAPI) -> uvicorn.Config:
+    """Return how uvicorn is to serve the application, whose lifespan is the caller's."""
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=5,
+    )
+
+
+def serve(host: str, port: int, *, max_body_bytes: int, say: Callable[[str], object]) -> None:
+    """Serve until a signal ends it, having said where."""
+    with suppress(NotImplementedError):  # where Arrow lacks it
+        # Gives back what a large body took. Arrow's default keeps 100 MiB of it, for each thread its own.
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
+    local = _is_loopback(host)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, backlog=2048) as listening:
+        # asyncio does this only for sockets of its own; without it, answers may wait for 40 ms.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        app = create_app(
+            max_body_bytes=max_body_bytes, allowed_hosts=(*_LOOPBACK, host.lower()) if local else ()
+        )
+        shown = f"[{host}]" if ":" in host else host
+        url = f"http://{shown}:{listening.getsockname()[1]}"
+        if not local and not os.environ.get("CITYKIT_TOKEN"):
+            say(f"Whoever reaches {shown} may add cities: CITYKIT_TOKEN=… lets only those who know it.")
+        server = _Server(configured(app))
+
+        async def work() -> None:
+            with _ended_by_signals(server):
+                async with app.router.lifespan_context(app):  # here, so that its errors are this command's
+                    gc.collect()
+                    gc.freeze()  # what pandas and the others brought is not gone through again and again
+                    say(f"Serving {url} (its API: {url}/docs); Ctrl-C ends it.")
+                    await server.serve(sockets=[listening])
+
+        with suppress(asyncio.CancelledError):  # by a signal before it served
+            asyncio.run(work())
+
+
+@contextmanager
+def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """End the current task by a signal: the server while it serves, else whatever it waits for.
+
+    A terminal that is closed sends SIGHUP twice, its shell and its kernel once each. What comes while the
+    process is ending is ignored: it would else die before it has stopped the embedded PostgreSQL.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if server.started:
+            server.handle_exit(number, frame)
+        elif task is not None:
+            loop.call_soon_threadsafe(task.cancel)
+
+    heard = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]  # which nohup says
+    for each in heard:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each in heard:
+            signal.signal(each, signal.SIG_IGN)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

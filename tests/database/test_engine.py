@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+import citykit
+from citykit.database.transactions import in_transaction
+from citykit.database.urls import asyncpg_url
+from tests.support.database import scalar, stored
+
+SECRET = "s3cr3t-w0rd"  # noqa: S105
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(20)
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+async def refusal(url: Any, **options: Any) -> str:
+    """The message, after having seen that no secret is anywhere in the traceback."""
+    async with asyncio.timeout(60):
+        with pytest.raises(citykit.DatabaseUnavailableError) as caught:
+            await citykit.connect(url, **options)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    return str(caught.value)
+
+
+async def test_a_server_that_is_not_there(closed_port: int) -> None:
+    said = await refusal(f"postgresql://ada:{SECRET}@127.0.0.1:{closed_port}/geo")
+    assert f"postgresql://ada:***@127.0.0.1:{closed_port}/geo" in said
+    assert "CITYKIT_URL" in said
+
+
+async def test_a_server_that_never_answers(silent_port: int) -> None:
+    said = await refusal(f"postgresql://ada:{SECRET}@127.0.0.1:{silent_port}/geo")
+    assert "no answer within 4.5 s" in said
+
+
+async def test_a_host_that_does_not_exist() -> None:
+    said = await refusal(f"postgresql://ada:{SECRET}@no-such-host.invalid/geo")
+    assert "no-such-host.invalid" in said
+
+
+async def test_a_socket_that_does_not_exist() -> None:
+    said = await refusal(f"postgresql://ada:{SECRET}@/geo?host=/nowhere")
+    assert "/nowhere" in said
+
+
+async def test_a_database_and_a_user_that_do_not_exist(engine: AsyncEngine) -> None:
+    url = engine.url.set(database="no_such_database")
+    said = await refusal(url)
+    assert "no_such_database" in said
+    assert "createdb" in said
+    said = await refusal(engine.url.set(username="no_such_user", password=SECRET))
+    assert "no_such_user" in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"mysql://ada:{SECRET}@localhost/geo",
+        f"sqlite:///{SECRET}.db",
+        "sqlite://",
+        f"http://ada:{SECRET}@localhost",
+        f"ada {SECRET}",
+        "cities",
+        f"postgresql://ada:{SECRET}@localhost:port/geo",
+        f"postgresql://127.0.0.1:1/geo?password={SECRET}",
+        f"postgresql://ada:{SECRET}@127.0.0.1:1/geo?no_such_option=1",
+    ],
+)
+async def test_urls_that_cannot_be_used(url: str) -> None:
+    said = await refusal(url)
+    assert SECRET not in said
+
+
+async def test_a_port_that_cannot_be(engine: AsyncEngine) -> None:
+    assert engine.url
+    said = await refusal(f"postgresql://ada:{SECRET}@127.0.0.1:99999/geo")
+    assert "99999" in said
+
+
+async def test_engine_options_that_do_not_exist(engine: AsyncEngine) -> None:
+    said = await refusal(engine.url, no_such_option=1)
+    assert "no_such_option" in said
+
+
+async def test_engine_options_are_passed_on(engine: AsyncEngine) -> None:
+    other = await citykit.connect(engine.url, pool_size=3, echo=False)
+    assert other.pool.size() == 3  # type: ignore[attr-defined]
+    await other.dispose()
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("postgresql://ada@h:1/geo", "postgresql+asyncpg://ada@h:1/geo"),
+        ("postgres://ada@h:1/geo", "postgresql+asyncpg://ada@h:1/geo"),
+        ("postgresql+asyncpg://ada@h/geo", "postgresql+asyncpg://ada@h/geo"),
+        ("postgresql+psycopg://ada@h/geo", "postgresql+asyncpg://ada@h/geo"),
+        (
+            "postgresql://h/geo?sslmode=require&channel_binding=require&connect_timeout=3&application_name=x",
+            "postgresql+asyncpg://h/geo?ssl=require",
+        ),
+    ],
+)
+def test_urls_are_sent_through_asyncpg(given: str, used: str) -> None:
+    assert asyncpg_url(given) == make_url(used)
+    assert asyncpg_url(make_url(given)) == make_url(used)
+
+
+async def test_the_url_comes_from_the_environment(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, closed_port: int
+) -> None:
+    monkeypatch.setenv("CITYKIT_URL", f"postgresql://127.0.0.1:{closed_port}/geo")
+    with pytest.raises(citykit.DatabaseUnavailableError, match=str(closed_port)):
+        await citykit.connect()
+    other = await citykit.connect(engine.url)  # an argument goes before it
+    await other.dispose()
+
+
+async def test_a_password_is_in_no_repr(engine: AsyncEngine) -> None:
+    other = await citykit.connect(
+        engine.url.set(password=SECRET) if engine.url.password is None else engine.url
+    )
+    password = other.url.password or SECRET
+    assert password not in repr(other) + str(other) + repr(other.url)
+    await other.dispose()
+
+
+def test_a_password_among_the_options_is_hidden_too() -> None:
+    url = asyncpg_url(f"postgresql://ada@h/geo?password={SECRET}")
+    assert url.password == SECRET
+    assert SECRET not in repr(url) + str(url)
+
+
+async def test_a_lost_connection_is_said_and_the_next_call_works(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        pid = await connection.scalar(text("SELECT pg_backend_pid()"))
+        await scalar(engine, "SELECT pg_terminate_backend(:pid)", pid=pid)
+        with pytest.raises(citykit.DatabaseUnavailableError, match="lost"):
+            await citykit.biggest_cities(connection)
+    assert (await citykit.biggest_cities(engine)).empty
+
+
+async def test_the_error_of_the_caller_passes_through(engine: AsyncEngine) -> None:
+    async def insert_and_fail(connection: AsyncConnection) -> None:
+        await connection.execute(text("INSERT INTO cities (name, population) VALUES ('a', 1)"))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await in_transaction(engine, insert_and_fail)
+    assert await stored(engine) == {}
+
+
+async def test_sessions_do_not_expire(engine: AsyncEngine) -> None:
+    async with citykit.sessions(engine).begin() as session:
+        city = await citykit.add_city(session, "Reykjavík", 118_918, country="IS")
+    assert city.country == "IS"
+
+
+async def test_connecting_can_be_cancelled(silent_port: int) -> None:
+    connecting = asyncio.create_task(citykit.connect(f"postgresql://127.0.0.1:{silent_port}/geo"))
+    await asyncio.wait([connecting], timeout=0.1)
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+
+
+# Tables
+
+
+async def test_creating_tables_is_idempotent_and_keeps_rows(
+    engine: AsyncEngine, three_cities: pd.DataFrame
+) -> None:
+    await citykit.load_cities(engine, three_cities)
+    await citykit.create_tables(engine)
+    assert len(await stored(engine)) == 3
+    await citykit.create_tables(engine, reset=True)
+    assert await stored(engine) == {}
+
+
+async def test_two_create_tables_at_once(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP TABLE cities"))
+    await asyncio.gather(*(citykit.create_tables(engine) for _ in range(4)))
+    assert await stored(engine) == {}
+
+
+async def test_resetting_and_asking_again_in_one_process(
+    engine: AsyncEngine, three_cities: pd.DataFrame
+) -> None:
+    for _ in range(8):  # asyncpg keeps prepared statements: they must not outlive the table
+        await citykit.create_tables(engine, reset=True)
+        await citykit.load_cities(engine, three_cities)
+        await citykit.load_cities(engine, three_cities, on_conflict="update")
+        assert len(await citykit.biggest_cities(engine)) == 3
+
+
+async def test_a_table_of_somebody_else_is_left_alone(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP TABLE cities"))
+        await connection.execute(text("CREATE TABLE cities (name text PRIMARY KEY, population integer)"))
+        await connection.execute(text("INSERT INTO cities VALUES ('London', 5)"))
+    with pytest.raises(citykit.CitykitError, match=r"not citykit's.*'country'.*reset=True"):
+        await citykit.create_tables(engine)
+    assert await scalar(engine, "SELECT count(*) FROM cities") == 1
+
+
+async def test_a_table_without_the_key_is_not_citykits(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE cities DROP CONSTRAINT cities_key"))
+    with pytest.raises(citykit.CitykitError, match=r"no unique key \(name, country, region\)"):
+        await citykit.create_tables(engine)
+
+
+async def test_a_reset_of_a_table_that_a_view_needs(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE VIEW big AS SELECT * FROM cities"))
+    with pytest.raises(citykit.CitykitError, match="drop that first"):
+        await citykit.create_tables(engine, reset=True)
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP VIEW big"))
+
+
+async def test_with_a_connection_the_caller_decides_about_the_tables(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        await connection.execute(text("DROP TABLE cities"))
+        await citykit.create_tables(connection)
+        await connection.rollback()
+    assert await stored(engine) == {}
+
+
+@pytest.mark.parametrize(
+    "values",
+    ["('', 1)", "(repeat('x', 401), 1)", "('a', -1)", "(NULL, 1)", "('a', NULL)"],
+)
+async def test_the_table_itself_refuses_what_breaks_its_rules(engine: AsyncEngine, values: str) -> None:
+    with pytest.raises(Exception, match="constraint"):
+        async with engine.begin() as connection:
+            await connection.execute(text(f"INSERT INTO cities (name, population) VALUES {values}"))  # noqa: S608
+
+
+async def test_the_columns_and_indexes_are_those_of_the_house(engine: AsyncEngine) -> None:
+    columns = await scalar(
+        engine,
+        "SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod) || "
+        "CASE WHEN attcollation = '\"C\"'::regcollation THEN ' C' ELSE '' END || "
+        "CASE WHEN attnotnull THEN ' not null' ELSE '' END, ', ' ORDER BY attnum) "
+        "FROM pg_attribute WHERE attrelid = 'cities'::regclass AND attnum > 0",
+    )
+    assert columns == (
+        "id bigint not null, name text C not null, country text C not null, region text C not null, "
+        "population integer not null, latitude double precision, longitude double precision"
+    )
+    indexes = await scalar(
+        engine,
+        "SELECT string_agg(substring(indexdef from '\\((.*)\\)'), '; ' ORDER BY indexdef) FROM pg_indexes "
+        "WHERE tablename = 'cities'",
+    )
+    assert sorted(indexes.split("; ")) == [
+        "country, population DESC, name",
+        "id",
+        "name, country, region",
+        "population DESC, name",
+    ]

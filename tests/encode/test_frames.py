@@ -1,0 +1,337 @@
+"""Every kind of value that a frame can hold, and what becomes of it. No database is involved."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+import citykit
+from citykit.cities.store import CITIES
+from citykit.encode.frames import POSITION, validate
+from citykit.encode.rejects import refuse
+from citykit.encode.rules import rules_of
+
+RULES = rules_of(CITIES)
+MEANINGS = {rule.name: rule.meaning for rule in RULES}
+COLUMNS = ["name", "country", "region", "population", "latitude", "longitude"]
+
+
+def frame_of(column: str, values: Any, index: Any = None) -> pd.DataFrame:
+    """A valid frame but for one column."""
+    length = len(values)
+    frame = pd.DataFrame({"name": [f"city {i}" for i in range(length)], "population": range(length)})
+    frame[column] = values if not isinstance(values, list) else pd.Series(values, dtype=object)
+    if index is not None:
+        frame.index = index
+    return frame
+
+
+def typed(column: str, values: Any) -> list[Any]:
+    rows, rejects = validate(frame_of(column, values), RULES)
+    assert rejects.empty, rejects
+    result: list[Any] = rows.column(column).to_pylist()
+    return result
+
+
+def reason(column: str, value: Any) -> str:
+    rows, rejects = validate(frame_of(column, [value]), RULES)
+    assert rows.num_rows == 0
+    assert rejects["row"].tolist() == [0]
+    assert rejects["column"].tolist() == [column]
+    return str(rejects["reason"].iloc[0])
+
+
+def test_rules_follow_the_table() -> None:
+    assert [rule.name for rule in RULES] == COLUMNS
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series([1, 2, 3], dtype="int8"),
+        pd.Series([1, 2, 3], dtype="int64"),
+        pd.Series([1, 2, 3], dtype="uint64"),
+        pd.Series([1, 2, 3], dtype="Int32"),
+        pd.Series([1.0, 2.0, 3.0]),
+        pd.Series([1.0, 2.0, 3.0], dtype="float32"),
+        pd.Series([1.0, 2.0, 3.0], dtype="Float64"),
+        pd.Series([1, 2, 3], dtype="int64[pyarrow]"),
+        pd.Series([1, 2, 3], dtype="double[pyarrow]"),
+        pd.Series([Decimal(1), Decimal("2.0"), Decimal("3")], dtype=pd.ArrowDtype(pa.decimal128(5, 1))),
+        pd.Series([1, 2, 3], dtype="category"),
+        pd.Categorical([1, 2, 3], categories=[3, 2, 1, 0]),
+        pd.Series([1, 2, 3], dtype="Sparse[int64]"),
+        [1, 2, 3],
+        [1, 2.0, Decimal("3")],
+        [np.int16(1), np.float32(2), Fraction(3)],
+    ],
+    ids=lambda values: str(getattr(values, "dtype", values)),
+)
+def test_whole_numbers_of_any_dtype_are_populations(values: Any) -> None:
+    assert typed("population", values) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series(["a", "b", "c"], dtype="str"),
+        pd.Series(["a", "b", "c"], dtype="string"),
+        pd.Series(["a", "b", "c"], dtype="string[python]"),
+        pd.Series(["a", "b", "c"], dtype=pd.ArrowDtype(pa.string())),
+        pd.Series(["a", "b", "c"], dtype="category"),
+        pd.Series(["a", "b", "c"], dtype=pd.ArrowDtype(pa.dictionary(pa.int8(), pa.string()))),
+        ["a", "b", "c"],
+        [np.str_("a"), "b", "c"],
+    ],
+    ids=lambda values: str(getattr(values, "dtype", values)),
+)
+def test_text_of_any_dtype_is_a_name(values: Any) -> None:
+    assert typed("name", values) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT, Decimal("nan")], ids=repr)
+def test_missing_values(missing: Any) -> None:
+    assert typed("country", [missing, "IS"]) == ["", "IS"]
+    assert typed("latitude", [missing, 1.5]) == [None, 1.5]
+    assert reason("name", missing) == "missing"
+    assert reason("population", missing) == "missing"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "Float64", "object", "str", "category", "int64[pyarrow]"])
+def test_a_column_with_nothing_in_it(dtype: str) -> None:
+    assert typed("longitude", pd.Series([None, None], dtype=dtype)) == [None, None]
+    assert typed("region", pd.Series([None, None], dtype=dtype)) == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "why"),
+    [
+        ("name", "", "empty"),
+        ("name", "x" * 401, "longer than 400 characters"),
+        ("name", "a\0b", "with a NUL character"),
+        ("name", "a\ud800", "with a lone surrogate, which is no character"),
+        ("name", 5, "not text"),
+        ("name", b"London", "not text"),
+        ("name", True, "not text"),
+        ("name", ["London"], "not text"),
+        ("country", "x" * 101, "longer than 100 characters"),
+        ("region", "\0", "with a NUL character"),
+        ("population", -1, "negative"),
+        ("population", -(2**70), "negative"),
+        ("population", 2**31, "above 2,147,483,647"),
+        ("population", 2**31 + 0.0, "above 2,147,483,647"),
+        ("population", 2**70, "above 2,147,483,647"),
+        ("population", 10**400, "above 2,147,483,647"),
+        ("population", 1e300, "above 2,147,483,647"),
+        ("population", 1.5, "fractional"),
+        ("population", Decimal("0.1"), "fractional"),
+        ("population", np.inf, "infinite"),
+        ("population", -np.inf, "infinite"),
+        ("population", Decimal("Infinity"), "infinite"),
+        ("population", "8900000", "not a number"),
+        ("population", True, "not a number"),
+        ("population", np.True_, "not a number"),
+        ("population", 5j, "not a number"),
+        ("population", pd.Timestamp("2020-01-01"), "not a number"),
+        ("population", pd.Timedelta("1s"), "not a number"),
+        ("population", [5], "not a number"),
+        ("latitude", 91, "above 90"),
+        ("latitude", np.nextafter(90, 91), "above 90"),
+        ("latitude", -90.5, "below -90"),
+        ("latitude", np.inf, "infinite"),
+        ("latitude", 10**400, "above 90"),
+        ("latitude", Decimal("1E+1000"), "above 90"),
+        ("latitude", Decimal("-1E+1000"), "below -90"),
+        ("population", Decimal("1E+1000000"), "above 2,147,483,647"),
+        ("population", Decimal("-1E+1000000"), "negative"),
+        ("population", np.timedelta64(5, "s"), "not a number"),
+        ("latitude", np.timedelta64(5, "s"), "not a number"),
+        ("population", Decimal("sNaN"), "missing"),
+        ("latitude", "51.5", "not a number"),
+        ("latitude", False, "not a number"),
+        ("latitude", Decimal("51.123456789012345678901"), "not exact in double precision"),
+        ("longitude", 180.1, "above 180"),
+        ("longitude", -181, "below -180"),
+    ],
+)
+def test_bad_values(column: str, value: Any, why: str) -> None:
+    assert reason(column, value) == why
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "why"),
+    [
+        ("population", pd.Series([-1], dtype="int8"), "negative"),
+        ("population", pd.Series([2**31], dtype="int64"), "above 2,147,483,647"),
+        ("population", pd.Series([2**64 - 1], dtype="uint64"), "above 2,147,483,647"),
+        ("population", pd.Series([0.5]), "fractional"),
+        ("population", pd.Series([np.inf]), "infinite"),
+        ("population", pd.Series([1e300]), "above 2,147,483,647"),
+        ("population", pd.Series([np.nan]), "missing"),
+        ("population", pd.Series([None], dtype="Int64"), "missing"),
+        ("population", pd.Series([True]), "not a number"),
+        ("population", pd.Series([True], dtype="boolean"), "not a number"),
+        ("population", pd.Series([True], dtype="bool[pyarrow]"), "not a number"),
+        ("population", pd.Series([pd.Timestamp("2020-01-01")]), "not a number"),
+        ("population", pd.Series(["5"], dtype="str"), "not a number"),
+        ("population", pd.Series(["5"], dtype="category"), "not a number"),
+        ("name", pd.Series([5]), "not text"),
+        ("name", pd.Series(["a\0"], dtype="str"), "with a NUL character"),
+        ("latitude", pd.Series([True]), "not a number"),
+        ("latitude", pd.Series([91], dtype="int64"), "above 90"),
+    ],
+)
+def test_bad_values_in_typed_columns(column: str, values: Any, why: str) -> None:
+    rows, rejects = validate(frame_of(column, values), RULES)
+    assert rows.num_rows == 0
+    assert rejects["reason"].tolist() == [why]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("name", "x" * 400),
+        ("name", "🏙" * 400),  # characters, not bytes
+        ("name", " "),
+        ("name", "東京\n'; DROP TABLE cities; --"),
+        ("population", 0),
+        ("population", 2**31 - 1),
+        ("latitude", 90),
+        ("latitude", -90.0),
+        ("latitude", Decimal("51.50853")),
+        ("latitude", Decimal.from_float(0.1)),
+        ("longitude", -180),
+        ("longitude", 1 / 3),
+    ],
+)
+def test_values_at_the_limits_are_kept_as_they_are(column: str, value: Any) -> None:
+    assert typed(column, [value]) == [float(value) if isinstance(value, Decimal) else value]
+
+
+def test_all_bad_values_are_reported_in_the_order_of_the_frame() -> None:
+    frame = pd.DataFrame(
+        {"population": [-5, 1, 1.5], "name": ["a", "", None], "latitude": [91, 0, 0]},
+        index=["first", "second", "third"],
+    )
+    rows, rejects = validate(frame, RULES)
+    assert rows.num_rows == 0
+    assert rejects.columns.tolist() == ["row", "column", "value", "reason"]
+    assert rejects[["row", "column", "reason"]].to_numpy().tolist() == [
+        ["first", "population", "negative"],
+        ["first", "latitude", "above 90"],
+        ["second", "name", "empty"],
+        ["third", "name", "missing"],
+        ["third", "population", "fractional"],
+    ]
+    assert rejects["value"].tolist()[:3] == [-5, 91, ""]
+
+
+def test_valid_rows_keep_their_positions() -> None:
+    rows, rejects = validate(frame_of("population", [0, -1, 2, -3, 4]), RULES)
+    assert rows.column(POSITION).to_pylist() == [0, 2, 4]
+    assert rejects["row"].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.Index([7, 7, 7]),
+        pd.Index(["a", None, "c"]),
+        pd.MultiIndex.from_tuples([(1, "x"), (2, "y"), (2, "y")]),
+        pd.date_range("2020-01-01", periods=3, tz="UTC"),
+    ],
+    ids=["repeated", "with none", "multi", "dates"],
+)
+def test_any_index_labels_the_rejects(index: pd.Index[Any]) -> None:
+    _, rejects = validate(frame_of("population", [1, -2, 3], index), RULES)
+    [label] = rejects["row"]
+    assert label is index[1] or label == index[1]
+
+
+def test_the_frame_is_not_changed() -> None:
+    frame = frame_of("population", [1, -2, 3])
+    before = frame.copy(deep=True)
+    validate(frame, RULES)
+    pd.testing.assert_frame_equal(frame, before)
+
+
+def test_no_rows() -> None:
+    rows, rejects = validate(pd.DataFrame({"name": [], "population": []}), RULES)
+    assert rows.num_rows == 0
+    assert rejects.empty
+    assert rejects.columns.tolist() == ["row", "column", "value", "reason"]
+
+
+def test_columns_that_the_frame_lacks() -> None:
+    rows, _ = validate(pd.DataFrame({"name": ["a"], "population": [1]}), RULES)
+    assert rows.drop_columns([POSITION]).to_pylist() == [
+        {"name": "a", "country": "", "region": "", "population": 1}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (["name", "pop"], r"column 'pop': unknown column \(did you mean 'population'\?\)"),
+        (["name", "Population"], r"column 'Population': unknown column \(did you mean 'population'\?\)"),
+        (["name", "population", "id"], "column 'id': unknown column"),
+        (["name", "population", 7], "column 7: unknown column"),
+        (["name", "population", pd.NA], "column <NA>: unknown column"),
+        (["name", "population", "\ud800"], r"column '\\ud800': unknown column"),
+        (["name", "population", ("a", "b")], r"column \('a', 'b'\): unknown column"),
+        (["name"], "column 'population': this column is needed and missing"),
+        ([], "column 'name': this column is needed and missing"),
+        (["name", "population", "name"], "column 'name': the frame has this column more than once"),
+    ],
+)
+def test_wrong_columns(columns: list[Any], said: str) -> None:
+    frame = pd.DataFrame([[1] * len(columns)], columns=pd.Index(columns, dtype=object))
+    with pytest.raises(citykit.InvalidFrameError, match=said) as caught:
+        validate(frame, RULES)
+    assert ", ".join(COLUMNS) in str(caught.value)
+    assert "nothing was loaded" in str(caught.value)
+    assert not caught.value.rejects.empty
+
+
+def test_the_message_names_column_count_first_row_value_and_what_to_do() -> None:
+    frame = frame_of("population", [1, -5, 2, -6, -7], index=[10, 17, 20, 30, 40])
+    _, rejects = validate(frame, RULES)
+    error = refuse(rejects, MEANINGS)
+    assert str(error) == (
+        "column 'population' has 3 negative values (first at row label 17: -5); nothing was loaded.\n"
+        "Populations are persons, 0 or more. See error.rejects for all; "
+        "on_invalid='skip' loads the valid rows."
+    )
+
+
+def test_nan_in_an_arrow_column_is_missing() -> None:
+    values = pd.arrays.ArrowExtensionArray(pa.array([1.5, float("nan"), None]))
+    assert typed("latitude", pd.Series(values)) == [1.5, None, None]
+    assert validate(frame_of("population", pd.Series(values)), RULES)[1]["reason"].tolist() == [
+        "fractional",
+        "missing",
+        "missing",
+    ]
+
+
+def test_a_missing_value_among_categories_that_are_numbers() -> None:
+    rows, rejects = validate(frame_of("population", pd.Series(pd.Categorical([1, None, 2]))), RULES)
+    assert rows.column("population").to_pylist() == [1, 2]
+    assert rejects["reason"].tolist() == ["missing"]
+
+
+@pytest.mark.parametrize("number", [10**5000, -(10**5000)], ids=["huge", "negative"])
+def test_a_number_with_more_digits_than_python_prints(number: int) -> None:
+    _, rejects = validate(frame_of("population", [number], index=pd.Index([number], dtype=object)), RULES)
+    assert "a very long int" in str(refuse(rejects, MEANINGS))
+
+
+def test_a_very_long_value_is_shortened_in_the_message() -> None:
+    _, rejects = validate(frame_of("name", ["x" * 1_000_000]), RULES)
+    assert len(str(refuse(rejects, MEANINGS))) < 400

@@ -1,0 +1,122 @@
+"""Statements and their parameters, without a database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sqlalchemy import JSON, Integer, bindparam, literal, select, text
+
+import citykit
+from citykit.cities.model import City
+from citykit.read.statement import compiled
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT ':x'",
+        "SELECT 'it''s :x'",
+        r"SELECT E'\':x'",
+        "SELECT $$ :x $$, $tag$ :x $$ :y $tag$",
+        'SELECT ":x"',
+        "SELECT 1 -- :x\n, 2",
+        "SELECT 1 /* :x /* :y */ :z */, 2",
+        "SELECT x::text, (1)::int",
+        "SELECT a[1:2], a[i:j], a [x[1]:2]",
+        """SELECT b @> '{":x": 1}', b -> 'a', b #>> '{a,b}', b ? 'a', '12:30'::time""",
+    ],
+)
+def test_what_is_no_parameter_stays(sql: str) -> None:
+    assert compiled(sql).sql == sql
+
+
+def test_parameters_are_numbered_by_name() -> None:
+    query = compiled("SELECT :b, :a::int, :b WHERE x IN (:c) AND y=:a", {"a": 1, "b": "x", "c": None})
+    assert query.sql == "SELECT $1, $2::int, $1 WHERE x IN ($3) AND y=$2"
+    assert query.args == ("x", 1, None)
+
+
+@pytest.mark.parametrize("end", [";", " ; ;\n", " -- done", ";\n-- done\n", "\n\t"])
+def test_a_semicolon_or_comment_at_the_end_goes(end: str) -> None:
+    assert compiled(f"SELECT 1{end}").sql == "SELECT 1"
+
+
+@pytest.mark.parametrize(
+    ("sql", "params", "said"),
+    [
+        ("SELECT :name", None, "parameter 'name' has no value"),
+        ("SELECT :name", {"nmae": 1}, "no parameter 'nmae' in it .did you mean 'name'"),
+        ("SELECT 1", {"name": 1}, "no parameter 'name'"),
+        ("SELECT :name -- :other", {"name": 1, "other": 2}, "no parameter 'other'"),
+        ("SELECT $1", None, "Parameters are named"),
+        ("SELECT 1; DROP TABLE cities", None, "more than one statement"),
+        (select(City.name).where(City.country == bindparam("name")), None, "parameter 'name' has no value"),
+        (select(City.name), {"name": 1}, "no parameter 'name'"),
+        (text("SELECT :name"), {}, "parameter 'name' has no value"),
+        (text("SELECT 1; SELECT 2"), {}, "more than one statement"),
+    ],
+)
+def test_what_does_not_fit_is_named(sql: Any, params: Any, said: str) -> None:
+    with pytest.raises(citykit.CitykitError, match=said):
+        compiled(sql, params)
+
+
+@pytest.mark.parametrize(
+    ("statement", "params"),
+    [(5, None), (None, None), (b"SELECT 1", None), (["SELECT 1"], None), (City, None), ("SELECT :a", [1])],
+)
+def test_what_is_no_statement(statement: Any, params: Any) -> None:
+    with pytest.raises(TypeError, match="read_frame"):
+        compiled(statement, params)
+
+
+def test_a_select_brings_its_values() -> None:
+    statement = (
+        select(City.name)
+        .where(City.country.in_(["IS", "GB"]), City.population > bindparam("least", type_=Integer))
+        .limit(3)
+    )
+    query = compiled(statement, {"least": 5})
+    assert sorted(map(str, query.args)) == ["3", "5", "GB", "IS"]
+    assert compiled(select(literal({"a": 1}, JSON))).args == ('{"a": 1}',)
+
+
+def test_values_of_numpy_and_pandas_become_pythons() -> None:
+    values = {
+        "a": np.int64(1), "b": np.float32(0.5), "c": pd.NA, "d": pd.NaT, "e": np.array([1, 2]),
+        "f": pd.Series(["x", None]), "g": (np.int8(1), 2), "h": np.bool_(True), "i": float("nan"),
+    }  # fmt: skip
+    args = compiled("SELECT :a, :b, :c, :d, :e, :f, :g, :h, :i", values).args
+    assert [*map(type, args)] == [int, float, type(None), type(None), list, list, list, bool, float]
+    assert args[4:7] == ([1, 2], ["x", None], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("sql", "copied"),
+    [
+        ("SELECT 1", True),
+        ("/* SHOW */ (((select 1)))", True),
+        ("-- x\nWITH a AS (SELECT 1) TABLE a", True),
+        ("VALUES (1)", True),
+        ("SHOW timezone", False),
+        ("EXPLAIN SELECT 1", False),
+        ("", False),
+    ],
+)
+def test_what_copy_can_run(sql: str, copied: bool) -> None:
+    assert compiled(sql).copied is copied
+
+
+def test_literals_go_only_where_the_parameters_are() -> None:
+    query = compiled("SELECT '$1', :a, $$ $1 $$, \"$1\" -- $1\n, :b", {"a": 1, "b": 2})
+    assert query.with_literals(["'$2'", "'x'"]) == "SELECT '$1', '$2', $$ $1 $$, \"$1\" -- $1\n, 'x'"
+
+
+def test_a_place_is_shown_in_what_was_written() -> None:
+    query = compiled("SELECT :first,\n\t:second FROM\n nope", {"first": 1, "second": 2})
+    assert query.shown_at(query.sql.index("nope") + 1) == "line 3:  nope\n         ^"
+    assert query.shown_at(query.sql.index("$2") + 1) == "line 2:  :second FROM\n         ^"
+    assert query.shown_at(len(query.sql) + 1).endswith("^")

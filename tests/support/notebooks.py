@@ -1,0 +1,106 @@
+"""Running the notebooks in a real kernel. ``python -m tests.support.notebooks`` renews their outputs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+from matplotlib import image
+from nbclient import NotebookClient
+
+from tests.support.kernels import kernel
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+PATHS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def committed(path: Path) -> Any:
+    """Return the notebook as it is in the repository."""
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+
+
+def executed(path: Path) -> Any:
+    """Return the notebook as a fresh kernel leaves it; an error in a cell is raised."""
+    notebook = committed(path)
+    os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")  # without it, jupyter_core warns
+    client = NotebookClient(
+        notebook, timeout=120, record_timing=False, resources={"metadata": {"path": str(FOLDER)}}
+    )
+    client.execute(env={**os.environ, "PYTHONWARNINGS": "default"})
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = lasting(cell.outputs)
+    return notebook
+
+
+def queued(path: Path) -> Any:
+    """Return the notebook as a fresh kernel leaves it that was sent all cells at once."""
+    notebook = committed(path)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    with kernel(cwd=str(FOLDER)) as running:
+        for cell, sent in [(cell, running.send(cell.source)) for cell in code]:
+            cell.outputs = lasting(map(nbformat.from_dict, running.wait(sent)))
+    return notebook
+
+
+def lasting(outputs: Iterable[Any]) -> list[Any]:
+    """Return outputs without progress bars, whose times change, and each stream in one piece."""
+    kept: list[Any] = []
+    for output in outputs:
+        if output.get("name") == "stderr" and ("rows/s" in output.text or not output.text.strip()):
+            continue
+        if kept and "name" in output and kept[-1].get("name") == output.name:
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
+
+
+def texts(notebook: Any) -> list[list[str]]:
+    """What each code cell shows but for its pictures."""
+    shown = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            shown.append(
+                [
+                    f"{output.get('name', output.output_type)}: {kind}\n{text}"
+                    for output in cell.outputs
+                    for kind, text in _mime_bundle(output).items()
+                    if not kind.startswith("image/")
+                ]
+            )
+    return shown
+
+
+def pictures(notebook: Any) -> list[np.ndarray[Any, Any]]:
+    """The pictures of a notebook, in order: (height, width, 4) floats from 0 to 1."""
+    return [
+        image.imread(io.BytesIO(base64.b64decode(bundle["image/png"])), format="png")
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in (bundle := _mime_bundle(output))
+    ]
+
+
+def _mime_bundle(output: Any) -> dict[str, str]:
+    if output.output_type == "stream":
+        return {"text/plain": str(output.text)}
+    if output.output_type == "error":
+        return {"text/plain": "\n".join(output.traceback)}
+    return dict(sorted(output.data.items()))
+
+
+def renew() -> None:
+    for path in PATHS:
+        nbformat.write(executed(path), path)  # type: ignore[no-untyped-call]
+        print(f"renewed {path.name}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    renew()
