@@ -99,8 +99,8 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
     Notes
     -----
     An index of three-letter parts (PostgreSQL's extension pg_trgm) answers for all but punctuation
-    alone or with one letter. The first search of a large table through an engine makes it (0.6 s for 200,000
-    cities, in which the table is not written); where that may not be, it is one pass over the table.
+    alone or with one letter. The first search of a large table through an engine makes it (1 to 2 s
+    for 200,000 cities, in which the table is not written); where that may not be, it is one pass over the table.
 
     Examples
     --------

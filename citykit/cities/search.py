@@ -92,8 +92,8 @@ def find_statement(folds: bool, letters: int) -> str:
 async def create_search_index(engine: AsyncEngine) -> None:
     """Create what answers `find_cities` at once, if the table is large, ours and not being written.
 
-    It is made by the first search and not with the table: it would make every load of a table that nobody
-    searches take half as long again.
+    It is made by the first search and not with the table: every load of a table that nobody searches
+    would take 1.5 to 2 times as long.
     """
 
     async def wanted(connection: AsyncConnection) -> bool:

@@ -27,8 +27,8 @@ def world_cities(min_population: int = 15_000) -> pd.DataFrame:
     ----------
     min_population : int
         Persons, 500 or more. GeoNames lists cities from 500, 1,000, 5,000 and 15,000 persons up, and
-        citykit reads the smallest list that covers the number: about 0.3 s and 34,000 cities at 15,000,
-        about 4 s and 190,000 cities at 500.
+        citykit reads the smallest list that covers the number: about 0.6 s and 34,000 cities at 15,000,
+        about 3 s and 190,000 cities at 500.
 
     Returns
     -------

@@ -26,7 +26,7 @@ NAME = "citykit"
 
 @dataclass(frozen=True)
 class Owner:
-    """Whoever owns the data directory and runs the server; None: the user of this process."""
+    """The account that owns the data directory and runs the server; None: the user of this process."""
 
     uid: int | None = None
     gid: int | None = None

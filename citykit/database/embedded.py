@@ -7,7 +7,8 @@ a process ends:
 
 ``users.lock``
     The server's users are processes. Each holds this lock shared for as long as it lives, so that a killed
-    one is never counted. Whoever leaves and then gets the lock for itself was the last, and stops the server.
+    one is never counted. A process that leaves, and then gets the lock exclusively, was the last: it stops
+    the server.
 ``start.lock``
     Held alone while the server is started or stopped; its content is the pid of the last who took it. A user
     whose server is ready does not need it. Waiting for it is polled and ends after `SERVER_SECONDS`.
@@ -60,7 +61,7 @@ SETTINGS = {
 }
 SERVER_SECONDS = 60  # for it to start (recovery after a crash included), to stop, and for each of the locks
 SOCKET_PATH_BYTES = 103  # what macOS allows; Linux allows 107
-SHORT_PLACE = Path("/tmp")  # noqa: S108  # for sockets with a long path; the same whatever TMPDIR says
+SHORT_PLACE = Path("/tmp")  # noqa: S108  # for sockets with a long path; TMPDIR must not change where they are found
 
 
 def attach(home: Path | None = None, *, given_up: threading.Event | None = None) -> URL:
@@ -171,7 +172,7 @@ class _Server:
             lines = self._start(owner)
         if not self._is_user():
             self.users = _lock_file(self.home / "users.lock")
-            fcntl.flock(self.users, fcntl.LOCK_SH)  # whoever holds it alone has the start lock too
+            fcntl.flock(self.users, fcntl.LOCK_SH)  # LOCK_EX on it is only taken under the start lock
             atexit.register(self.leave)
         return lines
 

@@ -129,7 +129,7 @@ def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
 def _end_cancelled(connection: Any, _record: object, exc: BaseException | None) -> None:
     """Let the server end a statement that was cancelled, before SQLAlchemy closes its connection."""
     if isinstance(exc, asyncio.CancelledError):
-        with contextlib.suppress(asyncio.CancelledError):  # again: the first is raised when it is closed
+        with contextlib.suppress(asyncio.CancelledError):  # a second one; the first is still being raised
             connection.run_async(cancelled_on_server)
 
 

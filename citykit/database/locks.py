@@ -17,7 +17,7 @@ from citykit.database.transactions import LOCK_OPTION, LOCK_SECONDS, option
 from citykit.errors import CitykitError
 
 TRIED_AGAIN_SECONDS = 0.07  # after a lock that was not granted at once
-CREATING = 0x6369_7479_6B69_74  # "citykit": the advisory lock of whoever creates tables
+CREATING = 0x6369_7479_6B69_74  # "citykit": the advisory lock that create_tables takes
 
 Mode: TypeAlias = Literal["SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"]
 
@@ -133,9 +133,9 @@ async def locked_by(connection: AsyncConnection, statement: str, milliseconds: i
 async def lock_without_queueing(
     connection: AsyncConnection, tables: Sequence[str], seconds: float, undone: str
 ) -> None:
-    """Lock tables against everybody, within a time in which nobody waits behind this.
+    """Lock tables in ACCESS EXCLUSIVE mode, trying again for so many seconds.
 
-    Whoever waits for ACCESS EXCLUSIVE keeps all later readers waiting as well; who tries again does not.
+    A session that waits for this lock would keep all later readers waiting behind it; NOWAIT does not.
     """
     deadline = asyncio.get_running_loop().time() + seconds
     while True:

@@ -149,10 +149,10 @@ _keepers: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
 
 
 def _keep(loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None]:
-    """Have the connections of `loop` closed before it is: whoever ends a loop ends its generators first.
+    """Have the connections of `loop` closed before the loop is.
 
-    asyncio.run does, and so do asyncio.Runner, `citykit.run`, uvloop and pytest-asyncio
-    (``loop.shutdown_asyncgens``).
+    asyncio.run, asyncio.Runner, `citykit.run`, uvloop and pytest-asyncio end a loop's asynchronous generators
+    (``loop.shutdown_asyncgens``) before they close it; this one closes the connections when it is ended.
     """
 
     async def keep() -> AsyncGenerator[None]:

@@ -1,7 +1,7 @@
 """Each helper's transaction: on which connection, ended by whom, and when it is made again.
 
-The work of a helper runs in a task of its own. However often, and in whatever way, the helper is cancelled,
-that task is cancelled once, and has rolled back and given its connection back before the helper ends.
+The work of a helper runs in a task of its own. If the helper is cancelled, however often, that task is
+cancelled once, and it rolls back and gives its connection back before the helper ends.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ SELECT coalesce(bool_and(relkind IN ('r', 'p') AND NOT relrowsecurity), true)
 FROM pg_catalog.pg_class WHERE oid = to_regclass('cities')
 """)
 
-# What the work does to the database. "reads": only SELECTs of citykit's own, which cannot write
-# where `cities` is a table: that is asked for before they are repeated.
+# What the work does to the database. "reads": only SELECTs of citykit's own, which write nothing where
+# `cities` is a table; before they are repeated, the catalogue is asked whether it is one (`_ONLY_READ`).
 # "any": a statement of the user's, which may write. "writes": a write of citykit's own.
 Effect: TypeAlias = Literal["reads", "any", "writes"]
 
@@ -59,11 +59,10 @@ async def in_transaction(
 ) -> T:
     """Do `work` in a transaction, by the one rule of this package.
 
-    An engine: a connection and a transaction of its own, committed at the end ("reads": each SELECT is one by
-    itself, through SQLAlchemy's AUTOCOMMIT). It is made again on another
-    connection if its connection was lost before the COMMIT was sent, where `work` may be called again:
-    `repeatable` says so, or None: unless its `effect` is "writes". A connection or a session: a savepoint in
-    the caller's transaction, which this never ends.
+    An engine: a connection and a transaction of its own, committed at the end. For "reads" each SELECT is a
+    transaction by itself, through SQLAlchemy's AUTOCOMMIT. If the connection is lost before the COMMIT was
+    sent, `work` is called again on another one, where `repeatable` allows it; None: unless `effect` is
+    "writes". A connection or a session: a savepoint in the caller's transaction, which this never ends.
     """
     attempt = _Attempt(effect, repeatable or (lambda: effect != "writes"))
     if isinstance(bind, AsyncEngine):
@@ -107,7 +106,7 @@ class _Attempt:
     connection: AsyncConnection | None = None  # that is in use
     wrote: bool = True  # as far as is known; else it does not matter whether its COMMIT was answered
     committing: bool = False
-    lost: bool = False  # the one before
+    lost: bool = False  # an attempt before this one has lost its connection
     silent: float = 0.0  # seconds after which the connection was given up
 
     def may_be_made_again(self) -> bool:
@@ -216,7 +215,7 @@ async def _roll_back(connection: AsyncConnection, rollback: Callable[[], Awaitab
 
 
 async def _close(connection: AsyncConnection) -> None:
-    """Close a connection for good; a statement that runs there is cancelled, which is waited for 2 s."""
+    """Close a connection; a statement that runs there is cancelled first, and has 2 s to end."""
     await _end_cancelled(connection)
     if not connection.closed and not connection.invalidated:
         with contextlib.suppress(*DRIVER_ERRORS):

@@ -180,7 +180,7 @@ def _text(array: pa.Array) -> pa.Array:
 
 
 def _array_literals(array: pa.Array) -> pa.Array:
-    """Write ``{1,NULL}``; whatever is no number is quoted, so that NULL and a comma can be elements."""
+    """Write ``{1,NULL}``; all but numbers are quoted, so that an element may be a comma or the text NULL."""
     elements = _text(array.values)
     if not pa.types.is_integer(array.type.value_type) and not pa.types.is_floating(array.type.value_type):
         escaped = pc.replace_substring(pc.replace_substring(elements, "\\", "\\\\"), '"', '\\"')

@@ -57,7 +57,7 @@ class Rule:
     missing: str | None = None  # what a missing value becomes
     low: float | None = None
     high: float | None = None
-    meaning: str = ""  # a sentence for whoever broke the rule
+    meaning: str = ""  # a sentence: what is expected
     precision: int | None = None  # of a numeric: all of its digits
     scale: int | None = None  # of a numeric: its digits after the point
     labels: tuple[str, ...] = ()

@@ -133,7 +133,7 @@ GROUP BY a.attname
 
 
 async def with_labels(connection: AsyncConnection, table: Table, rules: Sequence[Rule]) -> list[Rule]:
-    """Return the rules with the labels that the server's enums have, whatever Python's have."""
+    """Return the rules with the labels of the server's enums, which may differ from those of Python's."""
     name = connection.dialect.identifier_preparer.format_table(table)
     found = {row.name: tuple(row.labels) for row in await connection.execute(_LABELS, {"name": name})}
 

@@ -15,7 +15,7 @@ from citykit.database import locked_by
 from citykit.load.catalogue import Counter, Facts
 from citykit.load.staging import Target
 
-SEQUENCE_MILLISECONDS = 100  # to wait for whoever uses the sequence of a locked table, by hand that is
+SEQUENCE_MILLISECONDS = 100  # to wait for a session that has locked the sequence by hand
 REPEATED = 10  # times that each value of a column is there, from which it is worth being sorted by
 
 

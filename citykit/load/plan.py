@@ -76,7 +76,7 @@ class Load:
             return await self._many(facts, source)
 
     async def _few(self, source: AsyncIterator[pa.Table]) -> Outcome:
-        """Go in beside whoever else uses the table, key by key in order."""
+        """Load beside other writers of the table, in the order of the keys."""
         # Held to the end, so that a reset that waits for it meanwhile cannot come in between.
         await self._execute(f"LOCK TABLE {self.target.named(self.connection)} IN ROW EXCLUSIVE MODE")
         few = self.rows.can_repeat and self.rows.valid < FEW_ROWS

@@ -32,7 +32,7 @@ class Target:
     nullable_key: bool = False  # a row with a NULL in its key equals no other
     as_text: frozenset[str] = frozenset()  # columns of a type that has no equality
     types: tuple[str, ...] | None = None  # the server's, where rows can be sent in binary
-    # Of temporary tables: of this load alone, whatever else the session has.
+    # Makes the names of temporary tables this load's own: a session may load again, or have such tables.
     suffix: str = field(default_factory=lambda: secrets.token_hex(4))
 
     @property

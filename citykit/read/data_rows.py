@@ -121,7 +121,7 @@ def check_complete(tag: str, rows: int) -> None:
 class _Diverted(asyncio.BufferedProtocol):
     """Stands between a connection and its driver for one answer of the server, and keeps the rows of it.
 
-    Whatever else the server says reaches the driver, in order.
+    All other messages of the server are forwarded to the driver, in order.
     """
 
     def __init__(self, transport: Any, asking: asyncio.Future[Any], answer: Answer) -> None:
@@ -150,7 +150,7 @@ class _Diverted(asyncio.BufferedProtocol):
 
     def _ended(self, _: object) -> None:
         if not self._asking.cancelled():
-            self._asking.exception()  # has been seen, also where nobody waits for it any more
+            self._asking.exception()  # retrieved, so that asyncio does not complain of it
         if self._diverting:  # asyncpg has given up before the server's last word
             self.discard()
         self._news.set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import weakref
 from collections.abc import AsyncIterator, Collection
@@ -10,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from citykit import __version__
 from citykit.database import connect
 from citykit.errors import MissingDependencyError
 
@@ -24,7 +24,7 @@ except ImportError as exc:
         f"The web application needs {exc.name}, which is not installed: pip install 'citykit[web]'"
     ) from exc
 
-PATIENCE = 10.0  # seconds for whatever should take milliseconds
+PATIENCE = 10.0  # seconds, for a route that takes milliseconds when nothing is wrong
 MAX_BODY_BYTES = 2**30
 
 
@@ -91,7 +91,7 @@ def create_app(
     )
     app = FastAPI(
         title="citykit",
-        version=importlib.metadata.version("citykit"),
+        version=__version__,
         description="Cities: the biggest, by name, by country; one to add, or many.",
         lifespan=lifespan,
         middleware=[guard],

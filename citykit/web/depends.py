@@ -76,7 +76,7 @@ async def patience(request: Request) -> AsyncIterator[asyncio.Timeout]:
 def turns(request: Request) -> asyncio.Semaphore:
     """Return what lets as many through as there are connections, and all others in their order.
 
-    SQLAlchemy's pool gives a connection to whoever asks next, so that some who wait would wait for long.
+    SQLAlchemy's pool has no queue in order of arrival: some requests would wait much longer than others.
     """
     state, loop = request.app.state, asyncio.get_running_loop()
     turns: asyncio.Semaphore | None = state.turns.get(loop)

@@ -83,7 +83,7 @@ def serve(host: str, port: int, *, max_body_bytes: int, say: Callable[[str], obj
 
 @contextmanager
 def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """End the current task by a signal: the server while it serves, else whatever it waits for.
+    """End the current task by a signal: the server while it serves, else what it waits for.
 
     A terminal that is closed sends SIGHUP twice, its shell and its kernel once each. What comes while the
     process is ending is ignored: it would else die before it has stopped the embedded PostgreSQL.

@@ -116,8 +116,10 @@ def test_a_font_file_that_is_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -
         fname="/gone.ttf", name="Gone", style="normal", variant="normal", weight=400
     )
     monkeypatch.setattr(manager, "ttflist", [*manager.ttflist, gone])
-    with pytest.warns(UserWarning, match="Thai"):
-        drawn("กรุงเทพ")
+    with pytest.warns(UserWarning, match="Thai") as caught:
+        ax = drawn("กรุงเทพ")
+    assert len(caught) == 1
+    assert families(ax) == ["sans-serif"]
 
 
 def test_every_text_of_a_chart_is_drawn_without_a_warning_of_matplotlib(tmp_path: Path) -> None:

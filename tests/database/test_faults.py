@@ -20,7 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import citykit
-from citykit.database import embedded as local
+from citykit.database import embedded
 from citykit.read.result import _is_utf8
 from tests.support.cancelling import plain_connection
 from tests.support.proxy import proxied
@@ -544,4 +544,4 @@ async def test_an_engine_starts_the_embedded_server_again_after_it_died(
         await citykit.add_city(other, name, 1)
     assert (await citykit.biggest_cities(other))["name"].tolist() == ["a", "b"]
     await other.dispose()
-    local._servers.pop(tmp_path / "of-its-own").leave()
+    embedded._servers.pop(tmp_path / "of-its-own").leave()

@@ -20,7 +20,7 @@ from tests.support.database import stored
 APPLICATION = "citykit-idle"
 # What becomes slower, or is lost, without each of them.
 LOST = {
-    "_transport": "Rows come by way of asyncpg's COPY, which takes twice as long, and is refused where a "
+    "_transport": "Rows come by way of asyncpg's COPY, which is slower, and is refused where a "
     "NOTICE comes between them. Sockets are not kept alive. The connections of a loop that was closed "
     "without ending its generators stay open until they are garbage.",
     "_protocol": "Connections under TLS of a loop that was closed: likewise.",

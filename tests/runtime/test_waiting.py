@@ -50,7 +50,7 @@ def test_run_takes_any_awaitable_and_passes_errors_on() -> None:
 
 def test_run_in_a_forked_child_has_a_loop_of_its_own() -> None:
     script = """
-import asyncio, citykit, os, sys, time
+import asyncio, citykit, os, time
 async def main():
     engine = await citykit.connect()
     frame = await citykit.biggest_cities(engine, 1)
@@ -65,13 +65,12 @@ child = os.fork()
 print(citykit.run(main()), flush=True)
 if child:
     assert os.waitpid(child, 0)[1] == 0
-    started = time.monotonic()
-    citykit.run(asyncio.wait_for(asyncio.to_thread(time.sleep, 0.01), 10))
-    assert time.monotonic() - started < 10  # what the child closed of its copy did not deafen this loop
+    citykit.run(asyncio.to_thread(time.sleep, 0.01))
+    print("heard")  # what the child closed of its copy did not deafen this loop
 """
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "name\nname\n"
+    assert done.stdout == "name\nname\nheard\n"
 
 
 def output(script: str, *args: str) -> str:
