@@ -100,7 +100,8 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
     -----
     An index of three-letter parts (PostgreSQL's extension pg_trgm) answers for all but punctuation
     alone or with one letter. The first search of a large table through an engine makes it (1 to 2 s
-    for 200,000 cities, in which the table is not written); where that may not be, it is one pass over the table.
+    for 200,000 cities, in which the table is not written); where that may not be, a search is one pass over
+    the table.
 
     Examples
     --------
