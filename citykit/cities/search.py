@@ -17,7 +17,7 @@ from citykit.cities.folding import (
     spelled,
 )
 from citykit.cities.store import COLUMNS
-from citykit.database import in_transaction, sqlstate
+from citykit.database import Condition, in_transaction, sqlstate
 
 SELECTED = ", ".join(COLUMNS)
 ORDER = "population DESC, name, country, region"
@@ -129,10 +129,10 @@ SELECT CASE WHEN to_regclass($1) IS NOT NULL OR pg_relation_size(oid) < $2 THEN 
 END FROM pg_class WHERE oid = to_regclass('cities')
 """
 _WITHOUT_SEARCH_INDEX = (
-    "55P03",  # somebody writes: the next search will see
-    "42501",  # no right to create the extension after all
-    "58P01",  # its library is missing
-    "42704",  # it is in a schema that is not searched
-    "42710",  # somebody else created it just now
-    "23505",
+    Condition.LOCK_NOT_AVAILABLE,  # somebody writes: the next search will see
+    Condition.INSUFFICIENT_PRIVILEGE,  # no right to create the extension after all
+    Condition.UNDEFINED_FILE,  # its library is missing
+    Condition.UNDEFINED_OBJECT,  # it is in a schema that is not searched
+    Condition.DUPLICATE_OBJECT,  # somebody else created it just now
+    Condition.UNIQUE_VIOLATION,
 )

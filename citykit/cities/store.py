@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from citykit.cities.model import City
-from citykit.database import Bind, in_transaction, lock_bound, sqlstate
+from citykit.database import Bind, Condition, in_transaction, lock_bound, sqlstate
 from citykit.encode import rules_of, validate
 from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
 from citykit.load import LoadReport, OnConflict, OnInvalid, load_frame, settle_numbers, violated_by
@@ -172,7 +172,7 @@ async def add_city(
                     ):
                         session.add(city)
             except IntegrityError as exc:
-                if sqlstate(exc) != "23505":
+                if sqlstate(exc) != Condition.UNIQUE_VIOLATION:
                     raise
                 violated = await violated_by(connection, CITIES.name, exc)
                 if violated.columns == set(KEY):

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database.server_errors import DRIVER_ERRORS, sqlstate
+from citykit.database.sqlstates import Condition
 from citykit.database.transactions import LOCK_OPTION, LOCK_SECONDS, option
 from citykit.errors import CitykitError
 
@@ -71,7 +72,7 @@ async def lock_bound(connection: AsyncConnection, table: str, undone: str) -> As
     try:
         yield bound.seconds
     except (DBAPIError, asyncpg.PostgresError) as exc:
-        if sqlstate(exc) != "55P03":
+        if sqlstate(exc) != Condition.LOCK_NOT_AVAILABLE:
             raise
         raise await _not_granted(connection, table, bound.seconds, undone, own=bound.is_own) from exc
     if callers:  # a transaction of the helper's own ends here, and its settings with it
@@ -124,8 +125,11 @@ async def locked_by(connection: AsyncConnection, statement: str, milliseconds: i
             await connection.exec_driver_sql(statement)
             await set_local(connection, "lock_timeout", before)
     except DBAPIError as exc:
-        if sqlstate(exc) in ("55P03", "42501"):  # held by another; not ours to lock
-            return False
+        if sqlstate(exc) in (
+            Condition.LOCK_NOT_AVAILABLE,
+            Condition.INSUFFICIENT_PRIVILEGE,
+        ):
+            return False  # another holds it; or the role may not lock it
         raise
     return True
 
@@ -145,7 +149,7 @@ async def lock_without_queueing(
                 await connection.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE NOWAIT")
             return
         except DBAPIError as exc:
-            if sqlstate(exc) != "55P03":
+            if sqlstate(exc) != Condition.LOCK_NOT_AVAILABLE:
                 raise
             if asyncio.get_running_loop().time() > deadline:
                 raise await _not_granted(connection, tables[0], seconds, undone, readers=True) from exc

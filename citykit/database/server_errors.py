@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from citykit.database.sqlstates import Condition, ConditionClass
 from citykit.database.urls import shown_url
 from citykit.errors import CitykitError, DatabaseUnavailableError, MissingTableError
 
@@ -20,33 +21,44 @@ _ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Intern
 DRIVER_ERRORS = (OSError, SQLAlchemyError, *_ASYNCPG_ERRORS)  # everything that a connection may raise
 
 # What to do about a server that refuses a connection, by SQLSTATE.
-_CONNECTION_HINTS = {
-    "28P01": "The password is wrong.",
-    "28000": "The server does not let this user in: see its pg_hba.conf.",
-    "3D000": "Create the database first: createdb NAME.",
-    "42501": "Ask its owner for the right: GRANT CONNECT ON DATABASE …",
-    "53300": "It has no connection left: close some, or raise max_connections.",
-    "57P03": "It is starting or stopping: try again in a moment.",
+_CONNECTION_HINTS: Mapping[str, str] = {
+    Condition.INVALID_PASSWORD: "The password is wrong.",
+    Condition.INVALID_AUTHORIZATION_SPECIFICATION: "The server does not let this user in: "
+    "see its pg_hba.conf.",
+    Condition.INVALID_CATALOG_NAME: "Create the database first: createdb NAME.",
+    Condition.INSUFFICIENT_PRIVILEGE: "Ask its owner for the right: GRANT CONNECT ON DATABASE …",
+    Condition.TOO_MANY_CONNECTIONS: "It has no connection left: close some, or raise max_connections.",
+    Condition.CANNOT_CONNECT_NOW: "It is starting or stopping: try again in a moment.",
 }
 # The classes of SQLSTATE in which the next attempt to connect is refused just the same.
-_PERMANENT = ("0A", "22", "28", "3D", "42")
+_PERMANENT = (
+    ConditionClass.FEATURE_NOT_SUPPORTED,
+    ConditionClass.DATA_EXCEPTION,
+    ConditionClass.INVALID_AUTHORIZATION_SPECIFICATION,
+    ConditionClass.INVALID_CATALOG_NAME,
+    ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE,
+)
 
 # What to do about a statement that the server refuses for no fault of the values, by SQLSTATE.
-_STATEMENT_HINTS = {
-    "2BP01": "Something else was built on the table: drop that first.",
-    "42809": "Something that is no table has its name: use another database.",
-    "25006": "Use a connection that may write.",
-    "25P01": "The connection is in autocommit mode: give the engine, or a connection without AUTOCOMMIT.",
-    "25P02": "The transaction has failed earlier: await connection.rollback() ends it.",
-    "40001": "Another transaction changed the same rows: run it again.",
-    "40P01": "Another transaction changed the same rows: run it again.",
-    "42501": "Ask the owner of the table for the right to do this.",
-    "42703": "The table in the database has other columns than Python believes. citykit's own is replaced, "
+_STATEMENT_HINTS: Mapping[str, str] = {
+    Condition.DEPENDENT_OBJECTS_STILL_EXIST: "Something else was built on the table: drop that first.",
+    Condition.WRONG_OBJECT_TYPE: "Something that is no table has its name: use another database.",
+    Condition.READ_ONLY_SQL_TRANSACTION: "Use a connection that may write.",
+    Condition.NO_ACTIVE_SQL_TRANSACTION: "The connection is in autocommit mode: "
+    "give the engine, or a connection without AUTOCOMMIT.",
+    Condition.IN_FAILED_SQL_TRANSACTION: "The transaction has failed earlier: "
+    "await connection.rollback() ends it.",
+    Condition.SERIALIZATION_FAILURE: "Another transaction changed the same rows: run it again.",
+    Condition.DEADLOCK_DETECTED: "Another transaction changed the same rows: run it again.",
+    Condition.INSUFFICIENT_PRIVILEGE: "Ask the owner of the table for the right to do this.",
+    Condition.UNDEFINED_COLUMN: "The table in the database has other columns than Python believes. "
+    "citykit's own is replaced, "
     "with all of its rows, by await citykit.create_tables(engine, reset=True)",
-    "42P10": "The table in the database has no unique constraint on this key: create one, or give another.",
-    "53100": "The server's disk is full.",
-    "55P03": "Another transaction holds the table: run it again.",
-    "57014": "It was cancelled, or took longer than the server's statement_timeout.",
+    Condition.INVALID_COLUMN_REFERENCE: "The table in the database has no unique constraint on this key: "
+    "create one, or give another.",
+    Condition.DISK_FULL: "The server's disk is full.",
+    Condition.LOCK_NOT_AVAILABLE: "Another transaction holds the table: run it again.",
+    Condition.QUERY_CANCELED: "It was cancelled, or took longer than the server's statement_timeout.",
 }
 
 _NOT_STORED = "was not stored. Connect again if the server was restarted, and"
@@ -125,7 +137,7 @@ def server_errors_named(
 
 def _named(exc: BaseException, connection: AsyncConnection | None, in_doubt: bool) -> CitykitError:
     code, said = sqlstate(exc) or "", server_message(exc)
-    if code == "42P01":
+    if code == Condition.UNDEFINED_TABLE:
         return MissingTableError(f"{said}. Create the tables first: await citykit.create_tables(engine)")
     if is_lost(exc, connection):
         return connection_lost(said, in_doubt=in_doubt)
@@ -138,7 +150,9 @@ def is_lost(exc: BaseException, connection: AsyncConnection | None = None) -> bo
     if isinstance(exc, asyncpg.InternalClientError):
         return True  # how asyncpg takes a farewell that came between two statements
     code = sqlstate(exc) or ""
-    if code.startswith(("08", "57P")) or getattr(exc, "connection_invalidated", False):
+    if code.startswith((ConditionClass.CONNECTION_EXCEPTION, ConditionClass.SHUTDOWN)) or getattr(
+        exc, "connection_invalidated", False
+    ):
         return True
     return not code and connection is not None and is_closed(connection)
 

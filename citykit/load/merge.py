@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import Insert, distinct_on, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database import sqlstate
+from citykit.database import Condition, sqlstate
 from citykit.encode import POSITION
 from citykit.errors import DuplicateKeyError
 from citykit.load.staging import Target, staging_of
@@ -126,7 +126,7 @@ class Merge:
             async with self.connection.begin_nested():
                 inserted, updated, keys = (await self.connection.execute(counts)).one()
         except DBAPIError as exc:
-            if sqlstate(exc) not in ("0A000", "42703"):
+            if sqlstate(exc) not in (Condition.FEATURE_NOT_SUPPORTED, Condition.UNDEFINED_COLUMN):
                 raise
             # A partitioned table or a view has no xmax to tell: new rows first, then those that differ.
             keys = await self.connection.scalar(distinct) or 0

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database import lock, sqlstate
+from citykit.database import Condition, lock, sqlstate
 from citykit.encode import POSITION, refuse, types_in_binary
 from citykit.errors import CitykitError
 from citykit.load.catalogue import Facts, facts_of
@@ -141,9 +141,11 @@ class Load:
                 return await way()
         except REFUSED as exc:
             code = sqlstate(exc) or ""
-            if self.rows.can_repeat and (code.startswith(REFUSALS) or code == "0A000"):
+            if self.rows.can_repeat and (
+                code.startswith(REFUSALS) or code == Condition.FEATURE_NOT_SUPPORTED
+            ):
                 return None
-            if code == "23505":
+            if code == Condition.UNIQUE_VIOLATION:
                 raise await self._duplicates(exc, staged=False) from exc
             raise
 
@@ -179,7 +181,7 @@ class Load:
                 await go_on(self.connection, arranged, self.rows.valid)
             return copied, 0, "copy and rebuild"
         except DBAPIError as exc:
-            if sqlstate(exc) != "23505":
+            if sqlstate(exc) != Condition.UNIQUE_VIOLATION:
                 raise
         staged = await unload(self.connection, self.target, arranged.counter)
         join = Join(self._merging(), self.on_conflict, staged)
@@ -203,7 +205,7 @@ class Load:
                 await self._unstaged()
                 return outcome
             except DBAPIError as exc:
-                if sqlstate(exc) == "23505":
+                if sqlstate(exc) == Condition.UNIQUE_VIOLATION:
                     raise await self._duplicates(exc) from exc
                 if not (sqlstate(exc) or "").startswith(REFUSALS):
                     raise

@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database import server_message, sqlstate
+from citykit.database import Condition, ConditionClass, server_message, sqlstate
 from citykit.encode import POSITION
 from citykit.errors import CitykitError
 from citykit.load.staging import Target, staging_of
@@ -198,7 +198,7 @@ async def without_identity(
     Its subscribers could not tell which row was updated. The transaction has to be usable again: rolled back
     to a savepoint.
     """
-    if sqlstate(exc) != "55000":
+    if sqlstate(exc) != Condition.OBJECT_NOT_IN_PREREQUISITE_STATE:
         return None
     identity = await connection.scalar(_WITHOUT_IDENTITY, {"name": table})
     return identity and CitykitError(
@@ -209,4 +209,8 @@ async def without_identity(
 
 
 # The classes of SQLSTATE by which a server refuses values: data, integrity, a trigger's exception.
-REFUSALS = ("22", "23", "P0")
+REFUSALS = (
+    ConditionClass.DATA_EXCEPTION,
+    ConditionClass.INTEGRITY_CONSTRAINT_VIOLATION,
+    ConditionClass.PLPGSQL_ERROR,
+)

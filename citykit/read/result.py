@@ -16,7 +16,7 @@ import asyncpg
 import pyarrow as pa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database import ConnectionLostError, driver_of, sqlstate, transport_of
+from citykit.database import Condition, ConditionClass, ConnectionLostError, driver_of, sqlstate, transport_of
 from citykit.decode import UnfitColumnError, Values, decode, objects, values_of
 from citykit.errors import CitykitError, MissingTableError
 from citykit.pgtypes import ARROW, DESCRIBE, EXACT, KNOWN, PLAIN, TEXT, Type, described
@@ -39,7 +39,20 @@ _WRITTEN = {
     "interval": ("IntervalStyle", re.compile("postgres$"), "postgres"),
 }
 # The classes of SQLSTATE for which the statement itself is to blame.
-_BLAMED = ("0A", "20", "21", "22", "23", "2F", "38", "39", "42", "44", "54", "P0")
+_BLAMED = (
+    ConditionClass.FEATURE_NOT_SUPPORTED,
+    ConditionClass.CASE_NOT_FOUND,
+    ConditionClass.CARDINALITY_VIOLATION,
+    ConditionClass.DATA_EXCEPTION,
+    ConditionClass.INTEGRITY_CONSTRAINT_VIOLATION,
+    ConditionClass.SQL_ROUTINE_EXCEPTION,
+    ConditionClass.EXTERNAL_ROUTINE_EXCEPTION,
+    ConditionClass.EXTERNAL_ROUTINE_INVOCATION_EXCEPTION,
+    ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE,
+    ConditionClass.WITH_CHECK_OPTION_VIOLATION,
+    ConditionClass.PROGRAM_LIMIT_EXCEEDED,
+    ConditionClass.PLPGSQL_ERROR,
+)
 
 
 @dataclass(frozen=True)
@@ -226,9 +239,11 @@ def _named(query: Query) -> Iterator[None]:
                 f"Parameter {name!r} cannot be sent: {unsent[2]}; nothing was changed. The statement takes "
                 f"another type there; CAST(:{name} AS integer) in it would say which one."
             ) from exc
-        if not code.startswith(_BLAMED) or code == "42501":
+        if not code.startswith(_BLAMED) or code == Condition.INSUFFICIENT_PRIVILEGE:
             raise
-        raise (MissingTableError if code == "42P01" else CitykitError)(_said(exc, query, code)) from exc
+        raise (MissingTableError if code == Condition.UNDEFINED_TABLE else CitykitError)(
+            _said(exc, query, code)
+        ) from exc
 
 
 def _said(exc: Any, query: Query, code: str) -> str:
@@ -236,6 +251,6 @@ def _said(exc: Any, query: Query, code: str) -> str:
     if exc.position:
         said.append(query.shown_at(int(exc.position)))
     said += [f"{word}: {text}" for word, text in (("Detail", exc.detail), ("Hint", exc.hint)) if text]
-    if code == "42P01":
+    if code == Condition.UNDEFINED_TABLE:
         said.append("citykit's own table is made by: await citykit.create_tables(engine)")
     return "\n".join(said)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from citykit.database import sqlstate
+from citykit.database import Condition, ConditionClass, sqlstate
 from citykit.errors import (
     CitykitError,
     DatabaseUnavailableError,
@@ -51,13 +51,21 @@ class Answer(NamedTuple):
 
 
 # What passes by itself, by SQLSTATE: lost connections, deadlocks, resources, locks, cancels and shutdowns.
-_PASSES = ("08", "40", "53", "55P", "57")
-_LASTS = {  # and what does not, by SQLSTATE or its class
-    "25006": "The database may only be read: nothing can be stored.",
-    "28": "The database does not let this server in: its user or password is refused.",
-    "3D": "The database that this server was given does not exist.",
-    "42": "The table of cities in the database is not as this server needs it; the server's log says more.",
-    "42501": "This server's database user has no right to do this.",
+_PASSES = (
+    ConditionClass.CONNECTION_EXCEPTION,
+    ConditionClass.TRANSACTION_ROLLBACK,
+    ConditionClass.INSUFFICIENT_RESOURCES,
+    ConditionClass.LOCK_NOT_AVAILABLE,
+    ConditionClass.OPERATOR_INTERVENTION,
+)
+_LASTS: Mapping[str, str] = {  # and what does not, by SQLSTATE or its class
+    Condition.READ_ONLY_SQL_TRANSACTION: "The database may only be read: nothing can be stored.",
+    ConditionClass.INVALID_AUTHORIZATION_SPECIFICATION: "The database does not let this server in: "
+    "its user or password is refused.",
+    ConditionClass.INVALID_CATALOG_NAME: "The database that this server was given does not exist.",
+    ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE: "The table of cities in the database is not as this "
+    "server needs it; the server's log says more.",
+    Condition.INSUFFICIENT_PRIVILEGE: "This server's database user has no right to do this.",
 }
 
 
@@ -72,7 +80,7 @@ def answer(exc: BaseException, *, writes: bool) -> Answer:
         return Answer(503, _IN_DOUBT, in_doubt=True)
     if isinstance(exc, MissingTableError):
         return Answer(500, "The table of cities does not exist yet: citykit init creates it.")
-    if code.startswith(("22", "23")):
+    if code.startswith((ConditionClass.DATA_EXCEPTION, ConditionClass.INTEGRITY_CONSTRAINT_VIOLATION)):
         return Answer(422, "The database cannot store such a value.")
     passes = exc.transient if isinstance(exc, DatabaseUnavailableError) else code.startswith(_PASSES)
     if isinstance(exc, CitykitError) and passes:
