@@ -172,11 +172,20 @@ def _text(array: pa.Array) -> pa.Array:
         texts = [None if value is None else "\\x" + value.hex() for value in array.to_pylist()]
         return pa.array(texts, pa.large_string())
     if pa.types.is_duration(array.type):
-        ticks = array.cast(pa.int64()).to_pandas(integer_object_nulls=True)
-        # Both with their sign: in one interval style a leading minus would hold for what follows too.
-        texts = [None if t is None else f"{t // _DAY:+d} days {t % _DAY:+d} microseconds" for t in ticks]
-        return pa.array(texts, pa.large_string())
+        return pa.array(map(_interval, array.cast(pa.int64()).to_pylist()), pa.large_string())
     return array.cast(pa.large_string())
+
+
+def _interval(microseconds: int | None) -> str | None:
+    """Write days and hours, each with its sign: in one IntervalStyle a leading minus holds for all of it.
+
+    Hours and not microseconds: before 15, PostgreSQL reads each number of an interval as 32 bits.
+    """
+    if microseconds is None:
+        return None
+    days, rest = divmod(microseconds, _DAY)
+    seconds, rest = divmod(rest, 1_000_000)
+    return f"{days:+d} days +{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{rest:06}"
 
 
 def _array_literals(array: pa.Array) -> pa.Array:
