@@ -1,4 +1,4 @@
-"""The server's column types: which there are, and what holds their values. No I/O, no database."""
+"""PostgreSQL's types, one row each; whatever else is known of a type follows from its row. No I/O."""
 
 from __future__ import annotations
 
@@ -7,68 +7,192 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 from uuid import UUID
 
 import pyarrow as pa
+from sqlalchemy import types as sa
+from sqlalchemy.dialects import postgresql as pg
+
+Backend: TypeAlias = Literal["numpy_nullable", "numpy", "pyarrow"]
+# How a value that is loaded is checked; `encode` has one function for each.
+Check: TypeAlias = Literal[
+    "integer", "float", "numeric", "boolean", "text", "enum", "uuid", "date", "time", "timestamp",
+    "timestamptz", "interval", "json", "bytea", "inet", "cidr", "macaddr",
+]  # fmt: skip
 
 TEXT = pa.large_string()
+# Exact for 38 digits before and 38 after the point: asyncpg does not tell a column's own scale.
+DECIMAL = pa.decimal256(76, 38)
+# From 1970, from which Arrow counts, to 2000, from which PostgreSQL does.
+_UNIX_DAYS, _UNIX_MICROSECONDS = 10_957, 946_684_800_000_000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A session setting that changes the text of a type's values, and what `decode` needs it to be."""
+
+    name: str
+    kept: re.Pattern[str]  # matches the values that need no change
+    value: str
+
+
+@dataclass(frozen=True)
+class PgType:
+    """One type of PostgreSQL. A field that is left out says that the type cannot do that."""
+
+    name: str  # in pg_type: its typname
+    sql: str  # as it is written in SQL
+    oid: int
+    array_oid: int
+    dtypes: tuple[str, str, str]  # of a column that was read, for each `Backend`
+    # Reading: an Arrow type that holds the values, else a function that makes a Python object of their text.
+    arrow: pa.DataType | None = None
+    parse: Callable[[str], object] | None = None
+    setting: Setting | None = None
+    # Its binary form: a number of this NumPy format that counts from `epoch`, or "bytes", the text itself.
+    binary: str = ""
+    epoch: int = 0
+    # Loading: SQLAlchemy's types for it, the check for values, and the Arrow type of the checked values.
+    declared: tuple[type[sa.TypeEngine[Any]], ...] = ()
+    check: Check | None = None
+    typed: pa.DataType | None = None
+    # Whether Arrow finds the checked values equal, and sorts them, as the server does.
+    compared_alike: Literal["always", "in the C collation", "never"] = "never"
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether Arrow's CSV parser reads the text that COPY writes."""
+        return self.arrow is not None and not pa.types.is_temporal(self.arrow)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether its values are JSON, which SQLAlchemy makes asyncpg parse."""
+        return self.parse is json.loads
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its binary form can be read without losing any value (infinite dates would be lost)."""
+        return self.is_csv and bool(self.binary)
+
+
+def read_bytea(text: str) -> bytes:
+    """Read either of the two forms in which bytes are written (bytea_output = hex, escape)."""
+    if text.startswith("\\x"):
+        return bytes.fromhex(text[2:])
+    octal = re.sub(r"\\(\\|[0-7]{3})", lambda m: "\\" if m[1] == "\\" else chr(int(m[1], 8)), text)
+    return octal.encode("latin-1")
+
+
+def _whole(nullable: str, numpy: str, arrow: pa.DataType) -> dict[str, Any]:
+    """Return what the types of whole numbers have in common."""
+    return {
+        "dtypes": (nullable, numpy, f"{arrow}[pyarrow]"), "arrow": arrow, "check": "integer",
+        "typed": pa.int64(), "compared_alike": "always",
+    }  # fmt: skip
+
+
+def _floating(nullable: str, numpy: str, arrow: pa.DataType) -> dict[str, Any]:
+    return {
+        "dtypes": (nullable, numpy, f"{arrow}[pyarrow]"), "arrow": arrow, "check": "float",
+        "typed": pa.float64(), "setting": Setting("extra_float_digits", re.compile("[123]$"), "1"),
+    }  # fmt: skip
+
+
+def _temporal(dtype: str, arrow: pa.DataType, check: Check) -> dict[str, Any]:
+    return {"dtypes": (dtype, dtype, f"{arrow}[pyarrow]"), "arrow": arrow, "check": check, "typed": arrow}
+
+
+_STRING: dict[str, Any] = {"dtypes": ("string", "str", "string[pyarrow]"), "arrow": TEXT}
+_OBJECT = ("object", "object", "object")
+_DATED: dict[str, Any] = {
+    "setting": Setting("DateStyle", re.compile("ISO"), "ISO"), "compared_alike": "always",
+}  # fmt: skip
+
+# fmt: off
+_ROWS = (
+    PgType("bool", "boolean", 16, 1000, ("boolean", "object", "bool[pyarrow]"), pa.bool_(), binary="?",
+           declared=(sa.Boolean,), check="boolean", typed=pa.bool_(), compared_alike="always"),
+    PgType("int2", "smallint", 21, 1005, **_whole("Int16", "float64", pa.int16()), binary=">i2",
+           declared=(sa.SmallInteger,)),
+    PgType("int4", "integer", 23, 1007, **_whole("Int32", "float64", pa.int32()), binary=">i4",
+           declared=(sa.Integer,)),
+    PgType("int8", "bigint", 20, 1016, **_whole("Int64", "object", pa.int64()), binary=">i8",
+           declared=(sa.BigInteger,)),
+    PgType("oid", "oid", 26, 1028, ("Int64", "object", "int64[pyarrow]"), pa.int64(), binary=">u4"),
+    PgType("float4", "real", 700, 1021, **_floating("Float32", "float32", pa.float32()), binary=">f4",
+           declared=(sa.REAL, pg.REAL)),
+    PgType("float8", "double precision", 701, 1022, **_floating("Float64", "float64", pa.float64()),
+           binary=">f8", declared=(sa.Float,)),
+    PgType("numeric", "numeric", 1700, 1231, ("object", "object", f"{DECIMAL}[pyarrow]"), parse=Decimal,
+           declared=(sa.Numeric,), check="numeric", typed=TEXT),
+    PgType("text", "text", 25, 1009, **_STRING, binary="bytes", declared=(sa.Text,), check="text", typed=TEXT,
+           compared_alike="in the C collation"),
+    PgType("varchar", "varchar", 1043, 1015, **_STRING, binary="bytes", declared=(sa.String,), check="text",
+           typed=TEXT, compared_alike="in the C collation"),
+    PgType("bpchar", "char", 1042, 1014, **_STRING, binary="bytes", declared=(sa.CHAR,), check="text",
+           typed=TEXT),  # which ignores spaces at the end when it compares
+    PgType("name", "name", 19, 1003, **_STRING, binary="bytes"),
+    PgType("char", '"char"', 18, 1002, **_STRING),
+    PgType("unknown", "unknown", 705, 0, **_STRING),
+    PgType("date", "date", 1082, 1182, **_temporal("datetime64[s]", pa.date32(), "date"), **_DATED,
+           binary=">i4", epoch=_UNIX_DAYS, declared=(sa.Date,)),
+    PgType("time", "time", 1083, 1183, **_temporal("object", pa.time64("us"), "time"), binary=">i8",
+           declared=(sa.Time,)),
+    PgType("timestamp", "timestamp", 1114, 1115,
+           **_temporal("datetime64[us]", pa.timestamp("us"), "timestamp"), **_DATED,
+           binary=">i8", epoch=_UNIX_MICROSECONDS, declared=(sa.DateTime,)),
+    PgType("timestamptz", "timestamptz", 1184, 1185,
+           **_temporal("datetime64[us, UTC]", pa.timestamp("us", "UTC"), "timestamptz"), **_DATED,
+           binary=">i8", epoch=_UNIX_MICROSECONDS),  # SQLAlchemy's DateTime with timezone=True
+    PgType("interval", "interval", 1186, 1187, **_temporal("timedelta64[us]", pa.duration("us"), "interval"),
+           setting=Setting("IntervalStyle", re.compile("postgres$"), "postgres"),
+           declared=(sa.Interval, pg.INTERVAL)),
+    PgType("uuid", "uuid", 2950, 2951, _OBJECT, parse=UUID, declared=(sa.Uuid,), check="uuid", typed=TEXT,
+           compared_alike="always"),
+    PgType("json", "json", 114, 199, _OBJECT, parse=json.loads, binary="bytes", declared=(sa.JSON,),
+           check="json", typed=TEXT),
+    PgType("jsonb", "jsonb", 3802, 3807, _OBJECT, parse=json.loads, declared=(pg.JSONB,), check="json",
+           typed=TEXT),
+    PgType("bytea", "bytea", 17, 1001, ("object", "object", "binary[pyarrow]"), parse=read_bytea,
+           binary="bytes", declared=(sa.LargeBinary,), check="bytea", typed=pa.large_binary()),
+    PgType("inet", "inet", 869, 1041, **_STRING, declared=(pg.INET,), check="inet", typed=TEXT),
+    PgType("cidr", "cidr", 650, 651, **_STRING, declared=(pg.CIDR,), check="cidr", typed=TEXT),
+    PgType("macaddr", "macaddr", 829, 1040, **_STRING, declared=(pg.MACADDR,), check="macaddr", typed=TEXT),
+)
+# fmt: on
+# Every enum, which has an oid of its own.
+ENUM = PgType("enum", "enum", 0, 0, ("category",) * 3, TEXT, declared=(sa.Enum,), check="enum", typed=TEXT)
+PGTYPES: Mapping[str, PgType] = {row.name: row for row in (*_ROWS, ENUM)}
 
 
 @dataclass(frozen=True)
 class Type:
-    """A column type of the server: a key of `ARROW` or `OBJECTS`, whether arrays of it, an enum's labels."""
+    """The type of a column that is read: a name of `PGTYPES`, whether an array of it, an enum's labels."""
 
-    kind: str
+    name: str
     array: bool = False
     delimiter: str = ","
     labels: tuple[str, ...] = ()
 
+    @property
+    def row(self) -> PgType:
+        """The row of the table; of an array, that of its elements."""
+        return PGTYPES[self.name]
 
-# What Arrow holds exactly. Text also stands for every type that is in neither table.
-ARROW: Mapping[str, pa.DataType] = {
-    "boolean": pa.bool_(),
-    "smallint": pa.int16(),
-    "integer": pa.int32(),
-    "bigint": pa.int64(),
-    "real": pa.float32(),
-    "double": pa.float64(),
-    "text": TEXT,
-    "date": pa.date32(),
-    "time": pa.time64("us"),
-    "timestamp": pa.timestamp("us"),
-    "timestamptz": pa.timestamp("us", "UTC"),
-    "interval": pa.duration("us"),
-}
-# What becomes Python objects, and how one of them is read from its text.
-OBJECTS: Mapping[str, Callable[[str], object]] = {
-    "numeric": Decimal,
-    "uuid": UUID,
-    "json": json.loads,
-    "bytea": lambda text: bytea(text),
-}
-# Those that the parser of CSV reads at once.
-PLAIN = ("boolean", "smallint", "integer", "bigint", "real", "double", "text")
+    def dtype(self, backend: Backend) -> str:
+        """Return the dtype of such a column."""
+        return "object" if self.array else self.row.dtypes[get_args(Backend).index(backend)]
 
-_OIDS = {
-    16: "boolean", 17: "bytea", 20: "bigint", 21: "smallint", 23: "integer", 26: "bigint", 114: "json",
-    700: "real", 701: "double", 1082: "date", 1083: "time", 1114: "timestamp", 1184: "timestamptz",
-    1186: "interval", 1700: "numeric", 2950: "uuid", 3802: "json",
-    18: "text", 19: "text", 25: "text", 705: "text", 1042: "text", 1043: "text",
-}  # fmt: skip
-_ARRAY_OIDS = {
-    1000: 16, 1001: 17, 1002: 18, 1003: 19, 1005: 21, 1007: 23, 1009: 25, 1014: 1042, 1015: 1043, 1016: 20,
-    1021: 700, 1022: 701, 1028: 26, 1115: 1114, 1182: 1082, 1183: 1083, 1185: 1184, 1187: 1186, 1231: 1700,
-    199: 114, 2951: 2950, 3807: 3802,
-}  # fmt: skip
-KNOWN = {
-    **{oid: Type(kind) for oid, kind in _OIDS.items()},
-    **{oid: Type(_OIDS[element], array=True) for oid, element in _ARRAY_OIDS.items()},
-}
-# The types whose values asyncpg reads without losing any: no infinite dates, no months, no bit strings.
-EXACT = frozenset({16, 19, 20, 21, 23, 25, 26, 700, 701, 1042, 1043})
 
-# Asks the catalog about the others: an array's element, a domain's base, an enum's labels in their order.
+_BY_OID = {row.oid: row for row in _ROWS}
+KNOWN: Mapping[int, Type] = {
+    **{row.oid: Type(row.name) for row in _ROWS},
+    **{row.array_oid: Type(row.name, array=True) for row in _ROWS if row.array_oid},
+}
+EXACT = frozenset(row.oid for row in _ROWS if row.is_exact)  # the oids of types that are read in binary
+
+# Asks the catalogue about the others: an array's element, a domain's base, an enum's labels in their order.
 DESCRIBE = """
 WITH RECURSIVE resolved (asked, is_array, oid) AS (
     SELECT oid, is_array, CASE WHEN is_array THEN typelem ELSE oid END
@@ -86,15 +210,7 @@ FROM resolved JOIN pg_catalog.pg_type AS base USING (oid) WHERE base.typtype <> 
 
 
 def described(row: Mapping[str, Any]) -> Type:
-    """Return the type that one row of `DESCRIBE` tells of."""
+    """Return the type that one row of `DESCRIBE` tells of; one that no row of the table knows is text."""
     labels = tuple(row["labels"])
-    kind = "enum" if labels else _OIDS.get(row["oid"], "text")
-    return Type(kind, row["is_array"], row["delimiter"], labels)
-
-
-def bytea(text: str) -> bytes:
-    """Read either of the two forms in which bytes are written."""
-    if text.startswith("\\x"):
-        return bytes.fromhex(text[2:])
-    octal = re.sub(r"\\(\\|[0-7]{3})", lambda m: "\\" if m[1] == "\\" else chr(int(m[1], 8)), text)
-    return octal.encode("latin-1")  # bytea_output = escape
+    known = ENUM if labels else _BY_OID.get(row["oid"], PGTYPES["text"])
+    return Type(known.name, row["is_array"], row["delimiter"], labels)

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
-from citykit.decode.dtypes import Backend
+from citykit.pgtypes import Backend
 from tests.support.tables import TYPES, Colour, created, every_type
 
 LETTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])

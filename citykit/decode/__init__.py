@@ -2,7 +2,9 @@
 
 from citykit.decode.copy_text import UnfitColumnError, Values, decode, objects, values_of
 from citykit.decode.data_rows import COPIED, ROW, SLACK, Bytes, copied, unpack, whole_copies, whole_rows
-from citykit.decode.dtypes import Backend, frame_of_records, to_frame
+from citykit.decode.dtypes import to_frame
+from citykit.decode.records import frame_of_records
+from citykit.pgtypes import Backend
 
 __all__ = [
     "COPIED", "ROW", "SLACK", "Backend", "Bytes", "UnfitColumnError", "Values", "copied", "decode",

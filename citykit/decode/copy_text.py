@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from citykit.decode.moments import READERS, UnfitValueError
-from citykit.pgtypes import ARROW, OBJECTS, PLAIN, TEXT, Type
+from citykit.decode.moments import READERS, UnfitValueError, check_python_holds
+from citykit.pgtypes import TEXT, Type
 
 Values: TypeAlias = Any  # an Arrow array, or a NumPy array of Python objects where Arrow has no such type
 
 
 class UnfitColumnError(UnfitValueError):
-    """The same, and in which column."""
+    """A value that the column made of it cannot hold, and in which column it stands."""
 
     def __init__(self, column: int, unfit: UnfitValueError) -> None:
         ValueError.__init__(self, *unfit.args)
@@ -43,11 +43,11 @@ def decode(data: bytes, types: Sequence[Type]) -> list[Values]:
     Raises
     ------
     UnfitColumnError
-        If a value exists in PostgreSQL alone, as the timestamp 'infinity' does.
+        If only PostgreSQL has such a value, the timestamp 'infinity' for example.
 
     Examples
     --------
-    >>> name, population = decode(b"\\N\t1\nR\xc3\xa9\\tk\t2\n", [Type("text"), Type("integer")])
+    >>> name, population = decode(b"\\N\t1\nR\xc3\xa9\\tk\t2\n", [Type("text"), Type("int4")])
     >>> name.to_pylist(), population.to_pylist()
     ([None, 'Ré\tk'], [1, 2])
     """
@@ -55,13 +55,12 @@ def decode(data: bytes, types: Sequence[Type]) -> list[Values]:
         return [values_of(pa.array([], TEXT), type_) for type_ in types]
     names = [str(number) for number in range(len(types))]
     direct = {
-        name: ARROW[type_.kind] if type_.kind in PLAIN and not type_.array else TEXT
+        name: type_.row.arrow if type_.row.is_csv and not type_.array else TEXT
         for name, type_ in zip(names, types, strict=True)
     }
     if data.startswith(b"\xef\xbb\xbf"):
-        data = (
-            b"\xef\xbb\xbf" + data
-        )  # the parser would take a first character U+FEFF for a mark, and skip it
+        # The parser takes a first character U+FEFF for a byte order mark and skips it.
+        data = b"\xef\xbb\xbf" + data
     table = csv.read_csv(
         pa.BufferReader(data),
         csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
@@ -89,7 +88,7 @@ def decode(data: bytes, types: Sequence[Type]) -> list[Values]:
     return columns
 
 
-# What COPY writes with a backslash. NUL stands for the backslash meanwhile: no text of PostgreSQL has one.
+# What COPY writes with a backslash. A NUL, which no text in PostgreSQL has, stands for `\\\\` until the end.
 _ESCAPES = {"\\\\": "\0", "\\b": "\b", "\\f": "\f", "\\n": "\n", "\\r": "\r", "\\t": "\t", "\\v": "\v"}
 
 
@@ -102,27 +101,26 @@ def _unescaped(texts: pa.Array) -> pa.Array:
 
 
 def values_of(texts: pa.Array, type_: Type) -> Values:
-    """Return the values that `texts` are written for; what is typed already stays."""
+    """Return the values that `texts` stand for; a column that the CSV parser has typed stays as it is."""
     if type_.array:
         return _arrays(texts, type_)
-    if type_.kind in OBJECTS:
-        read = OBJECTS[type_.kind]
-        return objects(None if text is None else read(text) for text in texts.to_pylist())
-    wanted = ARROW.get(type_.kind, TEXT)
-    if texts.type == wanted:
+    row = type_.row
+    if row.parse is not None:
+        return objects(None if text is None else row.parse(text) for text in texts.to_pylist())
+    if texts.type == row.arrow:
         return texts
-    if type_.kind in READERS:
-        return READERS[type_.kind](texts)
-    return pc.equal(texts, "t") if type_.kind == "boolean" else texts.cast(wanted)
+    if row.arrow in READERS:
+        return READERS[row.arrow](texts)
+    return pc.equal(texts, "t") if pa.types.is_boolean(row.arrow) else texts.cast(row.arrow)
 
 
 def objects(values: Iterable[object]) -> Values:
-    """Return a NumPy array of Python objects, lists among them as they are."""
+    """Return a NumPy array of Python objects; a list stays one object."""
     return np.fromiter(values, dtype=object)
 
 
 def _arrays(texts: pa.Array, type_: Type) -> Values:
-    """Read arrays as (nested) lists: their elements all at once, then each into its place."""
+    """Read arrays as (nested) lists: first the elements as one column, then each is put in its place."""
     delimiter = re.escape(type_.delimiter)
     token = re.compile(rf'[{{}}]|{delimiter}|"((?:[^"\\]|\\.)*)"|([^{{}}"{delimiter}]+)', re.DOTALL)
     places: list[tuple[list[Any], int, int]] = []
@@ -131,7 +129,7 @@ def _arrays(texts: pa.Array, type_: Type) -> Values:
     def read(text: str, position: int) -> list[Any]:
         outer: list[Any] = []
         stack = [outer]
-        for found in token.finditer(text, text.index("{")):  # before it: the bounds, if not from 1
+        for found in token.finditer(text, text.index("{")):  # the bounds stand before it if they are not 1
             if found[0] == "{":
                 stack.append([])
                 stack[-2].append(stack[-1])
@@ -149,12 +147,14 @@ def _arrays(texts: pa.Array, type_: Type) -> Values:
     lists = objects(
         None if text is None else read(text, position) for position, text in enumerate(texts.to_pylist())
     )
+    texts = pa.array(elements, TEXT)
     try:
-        values = values_of(pa.array(elements, TEXT), Type(type_.kind))
+        values = values_of(texts, Type(type_.name))
+        if isinstance(values, pa.Array):
+            check_python_holds(values, texts)
+            values = values.to_pylist()
     except UnfitValueError as exc:
-        raise UnfitValueError(places[exc.position][2], elements[exc.position], "its array") from exc
-    for (place, number, _), value in zip(
-        places, values.to_pylist() if isinstance(values, pa.Array) else values, strict=True
-    ):
+        raise UnfitValueError(places[exc.position][2], elements[exc.position], "its list") from exc
+    for (place, number, _), value in zip(places, values, strict=True):
         place[number] = value
     return lists

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from citykit.pgtypes import ARROW, KNOWN, TEXT
+from citykit.pgtypes import EXACT, KNOWN, TEXT
 
 Bytes: TypeAlias = NDArray[np.uint8]
 
@@ -27,10 +27,10 @@ LARGE = 1 << 17  # bytes
 TOGETHER = 5  # columns of numbers that are looked at in one go
 SLACK = 12 * TOGETHER  # bytes after the end of what is unpacked that may be looked at, whatever they are
 
-# How the server sends the types of one size; those of pgtypes.EXACT that are not here are text.
+# The binary form of numbers, by oid; the others of pgtypes.EXACT are text.
 _NUMBERS: Mapping[int, str] = {
-    16: "?", 20: ">i8", 21: ">i2", 23: ">i4", 26: ">u4", 700: ">f4", 701: ">f8",
-}  # fmt: skip
+    oid: KNOWN[oid].row.binary for oid in EXACT if KNOWN[oid].row.binary != "bytes"
+}
 _HEAD = np.dtype([("kind", "u1"), ("size", ">i4"), ("columns", ">i2")])
 _SIZE = np.dtype(">i4")
 _COPY = np.dtype([("kind", "u1"), ("size", ">i4")])
@@ -159,7 +159,7 @@ def _numbers(data: Bytes, places: Any, oids: tuple[int, ...]) -> tuple[list[pa.A
 
 
 def _values(sent: Any, oid: int, missing: Any = None) -> pa.Array:
-    type_ = ARROW[KNOWN[oid].kind]
+    type_: Any = KNOWN[oid].row.arrow
     return pa.array(sent.astype(type_.to_pandas_dtype()), type_, mask=missing)
 
 

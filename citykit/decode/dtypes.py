@@ -1,47 +1,36 @@
-"""The dtype contract: decoded columns as pandas' own, by the server's types alone. No I/O, no database."""
+"""Decoded columns as a frame, whose dtypes follow from the server's types alone. No I/O, no database."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from pandas.api.internals import create_dataframe_from_blocks  # type: ignore[import-not-found]
-from pandas.arrays import BooleanArray, FloatingArray, IntegerArray
 
 from citykit.decode.copy_text import UnfitColumnError, Values
-from citykit.decode.moments import UnfitValueError
-from citykit.pgtypes import ARROW, TEXT, Type
+from citykit.decode.moments import UnfitValueError, check_python_holds
+from citykit.pgtypes import DECIMAL, TEXT, Backend, PgType, Type
 
-Backend: TypeAlias = Literal["numpy_nullable", "numpy", "pyarrow"]
-
-# Exact for 38 digits before and 38 after the point: asyncpg does not tell a column's own scale.
-DECIMAL = pa.decimal256(76, 38)
-
-_NULLABLE: Mapping[str, Callable[..., Any]] = {
-    "boolean": BooleanArray,
-    "smallint": IntegerArray,
-    "integer": IntegerArray,
-    "bigint": IntegerArray,
-    "real": FloatingArray,
-    "double": FloatingArray,
-}
-_TEXT: Mapping[str, Any] = {
-    "numpy_nullable": pd.StringDtype("pyarrow", na_value=pd.NA),
-    "numpy": pd.StringDtype("pyarrow", na_value=np.nan),
+_STRINGS: Mapping[str, Any] = {
+    "string": pd.StringDtype("pyarrow", na_value=pd.NA),
+    "str": pd.StringDtype("pyarrow", na_value=np.nan),
 }
 
 
 def to_frame(
     names: Sequence[str], types: Sequence[Type], columns: list[list[Values]], backend: Backend
 ) -> pd.DataFrame:
-    """Make a frame of decoded columns, each a list of the parts in which it came; the lists are emptied.
+    """Make a frame of decoded columns, each a list of the parts in which it came.
 
-    Names may repeat. The dtypes follow from `types` and `backend`, never from values.
+    The lists are emptied. Names may repeat. The dtypes follow from `types` and `backend`, never from values.
+
+    Raises
+    ------
+    UnfitColumnError
+        If a column of that dtype cannot hold or show one of its values.
     """
     arrays = {}
     for number, (type_, parts) in enumerate(zip(types, columns, strict=True)):
@@ -50,9 +39,8 @@ def to_frame(
         except UnfitValueError as exc:
             raise UnfitColumnError(number, exc) from exc
         if isinstance(values, np.ndarray) and values.dtype == object:
-            values = pd.Series(
-                values, dtype=object
-            )  # where all are text, pandas would make it a column of text
+            # pandas would make a column of text of an array in which all objects are text.
+            values = pd.Series(values, dtype=object)
         arrays[number] = values
         parts.clear()  # so that no more than one column is in memory twice
     if len(set(names)) == len(names):
@@ -62,57 +50,30 @@ def to_frame(
     return frame
 
 
-def frame_of_records(records: Sequence[Sequence[Any]], dtypes: Mapping[str, str]) -> pd.DataFrame:
-    """Make a small frame of a driver's records: "str" columns without NULL, and those of NumPy's dtypes."""
-    # What pandas offers to Arrow for this; pandas.DataFrame(…) takes ten times as long, most of a question.
-    names, texts, numbers = _layout(tuple(dtypes.items()))
-    count = len(records)
-    columns: list[tuple[Any, ...]] = list(zip(*records, strict=True)) or [()] * len(names)
-    blocks: list[tuple[Any, Any]] = [
-        (np.array([columns[place] for place in places], dtype), places) for dtype, places in numbers
-    ]
-    together = pa.array([text for place in texts for text in columns[place[0]]], pa.large_string())
-    values = _TEXT["numpy"].__from_arrow__(together)
-    for number, place in enumerate(texts):
-        blocks.append((values[number * count : (number + 1) * count], place))
-    index = pd.RangeIndex.from_range(range(count))
-    frame: pd.DataFrame = create_dataframe_from_blocks(blocks, index, names.view())
-    return frame
-
-
-@functools.cache
-def _layout(dtypes: tuple[tuple[str, str], ...]) -> tuple[pd.Index[str], list[Any], list[tuple[Any, Any]]]:
-    """Return the names of columns, the place of each with text, and the places of each dtype of numbers."""
-    places: dict[str, list[int]] = {}
-    for place, (_, dtype) in enumerate(dtypes):
-        places.setdefault(dtype, []).append(place)
-    texts = [np.array([place]) for place in places.pop("str", [])]
-    names = pd.Index([name for name, _ in dtypes], dtype="str")
-    return names, texts, [(np.dtype(dtype), np.array(those)) for dtype, those in places.items()]
-
-
 def _column(type_: Type, parts: list[Values], backend: Backend) -> Any:
-    kind = type_.kind
-    if type_.array or kind in ("uuid", "json"):
-        return np.concatenate(parts)
-    if kind == "enum":
+    row, dtype = type_.row, type_.dtype(backend)
+    if dtype == "category":
         return _categorical(_chunked(parts, TEXT), type_.labels)
-    if backend == "pyarrow":
-        return pd.arrays.ArrowExtensionArray(_for_arrow(kind, parts))
-    if kind in ("numeric", "bytea"):
+    if dtype.endswith("[pyarrow]"):
+        return pd.arrays.ArrowExtensionArray(_for_arrow(row, parts))
+    if type_.array or row.arrow is None:
         return np.concatenate(parts)
-    chunked = _chunked(parts, ARROW[kind])
-    if kind == "text":
-        return _TEXT[backend].__from_arrow__(chunked)
-    if kind == "time":
+    chunked = _chunked(parts, row.arrow)
+    if dtype in _STRINGS:
+        return _STRINGS[dtype].__from_arrow__(chunked)
+    if pa.types.is_time(row.arrow):
         return np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in chunked.chunks])
-    if kind == "date":
-        return chunked.cast(pa.timestamp("s")).to_pandas().array
-    if kind not in _NULLABLE:
-        return chunked.to_pandas().array
+    if pa.types.is_temporal(row.arrow):
+        if getattr(row.arrow, "tz", None):
+            check_python_holds(chunked)  # pandas can make no text of the others
+        seconds = pa.types.is_date(row.arrow)
+        return (chunked.cast(pa.timestamp("s")) if seconds else chunked).to_pandas().array
+    if dtype == "object":
+        return _objects(chunked)
     if backend == "numpy":
-        return _numpy(kind, chunked)
-    return _NULLABLE[kind](_filled(chunked), _missing(chunked))
+        return chunked.cast(pa.from_numpy_dtype(np.dtype(dtype))).to_numpy()
+    extension: Any = pd.api.types.pandas_dtype(dtype)
+    return extension.construct_array_type()(_filled(chunked), _missing(chunked))
 
 
 def _chunked(parts: list[Values], type_: pa.DataType) -> pa.ChunkedArray:
@@ -129,14 +90,11 @@ def _missing(chunked: pa.ChunkedArray) -> Any:
     return chunked.is_null().to_numpy() if chunked.null_count else np.zeros(len(chunked), bool)
 
 
-def _numpy(kind: str, chunked: pa.ChunkedArray) -> Any:
-    """Return what NumPy holds NULL and every value of the kind in: floats if they are exact, else objects."""
-    if kind in ("boolean", "bigint"):
-        values = _filled(chunked).astype(object)
-        values[_missing(chunked)] = None
-        return values
-    floating = pa.float32() if kind == "real" else pa.float64()
-    return chunked.cast(floating).to_numpy()
+def _objects(chunked: pa.ChunkedArray) -> Any:
+    """Return Python's objects, None for NULL: for types of which NumPy has no exact one that holds NULL."""
+    values = _filled(chunked).astype(object)
+    values[_missing(chunked)] = None
+    return values
 
 
 def _categorical(chunked: pa.ChunkedArray, labels: Sequence[str]) -> pd.Categorical:
@@ -145,23 +103,23 @@ def _categorical(chunked: pa.ChunkedArray, labels: Sequence[str]) -> pd.Categori
     return pd.Categorical.from_codes(codes, dtype=dtype)
 
 
-def _for_arrow(kind: str, parts: list[Values]) -> pa.ChunkedArray:
-    if kind == "text":
-        return _chunked(parts, TEXT).cast(pa.string())
-    if kind == "bytea":
-        return pa.chunked_array([pa.array(part, pa.binary()) for part in parts], pa.binary())
-    if kind == "numeric":
-        return _decimals(parts)
-    return _chunked(parts, ARROW[kind])
+def _for_arrow(row: PgType, parts: list[Values]) -> pa.ChunkedArray:
+    if row.arrow is None:
+        wanted = DECIMAL if row.name == "numeric" else pa.binary()
+        return pa.chunked_array([_from_objects(part, wanted, parts) for part in parts], wanted)
+    chunked = _chunked(parts, row.arrow)
+    if pa.types.is_date(row.arrow):
+        check_python_holds(chunked)  # pandas can make no text of the others
+    return chunked.cast(pa.string()) if row.arrow == TEXT else chunked
 
 
-def _decimals(parts: list[Values]) -> pa.ChunkedArray:
+def _from_objects(part: Values, wanted: pa.DataType, parts: list[Values]) -> pa.Array:
     try:
-        return pa.chunked_array([pa.array(part, DECIMAL) for part in parts], DECIMAL)
+        return pa.array(part, wanted)
     except pa.ArrowInvalid:
         for position, value in enumerate(np.concatenate(parts)):
             try:
-                pa.scalar(value, DECIMAL)
+                pa.scalar(value, wanted)
             except pa.ArrowInvalid as exc:
-                raise UnfitValueError(position, str(value), f"a column of {DECIMAL}") from exc
+                raise UnfitValueError(position, str(value), f"a column of {wanted}") from exc
         raise

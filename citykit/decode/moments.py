@@ -13,14 +13,45 @@ from citykit.pgtypes import TEXT
 
 
 class UnfitValueError(ValueError):
-    """A value of the server's that no value here equals."""
+    """A value from the server that its column (`holder`) cannot hold, and its place in the column."""
 
     def __init__(self, position: int, value: object, holder: str) -> None:
         super().__init__(f"{value!r}, which {holder} cannot hold")
         self.position = position
 
 
-# Arrow reads the years 1 to 9999, `_moment` the others.
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 to 9999, which Python has
+
+
+def check_python_holds(values: pa.Array | pa.ChunkedArray, texts: pa.Array | None = None) -> None:
+    """Check that Python has the dates or timestamps of a column, as objects of its own.
+
+    pandas prints and writes some columns by way of those.
+
+    Raises
+    ------
+    UnfitValueError
+        If one is outside of the years 1 to 9999. `texts` is how the server has written them.
+    """
+    if pa.types.is_date(values.type):
+        ticks, per_second = pc.multiply(values.cast(pa.int32()).cast(pa.int64()), 86_400), 1
+    elif pa.types.is_timestamp(values.type):
+        ticks, per_second = values.cast(pa.int64()), 1_000_000
+    else:
+        return
+    limits = pc.min_max(ticks)
+    least, most = limits["min"].as_py(), limits["max"].as_py()
+    if least is None or (least >= _FIRST_SECOND * per_second and most < (_LAST_SECOND + 1) * per_second):
+        return
+    outside = pc.or_(
+        pc.less(ticks, _FIRST_SECOND * per_second), pc.greater_equal(ticks, (_LAST_SECOND + 1) * per_second)
+    )
+    position = pc.index(outside, True).as_py()
+    shown = values[position].cast(pa.string()) if texts is None else texts[position]
+    raise UnfitValueError(position, shown.as_py(), "a datetime of Python (the years 1 to 9999)")
+
+
+# Arrow's parser reads the years 1 to 9999; this reads the others, too.
 _MOMENT = re.compile(
     r"(\d+)-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d)(?:\.(\d+))?)?"
     r"(?:([+-])(\d\d)(?::(\d\d))?(?::(\d\d))?)?( BC)?"
@@ -28,7 +59,7 @@ _MOMENT = re.compile(
 
 
 def _moment(text: str) -> int:
-    """Return microseconds since 1970, in the calendar that PostgreSQL extends in both directions."""
+    """Return microseconds since 1970 in the proleptic Gregorian calendar, as PostgreSQL counts them."""
     found = _MOMENT.fullmatch(text)
     if not found:
         raise ValueError(text)
@@ -83,7 +114,7 @@ _UNITS = {"days": 86_400_000_000, "hours": 3_600_000_000, "minutes": 60_000_000,
 def _intervals(texts: pa.Array) -> pa.Array:
     parts = pc.extract_regex(texts, _INTERVAL)
     unfit = pc.and_(texts.is_valid(), parts.is_null())
-    for unit in ("years", "months"):  # of no one length
+    for unit in ("years", "months"):  # which differ in length
         unfit = pc.or_kleene(
             unfit, pc.and_kleene(texts.is_valid(), pc.not_equal(pc.struct_field(parts, unit), ""))
         )
@@ -110,7 +141,7 @@ def _intervals(texts: pa.Array) -> pa.Array:
 
 
 def _each(texts: pa.Array, read: Callable[[pa.Array], pa.Array]) -> pa.Array:
-    """Read texts one by one, to find the one that does not fit."""
+    """Read texts one by one, so that the error names the one that does not fit."""
     values = []
     for position in range(len(texts)):
         try:
@@ -121,11 +152,11 @@ def _each(texts: pa.Array, read: Callable[[pa.Array], pa.Array]) -> pa.Array:
     return pa.concat_arrays(values)
 
 
-# How the kinds of ARROW that no cast reads are read.
-READERS: Mapping[str, Callable[[pa.Array], pa.Array]] = {
-    "date": lambda texts: _moments(texts, pa.date32(), 86_400_000_000),
-    "time": _times,
-    "timestamp": lambda texts: _moments(texts, pa.timestamp("us"), 1),
-    "timestamptz": lambda texts: _moments(texts, pa.timestamp("us", "UTC"), 1),
-    "interval": _intervals,
+# How the text is read of those types whose text Arrow's CSV parser does not read, by their Arrow type.
+READERS: Mapping[pa.DataType, Callable[[pa.Array], pa.Array]] = {
+    pa.date32(): lambda texts: _moments(texts, pa.date32(), 86_400_000_000),
+    pa.time64("us"): _times,
+    pa.timestamp("us"): lambda texts: _moments(texts, pa.timestamp("us"), 1),
+    pa.timestamp("us", "UTC"): lambda texts: _moments(texts, pa.timestamp("us", "UTC"), 1),
+    pa.duration("us"): _intervals,
 }

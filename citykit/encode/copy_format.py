@@ -10,40 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from citykit.encode.rules import Kind, Rule
+from citykit.encode.rules import Rule
+from citykit.pgtypes import PGTYPES, PgType
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
-
-# By the server's name of a type: as what numbers it travels, and what they count from (2000-01-01).
-_FIXED: dict[str, tuple[str, int]] = {
-    "int2": (">i2", 0),
-    "int4": (">i4", 0),
-    "int8": (">i8", 0),
-    "float4": (">f4", 0),
-    "float8": (">f8", 0),
-    "bool": (">u1", 0),
-    "date": (">i4", 10_957),
-    "time": (">i8", 0),
-    "timestamp": (">i8", 946_684_800_000_000),
-    "timestamptz": (">i8", 946_684_800_000_000),
-}
-_VARIABLE = ("text", "varchar", "bpchar", "json", "bytea")
-
-# The server's types that a kind of column can be sent as, with every value staying what it is.
-_SENT_AS: dict[Kind, tuple[str, ...]] = {
-    "text": _VARIABLE[:3],
-    "integer": ("int2", "int4", "int8"),
-    "float": ("float8",),
-    "real": ("float4", "float8"),
-    "boolean": ("bool",),
-    "date": ("date",),
-    "time": ("time",),
-    "timestamp": ("timestamp",),
-    "timestamptz": ("timestamptz",),
-    "json": ("json",),
-    "bytea": ("bytea",),
-}
 
 
 def types_in_binary(
@@ -56,13 +27,15 @@ def types_in_binary(
     return tuple(str(types[name]) for name in names)
 
 
-def _fits(rule: Rule, type_: str | None) -> bool:
-    if type_ not in _SENT_AS.get(rule.kind, ()):
+def _fits(rule: Rule, name: str | None) -> bool:
+    """Tell whether the server's type, by its name, has a binary form of every value that the rule allows."""
+    type_, into = rule.type, PGTYPES.get(name or "")
+    if type_ is None or into is None or rule.item or not into.binary or into.check != type_.check:
         return False
-    if rule.kind != "integer":
-        return True
-    limits = np.iinfo(_FIXED[str(type_)][0])
-    return limits.min <= (rule.low or 0) and (rule.high or 0) <= limits.max
+    if type_.check == "integer":
+        limits = np.iinfo(into.binary)
+        return limits.min <= (rule.low or 0) and (rule.high or 0) <= limits.max
+    return type_.check != "float" or np.dtype(type_.binary).itemsize <= np.dtype(into.binary).itemsize
 
 
 def encode_binary(rows: pa.Table, types: Sequence[str]) -> memoryview:
@@ -77,13 +50,14 @@ def encode_binary(rows: pa.Table, types: Sequence[str]) -> memoryview:
     if not rows.num_rows:
         return memoryview(b"")
     pieces: list[pa.Array] = []  # of a row's bytes, one beside the other
-    fixed: list[tuple[str, Any]] = [(">i2", len(types))]  # numbers that every row has, for the next piece
+    fixed: list[tuple[str, Any]] = [(">i2", len(types))]  # numbers of every row, which make the next piece
     for column, type_ in zip((column.combine_chunks() for column in rows.columns), types, strict=True):
-        if type_ in _FIXED and not column.null_count:
-            dtype, epoch = _FIXED[type_]
-            fixed += [(">i4", np.dtype(dtype).itemsize), (dtype, _numbers(column) - epoch)]
+        into = PGTYPES[type_]
+        if into.binary != "bytes" and not column.null_count:
+            dtype = into.binary
+            fixed += [(">i4", np.dtype(dtype).itemsize), (dtype, _numbers(column) - into.epoch)]
         else:
-            value = _value(column, type_)
+            value = _value(column, into)
             fixed.append((">i4", pc.binary_length(value).fill_null(-1).to_numpy()))
             pieces += [_beside(fixed, rows.num_rows), value]
             fixed = []
@@ -103,13 +77,12 @@ def _beside(fixed: Sequence[tuple[str, Any]], count: int) -> pa.Array:
     return _binary(offsets, packed.view(np.uint8))
 
 
-def _value(column: pa.Array, type_: str) -> pa.Array:
+def _value(column: pa.Array, into: PgType) -> pa.Array:
     """Return the bytes of each value, NULL where it is NULL."""
-    if type_ not in _FIXED:
+    if into.binary == "bytes":
         return column.cast(pa.large_binary())
-    dtype, epoch = _FIXED[type_]
     present = column.is_valid()
-    packed = (_numbers(column) - epoch).astype(dtype)[present.to_numpy(zero_copy_only=False)]
+    packed = (_numbers(column) - into.epoch).astype(into.binary)[present.to_numpy(zero_copy_only=False)]
     offsets = np.zeros(len(column) + 1, dtype=np.int64)
     np.cumsum(present.cast(pa.int64()).to_numpy() * packed.itemsize, out=offsets[1:])
     return pc.if_else(present, _binary(offsets, packed.view(np.uint8)), None)

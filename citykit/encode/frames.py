@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from citykit.encode.kinds import ARROW, convert
+from citykit.encode.columns import convert, python_values
 from citykit.encode.rejects import rejects_frame
 from citykit.encode.rules import Rule
 from citykit.errors import InvalidFrameError
@@ -50,8 +50,8 @@ def validate(frame: pd.DataFrame, rules: Sequence[Rule], start: int = 0) -> tupl
         if rule.name in frame.columns:
             columns[rule.name], reasons = convert(frame[rule.name], rule)
             bad += [(position, number, reason) for position, reason in reasons.items()]
-        elif rule.missing is not None:
-            columns[rule.name] = pa.repeat(pa.scalar(rule.missing, ARROW[rule.kind]), count)
+        elif rule.missing is not None and rule.type is not None:
+            columns[rule.name] = pa.repeat(pa.scalar(rule.missing, rule.type.typed), count)
     typed = pa.table({POSITION: pa.array(np.arange(start, start + count)), **columns})
     if bad:
         bad.sort()
@@ -65,7 +65,7 @@ def _rejects(frame: pd.DataFrame, rules: Sequence[Rule], bad: Sequence[tuple[int
     values: dict[tuple[int, int], object] = {}
     for number in {number for _, number, _ in bad}:
         positions = [position for position, other, _ in bad if other == number]
-        taken = frame[rules[number].name].iloc[positions]
+        taken = python_values(frame[rules[number].name].iloc[positions])
         values.update(zip(((position, number) for position in positions), taken, strict=True))
     labels = frame.index[[position for position, *_ in bad]]
     return rejects_frame(
@@ -82,7 +82,7 @@ def _check_columns(frame: pd.DataFrame, rules: Sequence[Rule]) -> None:
     unknown = [name for name in frame.columns if not (isinstance(name, str) and name in known)]
     required = [rule.name for rule in rules if rule.needed]
     missing = [name for name in required if name not in frame.columns]
-    foreign = [rule for rule in rules if rule.kind == "unsupported" and rule.name in frame.columns]
+    foreign = [rule for rule in rules if rule.type is None and rule.name in frame.columns]
     problems = (
         [(name, "the frame has this column more than once") for name in repeated]
         + [(name, f"unknown column{_meant(name, known)}") for name in unknown]

@@ -1,48 +1,23 @@
-"""What the columns of a table take, and which of them are its key, read off SQLAlchemy's metadata. No I/O."""
+"""What the columns of a table take, and which of them are its key, by SQLAlchemy's metadata. No I/O."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
+import numpy as np
 from sqlalchemy import Column, Table, UniqueConstraint, types
 from sqlalchemy import inspect as inspect_sql
-from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.exc import NoInspectionAvailable
 
-Kind: TypeAlias = Literal[
-    "text", "integer", "float", "real", "numeric", "boolean", "uuid", "date", "time", "timestamp",
-    "timestamptz", "interval", "json", "jsonb", "bytea", "enum", "array", "unsupported",
-]  # fmt: skip
+from citykit.pgtypes import ENUM, PGTYPES, PgType
 
-# By the most specific class in a type's ancestry; integers and floats are told apart below.
-_KINDS: dict[type[types.TypeEngine[Any]], Kind] = {
-    types.Enum: "enum",
-    types.String: "text",
-    types.Integer: "integer",
-    types.Float: "float",
-    pg.REAL: "real",
-    types.REAL: "real",
-    types.Numeric: "numeric",
-    types.Boolean: "boolean",
-    types.Uuid: "uuid",
-    types.Date: "date",
-    types.Time: "time",
-    types.DateTime: "timestamp",
-    types.Interval: "interval",
-    pg.INTERVAL: "interval",
-    pg.JSONB: "jsonb",
-    types.JSON: "json",
-    types.LargeBinary: "bytea",
-    pg.BYTEA: "bytea",
-    types.ARRAY: "array",
-}
-_INTEGER_BITS = ((types.SmallInteger, 16), (types.BigInteger, 64), (types.Integer, 32))
+_BY_CLASS = {class_: row for row in PGTYPES.values() for class_ in row.declared}
 _SUPPORTED = (
-    "smallint, integer, bigint, real, double precision, numeric, boolean, text, varchar, char, uuid, date, "
-    "time, timestamp, timestamptz, interval, json, jsonb, bytea, enums, and one-dimensional arrays of these"
+    ", ".join(row.sql for row in PGTYPES.values() if row.check and row is not ENUM)
+    + ", enums, and one-dimensional arrays of these"
 )
 
 
@@ -51,9 +26,9 @@ class Rule:
     """What one column of a table takes; the limits of a text are on its number of characters."""
 
     name: str
-    kind: Kind
+    type: PgType | None  # of an array, that of its elements; None: it cannot be loaded
     nullable: bool
-    needed: bool = False  # in every frame
+    needed: bool = False  # every frame must have the column
     missing: str | None = None  # what a missing value becomes
     low: float | None = None
     high: float | None = None
@@ -61,8 +36,13 @@ class Rule:
     precision: int | None = None  # of a numeric: all of its digits
     scale: int | None = None  # of a numeric: its digits after the point
     labels: tuple[str, ...] = ()
-    members: dict[enum.Enum, str] = field(default_factory=dict, hash=False)  # of a Python enum, their labels
-    item: Rule | None = None  # what an array's elements take
+    members: dict[enum.Enum, str] = field(default_factory=dict, hash=False)  # of a Python enum: their labels
+    item: Rule | None = None  # of an array: what its elements take
+
+    @property
+    def compared_alike(self) -> str:
+        """Whether Arrow finds values equal, and sorts them, as the server does (see `PgType`)."""
+        return "never" if self.type is None or self.item else self.type.compared_alike
 
 
 def table_of(table: object) -> Table:
@@ -81,7 +61,7 @@ def table_of(table: object) -> Table:
 def rules_of(table: Table, key: Sequence[str] = ()) -> list[Rule]:
     """Return the rules of the columns that a frame may fill.
 
-    These are all but the ones that the database computes, and those it numbers itself unless they are in
+    A column that the database computes is none of them, nor is one that it numbers itself, unless it is in
     `key`.
     """
     return [
@@ -101,44 +81,42 @@ def _rule(column: Column[Any], *, in_key: bool) -> Rule:
     return replace(rule, needed=needed, **limits)
 
 
-def _typed_rule(name: str, type_: types.TypeEngine[Any], *, nullable: bool) -> Rule:
-    kind = _kind(type_)
-    if kind == "unsupported":
-        return Rule(
-            name, kind, nullable, meaning=f"{type_!r} is none of the types that can be loaded: {_SUPPORTED}."
-        )
-    rule = Rule(name, kind, nullable)
-    if isinstance(type_, types.Enum):
-        members = list(type_.enum_class) if type_.enum_class else []
-        return replace(rule, labels=tuple(type_.enums), members=dict(zip(members, type_.enums, strict=False)))
-    if isinstance(type_, types.String):
-        return replace(rule, high=type_.length)
-    if kind == "integer":
-        bits = next(bits for class_, bits in _INTEGER_BITS if isinstance(type_, class_))
-        return replace(rule, low=-(2 ** (bits - 1)), high=2 ** (bits - 1) - 1)
-    if kind == "numeric" and isinstance(type_, types.Numeric) and type_.precision is not None:
-        return replace(rule, precision=type_.precision, scale=type_.scale or 0)
-    if kind in ("time", "timestamp", "timestamptz", "interval"):
-        return replace(rule, precision=getattr(type_, "precision", None))  # digits of a second
-    if isinstance(type_, types.ARRAY):
-        item = _typed_rule(name, type_.item_type, nullable=True)
-        return item if item.kind == "unsupported" else replace(rule, item=item)
+def _typed_rule(name: str, declared: types.TypeEngine[Any], *, nullable: bool) -> Rule:
+    if isinstance(declared, types.ARRAY) and not isinstance(declared.item_type, types.ARRAY):
+        item = _typed_rule(name, declared.item_type, nullable=True)
+        if item.type is not None and (declared.dimensions or 1) == 1:
+            return Rule(name, item.type, nullable, item=item)
+    type_ = _row_of(declared)
+    rule = Rule(name, type_, nullable)
+    if type_ is None:
+        meaning = f"{declared!r} is none of the types that can be loaded: {_SUPPORTED}."
+        return replace(rule, meaning=meaning)
+    if isinstance(declared, types.Enum):
+        members = list(declared.enum_class) if declared.enum_class else []
+        labels = dict(zip(members, declared.enums, strict=False))
+        return replace(rule, labels=tuple(declared.enums), members=labels)
+    if isinstance(declared, types.String):
+        return replace(rule, high=declared.length)
+    if type_.check == "integer":
+        limits = np.iinfo(type_.binary)
+        return replace(rule, low=int(limits.min), high=int(limits.max))
+    if type_.check == "numeric" and isinstance(declared, types.Numeric) and declared.precision is not None:
+        return replace(rule, precision=declared.precision, scale=declared.scale or 0)
+    if type_.check in ("time", "timestamp", "timestamptz", "interval"):
+        return replace(rule, precision=getattr(declared, "precision", None))  # digits of a second
     return rule
 
 
-def _kind(type_: types.TypeEngine[Any]) -> Kind:
-    known: list[Kind] = [_KINDS[class_] for class_ in type(type_).__mro__ if class_ in _KINDS]
-    kind: Kind = known[0] if known else "unsupported"
-    if isinstance(type_, types.TypeDecorator) and kind != "interval":
-        return "unsupported"  # what its Python side does would be left out
-    if kind in ("timestamp", "time") and getattr(type_, "timezone", False):
-        return "timestamptz" if kind == "timestamp" else "unsupported"
-    if isinstance(type_, types.Float) and kind == "float" and (type_.precision or 53) <= 24:
-        return "real"
-    if isinstance(type_, types.ARRAY):
-        several = (type_.dimensions or 1) > 1 or isinstance(type_.item_type, types.ARRAY)
-        return "unsupported" if several else kind
-    return kind
+def _row_of(declared: types.TypeEngine[Any]) -> PgType | None:
+    """Return the row of the most specific class that has one; None where the type cannot be loaded."""
+    found = next((_BY_CLASS[class_] for class_ in type(declared).__mro__ if class_ in _BY_CLASS), None)
+    if isinstance(declared, types.TypeDecorator) and not isinstance(declared, types.Interval):
+        return None  # its Python side would not be asked
+    if getattr(declared, "timezone", False):
+        return PGTYPES["timestamptz"] if found is PGTYPES["timestamp"] else None
+    if isinstance(declared, types.Float) and found is PGTYPES["float8"] and (declared.precision or 53) <= 24:
+        return PGTYPES["float4"]
+    return found
 
 
 def key_of(table: Table, key: Sequence[str] | str | None) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
-"""What a single Python value is to a column: itself, typed, or the reason why it cannot be stored. No I/O."""
+"""One Python value as a column stores it, or the reason why it cannot be stored. No I/O."""
 
 from __future__ import annotations
 
 import datetime
+import enum
+import ipaddress
 import json
 import math
 import numbers
@@ -17,24 +19,57 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from citykit.encode.rules import Kind, Rule
+from citykit.encode.rules import Rule
+from citykit.pgtypes import PGTYPES, Check
 
 Answer: TypeAlias = tuple[Any, str | None]  # the value to store, or None and the reason
 
-_NUMERIC_DIGITS = (131_072, 16_383)  # that numeric can hold, before the point and after it
+_NUMERIC_DIGITS = (131_072, 16_383)  # at most, before the point and after it, in numeric without a precision
+_A_MACADDR = re.compile(r"[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}")
 _A_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+# What stays as it is: the first types are the most frequent, the last lose their unit or nanoseconds.
+_PLAIN = frozenset({str, int, float, bool, type(None), Decimal, np.datetime64, np.timedelta64})
+
+
+def plain(value: Any) -> Any:
+    """Return what a value means, as Python's own type.
+
+    A member of an Enum is its value; a scalar of NumPy, and an instance of a subclass of str, int or float,
+    is the text or number that it holds, however it prints.
+    """
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
+    if isinstance(value, np.generic) and not isinstance(value, (np.datetime64, np.timedelta64)):
+        return value.item()
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    return float.__float__(value) if isinstance(value, float) else value
 
 
 def is_missing(value: Any) -> bool:
     """Tell whether a value is NULL to the database: None, NaN, NaT, NA."""
     if isinstance(value, Decimal):
-        return value.is_nan()  # pandas stumbles over a signalling one
+        return value.is_nan()  # pandas fails on a signalling NaN
     return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
+def checked(value: Any, rule: Rule) -> Answer:
+    """Return one value, of any type, as the column stores it, or None and the reason why it cannot."""
+    assert rule.type is not None and rule.type.check is not None  # noqa: S101, PT018  such columns are refused
+    if rule.members and isinstance(value, enum.Enum) and value in rule.members:
+        return rule.members[value], None
+    value = plain(value)
+    return (None, None) if is_missing(value) else _CHECKS[rule.type.check](value, rule)
+
+
 def _is_number(value: object) -> bool:
-    no_numbers = (bool, np.bool_, np.timedelta64)  # though Python's numbers count them in
-    return isinstance(value, (numbers.Real, Decimal)) and not isinstance(value, no_numbers)
+    return isinstance(value, (numbers.Real, Decimal)) and not isinstance(value, (bool, np.timedelta64))
 
 
 def _text(value: Any, _rule: Rule) -> Answer:
@@ -44,15 +79,7 @@ def _text(value: Any, _rule: Rule) -> Answer:
         value.encode()
     except UnicodeEncodeError:
         return None, "with a lone surrogate, which is no character"
-    return str(value), None
-
-
-def _enum(value: Any, rule: Rule) -> Answer:
-    try:
-        label = rule.members.get(value)
-    except TypeError:  # what cannot be hashed is no member
-        label = None
-    return (label, None) if label is not None else _text(value, rule)
+    return value, None
 
 
 def _integer(value: Any, rule: Rule) -> Answer:
@@ -77,19 +104,29 @@ def _integer(value: Any, rule: Rule) -> Answer:
 def _float(value: Any, rule: Rule) -> Answer:
     if not _is_number(value):
         return None, "not a number"
+    single = rule.type is PGTYPES["float4"]
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
-    if math.isinf(number) and (not isinstance(value, Decimal) or value.is_finite()) and value != number:
+    finite = value.is_finite() if isinstance(value, Decimal) else value not in (math.inf, -math.inf)
+    if math.isinf(number) and finite:
         if rule.low is None and rule.high is None:
-            return None, "too large for double precision"
+            return None, f"too large for {rule.type and rule.type.sql}"
         return math.copysign(sys.float_info.max, 1 if value > 0 else -1), None  # beyond any limit
-    if isinstance(value, Decimal) and not math.isinf(number):
-        exact = value in (Decimal(number), Decimal(repr(number)))  # 0.1 as written, or to the last bit
-    else:
-        exact = bool(number == value)
-    return (number, None) if exact else (None, "not exact in double precision")
+    if isinstance(value, float) or not finite:
+        return number, None  # whether single precision holds it is asked of the whole column
+    if _is_held(value, np.float32(number) if single else np.float64(number)):
+        return number, None
+    return None, f"not exact in {'single' if single else 'double'} precision"
+
+
+def _is_held(value: Any, number: np.floating[Any]) -> bool:
+    """Tell whether a float is a number: exactly, or where that has a fraction also as written (0.1)."""
+    if float(number) == value:
+        return True
+    has_fraction = isinstance(value, Decimal) and value != value.to_integral_value()
+    return has_fraction and Decimal(str(number)) == value
 
 
 def _numeric(value: Any, rule: Rule) -> Answer:
@@ -99,8 +136,8 @@ def _numeric(value: Any, rule: Rule) -> Answer:
         number = value
     elif isinstance(value, numbers.Integral):
         number = Decimal(int(value))
-    elif isinstance(value, (float, np.floating)):
-        number = Decimal(repr(float(value)))  # as written
+    elif isinstance(value, float):
+        number = Decimal(repr(value))  # as written
     else:
         return None, "not a decimal number"
     if number.is_infinite():
@@ -137,7 +174,7 @@ def fits_numeric(array: pa.Array, rule: Rule) -> bool:
 
 
 def _boolean(value: Any, _rule: Rule) -> Answer:
-    return (bool(value), None) if isinstance(value, (bool, np.bool_)) else (None, "neither True nor False")
+    return (value, None) if isinstance(value, bool) else (None, "neither True nor False")
 
 
 def _uuid(value: Any, _rule: Rule) -> Answer:
@@ -147,15 +184,15 @@ def _uuid(value: Any, _rule: Rule) -> Answer:
         return None, "not a UUID"
 
 
-def _moment(value: Any) -> datetime.datetime | str:
-    """Return a point in time that Python can tell to the microsecond, or the reason why it is none."""
+def _moment(value: Any) -> datetime.datetime | pd.Timestamp | str:
+    """Return a point in time to the microsecond, or the reason why a value is none."""
     if isinstance(value, np.datetime64):
         value = pd.Timestamp(value)
     if isinstance(value, pd.Timestamp):
         if value.nanosecond:
             return "finer than a microsecond"
-        value = value.to_pydatetime()
-    elif isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return value.to_pydatetime() if 1 <= value.year <= 9999 else value
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
         value = datetime.datetime(value.year, value.month, value.day)
     return value if isinstance(value, datetime.datetime) else "not a date or time"
 
@@ -164,9 +201,17 @@ def _timestamp(value: Any, rule: Rule) -> Answer:
     moment = _moment(value)
     if isinstance(moment, str):
         return None, moment
-    if (moment.tzinfo is not None) is not (rule.kind == "timestamptz"):
+    if (moment.tzinfo is not None) is not (rule.type is PGTYPES["timestamptz"]):
         return None, "with a time zone" if moment.tzinfo else "without a time zone"
-    return moment, None
+    return _since_1970(moment, "us") if isinstance(moment, pd.Timestamp) else (moment, None)
+
+
+def _since_1970(moment: pd.Timestamp, unit: str) -> Answer:
+    """Return a moment that Python's datetime does not have as Arrow has it: the number of days, …."""
+    try:
+        return int(moment.as_unit("us").asm8.astype(f"M8[{unit}]").astype(np.int64)), None
+    except (OverflowError, ValueError):
+        return None, "outside of the years that can be stored"
 
 
 def _date(value: Any, _rule: Rule) -> Answer:
@@ -175,7 +220,11 @@ def _date(value: Any, _rule: Rule) -> Answer:
         return None, "with a time of day" if moment.startswith("finer") else "not a date"
     if moment.tzinfo:
         return None, "with a time zone"
-    return (moment.date(), None) if moment.time() == datetime.time() else (None, "with a time of day")
+    if (moment.hour, moment.minute, moment.second, moment.microsecond) != (0, 0, 0, 0):
+        return None, "with a time of day"
+    if isinstance(moment, pd.Timestamp):
+        return int(moment.asm8.astype("M8[D]").astype(np.int64)), None
+    return moment.date(), None
 
 
 def _time(value: Any, _rule: Rule) -> Answer:
@@ -202,26 +251,67 @@ def _json(value: Any, rule: Rule) -> Answer:
         text.encode()
     except (TypeError, ValueError, RecursionError) as exc:
         return None, f"not JSON ({exc})"
-    if rule.kind == "jsonb" and _A_NUL.search(text):
+    if rule.type is PGTYPES["jsonb"] and _A_NUL.search(text):
         return None, "with a NUL character"
     return text, None
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
+    if isinstance(value, np.ndarray):
         return value.tolist()
+    meant = plain(value)
+    if meant is not value:
+        return meant
     raise TypeError(f"{type(value).__name__} is no type of JSON's")
+
+
+def json_as_written(text: str, rule: Rule) -> Answer:
+    """Return a text that is said to be JSON as it is, if it is JSON that the column stores."""
+    try:
+        _, reason = _json(json.loads(text, parse_constant=_refuse_constant), rule)
+    except (ValueError, RecursionError) as exc:
+        return None, f"not JSON ({exc})"
+    return (None, reason) if reason else (text, None)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON's")
 
 
 def _bytea(value: Any, _rule: Rule) -> Answer:
     return (bytes(value), None) if isinstance(value, (bytes, bytearray, memoryview)) else (None, "not bytes")
 
 
-ASK: dict[Kind, Callable[[Any, Rule], Answer]] = {
+def _inet(value: Any, _rule: Rule) -> Answer:
+    return _address(value, ipaddress.ip_interface, "not an IP address")
+
+
+def _cidr(value: Any, _rule: Rule) -> Answer:
+    return _address(value, ipaddress.ip_network, "not an IP network")
+
+
+def _address(value: Any, read: Callable[[str], Any], reason: str) -> Answer:
+    kinds = (str, ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)
+    if not isinstance(value, kinds) or "%" in str(
+        value
+    ):  # PostgreSQL has no zone of an address (fe80::1%eth0)
+        return None, reason
+    try:
+        return str(read(str(value))), None
+    except ValueError:
+        return None, reason
+
+
+def _macaddr(value: Any, _rule: Rule) -> Answer:
+    fits = isinstance(value, str) and _A_MACADDR.fullmatch(value)
+    return (value, None) if fits else (None, "not a MAC address")
+
+
+_CHECKS: dict[Check, Callable[[Any, Rule], Answer]] = {
     "text": _text,
+    "enum": _text,  # the labels are compared for the whole column
     "integer": _integer,
     "float": _float,
-    "real": _float,
     "numeric": _numeric,
     "boolean": _boolean,
     "uuid": _uuid,
@@ -231,7 +321,8 @@ ASK: dict[Kind, Callable[[Any, Rule], Answer]] = {
     "timestamptz": _timestamp,
     "interval": _interval,
     "json": _json,
-    "jsonb": _json,
     "bytea": _bytea,
-    "enum": _enum,
+    "inet": _inet,
+    "cidr": _cidr,
+    "macaddr": _macaddr,
 }

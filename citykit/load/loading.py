@@ -20,6 +20,7 @@ from citykit.load.order import settle_numbers
 from citykit.load.plan import Load, Outcome
 from citykit.load.refusals import without_identity
 from citykit.load.source import Rows
+from citykit.pgtypes import ENUM
 from citykit.runtime import Progress, reporting, says_await
 
 OnInvalid: TypeAlias = Literal["error", "skip"]
@@ -137,7 +138,7 @@ async def load_frame(
     into = table_of(table)
     columns = key_of(into, key)
     rows = Rows(frame, rules_of(into, columns), stop_at_rejects=on_invalid == "error")
-    enums = any("enum" in (rule.kind, rule.item and rule.item.kind) for rule in rows.rules)
+    enums = any(rule.type is ENUM for rule in rows.rules)
     if not enums:
         await rows.check()
     begun = False

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import asyncpg
 import pyarrow as pa
-from sqlalchemy import CHAR, JSON, Table, exists, select, text
+from sqlalchemy import JSON, Table, exists, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -37,9 +37,6 @@ REBUILD_SHARE = 0.25  # of a table's rows: to write so many takes longer than to
 LOCK_MILLISECONDS = 2_000  # that a large load waits for other writers before it goes in beside them
 STREAM_ROWS = 2**40  # at most, of what has no length
 REFUSED_ROUNDS = 20  # of finding rows that only the server refuses, before it gives up
-
-# Kinds that Arrow compares and sorts as the server does.
-_COMPARED_ALIKE = ("text", "integer", "date", "timestamp", "timestamptz", "uuid", "boolean")
 
 
 @dataclass
@@ -255,16 +252,15 @@ class Load:
         await self.connection.exec_driver_sql(sql)
 
     def _compares_alike(self) -> bool:
-        rules = {rule.name: rule for rule in self.rows.rules}
+        alike = {rule.name: rule.compared_alike for rule in self.rows.rules}
         return all(
-            rules[name].kind in _COMPARED_ALIKE
-            and (rules[name].kind != "text" or _bytewise(self.table.c[name].type))
+            alike[name] == "always"
+            or (
+                alike[name] == "in the C collation"
+                and getattr(self.table.c[name].type, "collation", None) == "C"
+            )
             for name in self.key
         )
-
-
-def _bytewise(type_: Any) -> bool:
-    return getattr(type_, "collation", None) == "C" and not isinstance(type_, CHAR)
 
 
 def _target(table: Table, key: tuple[str, ...], first: pa.Table) -> Target:

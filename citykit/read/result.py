@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.database import Condition, ConditionClass, ConnectionLostError, driver_of, sqlstate, transport_of
 from citykit.decode import UnfitColumnError, Values, decode, objects, values_of
 from citykit.errors import CitykitError, MissingTableError
-from citykit.pgtypes import ARROW, DESCRIBE, EXACT, KNOWN, PLAIN, TEXT, Type, described
+from citykit.pgtypes import DESCRIBE, EXACT, KNOWN, TEXT, Type, described
 from citykit.read.copy_out import copy_out
 from citykit.read.data_rows import Lines, Rows, check_complete, rows_out
 from citykit.read.statement import Query
@@ -32,12 +32,6 @@ SELECT pg_catalog.current_setting('DateStyle') AS "DateStyle",
     pg_catalog.current_setting('IntervalStyle') AS "IntervalStyle",
     pg_catalog.current_setting('extra_float_digits') AS extra_float_digits
 """
-# How a session has to write values for `decode`, by kind; it does so unless somebody has changed it.
-_WRITTEN = {
-    **dict.fromkeys(("date", "timestamp", "timestamptz"), ("DateStyle", re.compile("ISO"), "ISO")),
-    **dict.fromkeys(("real", "double"), ("extra_float_digits", re.compile("[123]$"), "1")),
-    "interval": ("IntervalStyle", re.compile("postgres$"), "postgres"),
-}
 # The classes of SQLSTATE for which the statement itself is to blame.
 _BLAMED = (
     ConditionClass.FEATURE_NOT_SUPPORTED,
@@ -133,10 +127,11 @@ async def _unpacked(
 
 def _values(values: Sequence[Any], name: str, type_: Type) -> Values:
     """Return what `decode` makes of the same values, which asyncpg has read."""
-    if type_.kind in PLAIN and type_.kind != "text" and not type_.array:
-        return pa.array(values, ARROW[type_.kind])
-    if type_.kind == "json" and not type_.array:
-        return objects(values)  # SQLAlchemy has made asyncpg read it
+    row = type_.row
+    if row.is_csv and row.arrow != TEXT and not type_.array:
+        return pa.array(values, row.arrow)
+    if row.is_json and not type_.array:
+        return objects(values)  # SQLAlchemy has made asyncpg parse it
     try:
         texts = pa.array([str(v) if isinstance(v, Decimal | UUID) else v for v in values], TEXT)
     except (pa.ArrowTypeError, pa.ArrowInvalid) as exc:
@@ -168,11 +163,8 @@ async def _copied(
     names: Sequence[str],
     types: Sequence[Type],
 ) -> AsyncGenerator[list[Values]]:
-    changed = {}
-    for kind in {type_.kind for type_ in types} & set(_WRITTEN):
-        setting, fit, value = _WRITTEN[kind]
-        if not fit.match(getattr(session, setting)):
-            changed[setting] = value
+    settings = [type_.row.setting for type_ in types if type_.row.setting]
+    changed = {s.name: s.value for s in settings if not s.kept.match(getattr(session, s.name))}
     for setting, value in changed.items():
         await connection.exec_driver_sql("SELECT set_config($1, $2, true)", (setting, value))
     rows = 0

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import citykit
 from citykit.cities.model import City
-from citykit.decode.dtypes import Backend
+from citykit.pgtypes import Backend
 from tests.support.database import scalar
 
 SERIES = "SELECT i, 'text ' || i AS t FROM generate_series(1, {}) AS i"

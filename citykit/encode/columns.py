@@ -1,0 +1,362 @@
+"""From the values of one column to a typed Arrow array, or the reason why a value has none. No I/O.
+
+A column whose dtype says what is in it is typed as a whole; of any other each value is checked by itself. The
+limits of the column are compared with the typed values in Arrow's vectorised code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from citykit.encode.rules import Rule
+from citykit.encode.values import checked, fits_numeric, is_missing, json_as_written
+from citykit.pgtypes import PGTYPES, TEXT
+
+Reasons: TypeAlias = dict[int, str]  # by position, why a value is bad (it is null in the array then)
+
+_A_UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+_NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+_DAY = 86_400  # seconds
+# What PostgreSQL stores from, in seconds since 1970: 24 November 4714 BC, where its calendar begins.
+_FIRST = -210_866_803_200
+# What it stores up to: as a date, and as a timestamp that microseconds since 1970 can hold in 64 bits.
+_LAST_DATE, _LAST_TIMESTAMP = 185_331_707_078_400, 9_223_372_036_854
+
+
+def convert(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons]:
+    """Type one column by its rule."""
+    assert rule.type is not None  # noqa: S101  columns of other types are refused before
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        dtype = series.cat.categories.dtype
+        series = series.astype(object if dtype.kind in "iub" and series.hasnans else dtype)
+    array = _in_arrow(series)
+    if array is not None and (name := _refused(array.type, rule)):
+        wanted = pa.large_list(rule.type.typed) if rule.item else rule.type.typed
+        reasons = dict.fromkeys(_positions(array.is_valid()), f"of Arrow's type {name}")
+        array = pa.nulls(len(array), wanted)
+    elif rule.item is not None:
+        array, reasons = _arrays(series, array, rule.item)
+    else:
+        found = None if array is None else _typed_at_once(array, rule)
+        array, reasons = found or _typed_one_by_one(series, rule)
+        for reason, flawed in _flaws(array, rule):
+            for position in _positions(flawed):
+                reasons.setdefault(position, reason)
+    if rule.missing is not None:
+        array = array.fill_null(rule.missing)
+    elif not rule.nullable and array.null_count:
+        for position in _positions(array.is_null()):  # a bad value has its reason already
+            reasons.setdefault(position, "missing")
+    if reasons:
+        good = np.ones(len(array), dtype=bool)
+        good[list(reasons)] = False
+        array = pc.if_else(pa.array(good), array, pa.scalar(None, array.type))
+    return (array if rule.item else array.cast(rule.type.typed, safe=False)), reasons
+
+
+def python_values(series: pd.Series[Any]) -> list[Any]:
+    """Return the values of a column as Python's objects; dates that Python does not have as NumPy's."""
+    try:
+        return list(series)
+    except (OverflowError, ValueError):
+        return _objects_of(pa.chunked_array(pa.array(series)).combine_chunks())
+
+
+def _objects_of(array: pa.Array) -> list[Any]:
+    if _is_list(array.type):
+        return [None if value.values is None else _objects_of(value.values) for value in array]
+    if pa.types.is_date(array.type) or pa.types.is_timestamp(array.type):
+        return list(array.to_numpy(zero_copy_only=False))
+    return [_shown(value) for value in array]
+
+
+def _shown(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except (OverflowError, ValueError):
+        return f"a value of Arrow's type {value.type}"  # dates in a struct, for example
+
+
+def _in_arrow(series: pd.Series[Any]) -> pa.Array | None:
+    """Return the column as Arrow has it; None where its dtype does not say what is in it."""
+    if series.dtype == object:
+        return None
+    try:
+        array = pa.array(series, from_pandas=True)
+    except (pa.ArrowException, UnicodeError, TypeError, ValueError):
+        return None
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    has = pa.types
+    return bool(has.is_list(type_) or has.is_large_list(type_) or has.is_fixed_size_list(type_))
+
+
+def _refused(type_: pa.DataType, rule: Rule) -> str | None:
+    """Return the name of an extension type of Arrow that the column does not take; None: there is none."""
+    if rule.item is not None:
+        if isinstance(type_, pa.FixedShapeTensorType):
+            return None if len(type_.shape) == 1 else _name_of(type_)
+        return _extension_in(type_) if not _is_list(type_) or _is_list(type_.value_type) else None
+    if isinstance(type_, pa.BaseExtensionType):
+        check = rule.type and rule.type.check
+        return None if _TAKEN.get(type_.extension_name) == check else _name_of(type_)
+    return _extension_in(type_)
+
+
+_TAKEN = {"arrow.json": "json", "arrow.uuid": "uuid", "arrow.bool8": "boolean"}
+
+
+def _name_of(type_: pa.BaseExtensionType) -> str:
+    return str(type_.extension_name)
+
+
+def _extension_in(type_: pa.DataType) -> str | None:
+    """Return the name of an extension type in a type or in its parts."""
+    if isinstance(type_, pa.BaseExtensionType):
+        return _name_of(type_)
+    parts = (type_.field(number).type for number in range(type_.num_fields))
+    return next((name for part in parts if (name := _extension_in(part))), None)
+
+
+def _positions(mask: pa.Array) -> list[int]:
+    if not pc.any(mask).as_py():
+        return []
+    found: list[int] = np.flatnonzero(mask.fill_null(False).to_numpy(zero_copy_only=False)).tolist()
+    return found
+
+
+def _typed_at_once(array: pa.Array, rule: Rule) -> tuple[pa.Array, Reasons] | None:
+    """Type a column whose Arrow type says what is in it; None where each value must be checked."""
+    assert rule.type is not None  # noqa: S101
+    try:
+        if pa.types.is_null(array.type):
+            return array.cast(rule.type.typed), {}
+        if isinstance(array.type, pa.JsonType):
+            return _as_written(array.storage, rule)
+        if isinstance(array.type, pa.Bool8Type):
+            array = array.storage.cast(pa.bool_())
+        if pa.types.is_floating(array.type):
+            array = array.cast(pa.float64())
+            if pc.any(pc.is_nan(array)).as_py():  # a column of Arrow may hold NaN beside NULL
+                array = pc.if_else(pc.is_nan(array), None, array)
+        typed = _same_in_arrow(array, rule)
+    except (pa.ArrowException, UnicodeError, TypeError, ValueError):
+        return None
+    return None if typed is None else (typed, {})
+
+
+def _as_written(texts: pa.Array, rule: Rule) -> tuple[pa.Array, Reasons]:
+    answers = [(None, None) if text is None else json_as_written(text, rule) for text in texts.to_pylist()]
+    reasons = {position: reason for position, (_, reason) in enumerate(answers) if reason}
+    return pa.array([kept for kept, _ in answers], TEXT), reasons
+
+
+def _same_in_arrow(array: pa.Array, rule: Rule) -> pa.Array | None:
+    """Return the array as what the column takes, where every value stays what it is."""
+    has = pa.types
+    check, type_ = rule.type and rule.type.check, array.type
+    if has.is_string(type_) or has.is_large_string(type_) or has.is_string_view(type_):
+        canonical = check == "uuid" and pc.all(pc.match_substring_regex(array, _A_UUID)).as_py() is not False
+        return array.cast(TEXT) if check in ("text", "enum") or canonical else None
+    if has.is_integer(type_) or has.is_floating(type_):
+        if check == "integer":
+            return array if has.is_floating(type_) else array.cast(pa.int64())
+        if check == "float":
+            return _floats(array, rule)
+        return array.cast(TEXT) if check == "numeric" and fits_numeric(array, rule) else None
+    if has.is_decimal(type_) and check == "numeric":
+        limited = array if rule.precision is None else array.cast(pa.decimal128(rule.precision, rule.scale))
+        return limited.cast(TEXT)
+    if has.is_date(type_) and check in ("date", "timestamp"):
+        days = array.cast(pa.date32())
+        return days if check == "date" else days.cast(pa.timestamp("s"))
+    accepted = (
+        (check == "boolean" and has.is_boolean(type_))
+        or (check in ("date", "timestamp", "timestamptz") and has.is_timestamp(type_))
+        or (check == "time" and has.is_time(type_))
+        or (check == "interval" and has.is_duration(type_))
+        or (check == "bytea" and (has.is_binary(type_) or has.is_large_binary(type_)))
+    )
+    return array if accepted else None
+
+
+def _floats(array: pa.Array, rule: Rule) -> pa.Array | None:
+    """Return numbers as doubles; None where a whole number may not be one that the column holds exactly."""
+    if pa.types.is_floating(array.type):
+        return array
+    bits = 24 if rule.type is PGTYPES["float4"] else 53
+    limits = pc.min_max(array)
+    least, most = limits["min"].as_py() or 0, limits["max"].as_py() or 0
+    return array.cast(pa.float64()) if -(2**bits) <= least and most <= 2**bits else None
+
+
+def _typed_one_by_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons]:
+    assert rule.type is not None  # noqa: S101
+    kept: list[object] = []
+    reasons: Reasons = {}
+    for position, value in enumerate(python_values(series)):
+        stored, reason = checked(value, rule)
+        kept.append(stored)
+        if reason:
+            reasons[position] = reason
+    return pa.array(kept, rule.type.typed), reasons
+
+
+def _flaws(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
+    """Return each way in which typed values can break the rule, and which of them do."""
+    check = rule.type and rule.type.check
+    if check in ("text", "enum"):
+        return _flaws_of_text(array, rule)
+    if check in ("integer", "float"):
+        return _flaws_of_numbers(array, rule)
+    if pa.types.is_temporal(array.type):
+        return _flaws_of_times(array, rule)
+    return []
+
+
+def _flaws_of_text(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
+    flaws = []
+    if _has_zero_byte(array):
+        flaws.append(("with a NUL character", pc.match_substring(array, "\0")))
+    if not _surely_as_long(array, rule):
+        length = pc.utf8_length(array)
+        if rule.low:
+            flaws.append(("empty", pc.less(length, rule.low)))
+        if rule.high is not None:
+            flaws.append((f"longer than {rule.high:,} characters", pc.greater(length, rule.high)))
+    if rule.labels:
+        known = pc.is_in(array, value_set=pa.array(rule.labels, array.type))
+        shown = ", ".join(map(repr, rule.labels[:8])) + (", …" if len(rule.labels) > 8 else "")
+        flaws.append((f"not one of {shown}", pc.and_(pc.is_valid(array), pc.invert(known))))
+    return flaws
+
+
+def _has_zero_byte(array: pa.Array) -> bool:
+    """Tell whether there may be a NUL character, by the bytes of all values at once."""
+    _, places, data = array.buffers()
+    if not len(array) or not data:
+        return False
+    offsets = np.frombuffer(places, np.int64)
+    begin, end = offsets[array.offset], offsets[array.offset + len(array)]
+    return not np.frombuffer(data, np.bool_)[begin:end].all()
+
+
+def _surely_as_long(array: pa.Array, rule: Rule) -> bool:
+    """Tell whether the values keep the limits by their bytes alone, of which a character has one to four."""
+    limits = pc.min_max(pc.binary_length(array))
+    least, most = limits["min"].as_py(), limits["max"].as_py()
+    if least is None:
+        return True
+    return least > 4 * ((rule.low or 0) - 1) and (rule.high is None or most <= rule.high)
+
+
+def _flaws_of_numbers(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
+    flaws = []
+    whole = rule.type is not None and rule.type.check == "integer"
+    if pa.types.is_floating(array.type):
+        if whole or rule.low is not None or rule.high is not None:
+            flaws.append(("infinite", pc.is_inf(array)))
+        if whole:
+            flaws.append(("fractional", pc.not_equal(array, pc.trunc(array))))
+    if rule.type is PGTYPES["float4"]:
+        with np.errstate(over="ignore"):
+            single = pa.array(array.to_numpy(zero_copy_only=False).astype(np.float32))
+        as_written = single.cast(pa.string()).cast(pa.float64())  # 0.1 as written, or to the last bit
+        exact = pc.or_(pc.equal(as_written, array), pc.equal(single.cast(pa.float64()), array))
+        flaws.append(("not exact in single precision", pc.invert(exact)))
+    if rule.low is not None:
+        low = float(rule.low) if pa.types.is_floating(array.type) else rule.low
+        flaws.append(("negative" if rule.low == 0 else f"below {rule.low:,}", pc.less(array, low)))
+    if rule.high is not None:
+        if pa.types.is_floating(array.type) and whole:
+            above = pc.greater_equal(array, rule.high + 1.0)  # 2**63 - 1 is no double; 2**63 is
+        else:
+            above = pc.greater(array, rule.high)
+        flaws.append((f"above {rule.high:,}", above))
+    return flaws
+
+
+def _flaws_of_times(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
+    flaws = []
+    check = rule.type and rule.type.check
+    if pa.types.is_timestamp(array.type):
+        zoned = array.type.tz is not None
+        if zoned is not (check == "timestamptz"):
+            flaws.append(("with a time zone" if zoned else "without a time zone", pc.is_valid(array)))
+    narrow = pa.int32() if array.type.bit_width == 32 else pa.int64()
+    ticks = array.cast(narrow).cast(pa.int64())
+    unit = getattr(array.type, "unit", None)  # None: days
+    per_second = 10**9 // _NANOSECONDS[unit] if unit else 0
+    if check == "time":
+        outside = pc.or_(pc.less(ticks, 0), pc.greater(ticks, _DAY * per_second))
+        flaws.append(("outside of 00:00 to 24:00", outside))
+    elif check != "interval":
+        last = _LAST_DATE if check == "date" else _LAST_TIMESTAMP
+        low, high = (_FIRST * per_second, last * per_second) if unit else (_FIRST // _DAY, last // _DAY)
+        years = f"outside of 4714 BC to {5_874_897 if check == 'date' else 294_247}"
+        flaws.append((years, _beyond(ticks, low, high)))
+    elif unit in ("s", "ms"):
+        most = (2**63 - 1) // 10**6
+        flaws.append(("longer than 292,271 years", _beyond(ticks, -most * per_second, most * per_second)))
+    if unit:
+        if check == "date":
+            step, reason = _DAY * 10**9, "with a time of day"
+        else:
+            digits = 6 if rule.precision is None else rule.precision
+            step = 10 ** (9 - digits)
+            reason = "finer than a microsecond" if digits == 6 else f"finer than {digits} digits of a second"
+        step //= _NANOSECONDS[unit]
+        if step > 1:
+            flaws.append((reason, pc.not_equal(pc.multiply(pc.divide(ticks, step), step), ticks)))
+    return flaws
+
+
+def _beyond(ticks: pa.Array, low: int, high: int) -> pa.Array:
+    """Return which numbers are outside of limits, of which 64 bits may not hold one."""
+    low, high = max(low, -(2**63)), min(high, 2**63 - 1)
+    return pc.or_(pc.less(ticks, pa.scalar(low, pa.int64())), pc.greater(ticks, pa.scalar(high, pa.int64())))
+
+
+def _arrays(series: pd.Series[Any], array: pa.Array | None, item: Rule) -> tuple[pa.Array, Reasons]:
+    """Type a column of arrays: all their elements at once, as a column of the element's type."""
+    if array is not None and isinstance(array.type, pa.FixedShapeTensorType):
+        array = array.storage
+    reasons: Reasons = {}
+    if array is not None and _is_list(array.type):
+        lengths = pc.list_value_length(array).fill_null(0).to_numpy().astype(np.int64)
+        present = array.is_valid().to_numpy(zero_copy_only=False)
+        elements = pd.Series(pd.arrays.ArrowExtensionArray(pc.list_flatten(array)))
+    else:
+        lengths, present, elements, reasons = _taken_apart(series)
+    typed, flaws = convert(elements, item)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    for element, reason in flaws.items():
+        position = int(np.searchsorted(offsets, element, side="right")) - 1
+        reasons.setdefault(position, f"element {element - offsets[position]} {reason}")
+    return pa.LargeListArray.from_arrays(pa.array(offsets), typed, mask=pa.array(~present)), reasons
+
+
+def _taken_apart(series: pd.Series[Any]) -> tuple[Any, Any, pd.Series[Any], Reasons]:
+    """Return the lengths of lists, which are there, their elements, and which values are no lists."""
+    lengths = np.zeros(len(series), dtype=np.int64)
+    present = np.ones(len(series), dtype=bool)
+    elements: list[object] = []
+    reasons: Reasons = {}
+    for position, value in enumerate(python_values(series)):
+        if isinstance(value, (list, tuple, np.ndarray)):
+            lengths[position] = len(value)
+            elements += list(value)
+            continue
+        present[position] = False
+        if not is_missing(value):
+            reasons[position] = "not a list"
+    return lengths, present, pd.Series(elements, dtype=object), reasons
