@@ -24,8 +24,8 @@ _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _DAY = 86_400  # seconds
 # What PostgreSQL stores from, in seconds since 1970: 24 November 4714 BC, where its calendar begins.
 _FIRST = -210_866_803_200
-# What it stores up to: as a date, and as a timestamp that microseconds since 1970 can hold in 64 bits.
-_LAST_DATE, _LAST_TIMESTAMP = 185_331_707_078_400, 9_223_372_036_854
+# The last date that it stores, likewise, and the last timestamp that Arrow holds (PostgreSQL: the year 294276).
+_LAST_DATE, _LAST_MICROSECOND = 185_331_706_992_000, 2**63 - 1
 
 
 def convert(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons]:
@@ -300,12 +300,15 @@ def _flaws_of_times(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
         outside = pc.or_(pc.less(ticks, 0), pc.greater(ticks, _DAY * per_second))
         flaws.append(("outside of 00:00 to 24:00", outside))
     elif check != "interval":
-        last = _LAST_DATE if check == "date" else _LAST_TIMESTAMP
-        low, high = (_FIRST * per_second, last * per_second) if unit else (_FIRST // _DAY, last // _DAY)
+        low, high = _FIRST * per_second, _LAST_DATE * per_second
+        if not unit:
+            low, high = _FIRST // _DAY, _LAST_DATE // _DAY
+        elif check != "date":
+            high = _LAST_MICROSECOND * per_second // 10**6
         years = f"outside of 4714 BC to {5_874_897 if check == 'date' else 294_247}"
         flaws.append((years, _beyond(ticks, low, high)))
     elif unit in ("s", "ms"):
-        most = (2**63 - 1) // 10**6
+        most = _LAST_MICROSECOND // 10**6
         flaws.append(("longer than 292,271 years", _beyond(ticks, -most * per_second, most * per_second)))
     if unit:
         if check == "date":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -129,13 +130,30 @@ def encode_csv(rows: pa.Table | pa.RecordBatch) -> bytes:
 
 def _written(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Return a column that Arrow writes as PostgreSQL reads it: as it is, or as text."""
-    if pa.types.is_large_list(column.type) or _is_special(column.type):
-        return _text(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
-    return column
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    type_ = column.type
+    special = pa.types.is_large_list(type_) or pa.types.is_large_binary(type_) or pa.types.is_duration(type_)
+    return _text(column) if special or _is_beyond(column) else column
 
 
-def _is_special(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_large_binary(type_) or pa.types.is_duration(type_))
+# Of dates in days, times and timestamps in microseconds: what Arrow writes as PostgreSQL reads it, which is the
+# years 1 to 9999, and the times before 24:00.
+_WRITTEN_BY_ARROW = {
+    "date32[day]": (-719_162, 2_932_896),
+    "time64[us]": (0, _DAY - 1),
+    "timestamp[us]": (-62_135_596_800_000_000, 253_402_300_799_999_999),
+    "timestamp[us, tz=UTC]": (-62_135_596_800_000_000, 253_402_300_799_999_999),
+}
+
+
+def _is_beyond(array: pa.Array) -> bool:
+    limits = _WRITTEN_BY_ARROW.get(str(array.type))
+    if limits is None:
+        return False
+    numbers = array.cast(pa.int32() if pa.types.is_date(array.type) else pa.int64())
+    found = pc.min_max(numbers).as_py()
+    return found["min"] is not None and not limits[0] <= found["min"] <= found["max"] <= limits[1]
 
 
 def _text(array: pa.Array) -> pa.Array:
@@ -146,7 +164,32 @@ def _text(array: pa.Array) -> pa.Array:
         return pa.array(texts, pa.large_string())
     if pa.types.is_duration(array.type):
         return pa.array(map(_interval, array.cast(pa.int64()).to_pylist()), pa.large_string())
-    return array.cast(pa.large_string())
+    if not _is_beyond(array):
+        return array.cast(pa.large_string())
+    is_date, is_time = pa.types.is_date(array.type), pa.types.is_time(array.type)
+    numbers = array.cast(pa.int32() if is_date else pa.int64()).to_pylist()
+    if is_time:
+        texts = [None if number is None else _clock(number) for number in numbers]
+    else:
+        zone = "+00" if getattr(array.type, "tz", None) else ""
+        parts = [None if n is None else (n, None) if is_date else divmod(n, _DAY) for n in numbers]
+        texts = [None if part is None else _moment(*part, zone) for part in parts]
+    return pa.array(texts, pa.large_string())
+
+
+def _moment(day: int, microseconds: int | None, zone: str) -> str:
+    """Write a date (a day since 1970), or a timestamp, of any year; the one before 1 is 1 BC."""
+    eras, day_of_era = divmod(day + date(1970, 1, 1).toordinal() - 1, 146_097)  # days in 400 years, always
+    found = date.fromordinal(day_of_era + 1)
+    year = found.year + 400 * eras
+    clock = "" if microseconds is None else f" {_clock(microseconds)}{zone}"
+    shown, era = (year, "") if year > 0 else (1 - year, " BC")
+    return f"{shown:04}-{found.month:02}-{found.day:02}{clock}{era}"
+
+
+def _clock(microseconds: int) -> str:
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{rest:06}"
 
 
 def _interval(microseconds: int | None) -> str | None:
@@ -157,8 +200,7 @@ def _interval(microseconds: int | None) -> str | None:
     if microseconds is None:
         return None
     days, rest = divmod(microseconds, _DAY)
-    seconds, rest = divmod(rest, 1_000_000)
-    return f"{days:+d} days +{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{rest:06}"
+    return f"{days:+d} days +{_clock(rest)}"
 
 
 def _array_literals(array: pa.Array) -> pa.Array:

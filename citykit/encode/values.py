@@ -25,6 +25,7 @@ from citykit.pgtypes import PGTYPES, Check
 Answer: TypeAlias = tuple[Any, str | None]  # the value to store, or None and the reason
 
 _NUMERIC_DIGITS = (131_072, 16_383)  # at most, before the point and after it, in numeric without a precision
+_NO_YEAR = "outside of the years that can be stored"
 _A_MACADDR = re.compile(r"[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}")
 _A_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -187,7 +188,10 @@ def _uuid(value: Any, _rule: Rule) -> Answer:
 def _moment(value: Any) -> datetime.datetime | pd.Timestamp | str:
     """Return a point in time to the microsecond, or the reason why a value is none."""
     if isinstance(value, np.datetime64):
-        value = pd.Timestamp(value)
+        try:
+            value = pd.Timestamp(value)
+        except ValueError:
+            return _NO_YEAR
     if isinstance(value, pd.Timestamp):
         if value.nanosecond:
             return "finer than a microsecond"
@@ -203,27 +207,27 @@ def _timestamp(value: Any, rule: Rule) -> Answer:
         return None, moment
     if (moment.tzinfo is not None) is not (rule.type is PGTYPES["timestamptz"]):
         return None, "with a time zone" if moment.tzinfo else "without a time zone"
-    return _since_1970(moment, "us") if isinstance(moment, pd.Timestamp) else (moment, None)
-
-
-def _since_1970(moment: pd.Timestamp, unit: str) -> Answer:
-    """Return a moment that Python's datetime does not have as Arrow has it: the number of days, …."""
-    try:
-        return int(moment.as_unit("us").asm8.astype(f"M8[{unit}]").astype(np.int64)), None
+    if not isinstance(moment, pd.Timestamp):
+        return moment, None
+    try:  # Python's datetime has no such year: the number of microseconds since 1970
+        return int(moment.as_unit("us").asm8.astype(np.int64)), None
     except (OverflowError, ValueError):
-        return None, "outside of the years that can be stored"
+        return None, _NO_YEAR
 
 
 def _date(value: Any, _rule: Rule) -> Answer:
     moment = _moment(value)
     if isinstance(moment, str):
+        if moment == _NO_YEAR:
+            return None, moment
         return None, "with a time of day" if moment.startswith("finer") else "not a date"
     if moment.tzinfo:
         return None, "with a time zone"
     if (moment.hour, moment.minute, moment.second, moment.microsecond) != (0, 0, 0, 0):
         return None, "with a time of day"
     if isinstance(moment, pd.Timestamp):
-        return int(moment.asm8.astype("M8[D]").astype(np.int64)), None
+        days = int(moment.asm8.astype("M8[D]").astype(np.int64))
+        return (days, None) if -(2**31) <= days < 2**31 else (None, _NO_YEAR)
     return moment.date(), None
 
 

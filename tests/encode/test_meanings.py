@@ -1,0 +1,273 @@
+"""What a value means does not depend on what holds it: numbers, subclasses, extension types of Arrow."""
+
+from __future__ import annotations
+
+import enum
+import json
+import uuid
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import text
+from sqlalchemy.dialects import postgresql as pg
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import citykit
+from citykit.encode import rules_of, validate
+from tests.support.tables import created
+
+NUMBERS: dict[str, Any] = {
+    "smallint": sa.SmallInteger(), "integer": sa.Integer(), "bigint": sa.BigInteger(), "numeric": sa.Numeric(),
+    "real": sa.REAL(), "double precision": sa.Double(),
+}  # fmt: skip
+BITS = {"smallint": 15, "integer": 31, "bigint": 63}
+WHOLE = [n for power in (0, 15, 24, 31, 53, 63) for e in (-1, 0, 1) for n in (2**power + e, -(2**power) + e)]
+WHOLE += [123_456_790_000, 10**18, 10**23, 2**100, 2**60]
+
+
+def holds(type_: str, number: int) -> bool:
+    """Tell whether a column of a type holds a whole number, by arithmetic on integers alone."""
+    if type_ in BITS:
+        return -(2 ** BITS[type_]) <= number < 2 ** BITS[type_]
+    bits = {"real": 24, "double precision": 53}.get(type_)
+    size = abs(number)
+    return (
+        bits is None or size >> max(size.bit_length() - bits, 0) << max(size.bit_length() - bits, 0) == size
+    )
+
+
+def in_arrow(type_: pa.DataType) -> Callable[[int], Any]:
+    return lambda number: pd.array(pa.array([number, None], type_), dtype=pd.ArrowDtype(type_))  # type: ignore[call-overload]
+
+
+def objects(make: Callable[[int], Any]) -> Callable[[int], Any]:
+    return lambda number: pd.Series([make(number), None], dtype=object)
+
+
+class Number(int):
+    def __str__(self) -> str:
+        return "a number"
+
+    __repr__ = __str__
+
+
+CONTAINERS: dict[str, Callable[[int], Any]] = {
+    "int64": lambda number: pd.Series([number, 0], dtype="int64"),
+    "Int64": lambda number: pd.array([number, None], dtype="Int64"),
+    "object of int": objects(int),
+    "object of np.int64": objects(np.int64),
+    "object of Decimal": objects(Decimal),
+    "object of Fraction": objects(Fraction),
+    "object of a subclass": objects(Number),
+    "arrow int64": in_arrow(pa.int64()),
+    "arrow decimal": in_arrow(pa.decimal128(38, 0)),
+    "arrow dictionary": lambda number: pd.Series(
+        pd.arrays.ArrowExtensionArray(pa.array([number, None], pa.int64()).dictionary_encode())
+    ),
+    "category": lambda number: pd.Series(pd.Categorical([number, None])),
+}
+
+
+def checked(type_: sa.types.TypeEngine[Any], values: Any) -> tuple[list[Any], list[str]]:
+    """Return the values as they are stored, and the reasons of rejects."""
+    rules = rules_of(sa.Table("numbers", sa.MetaData(), sa.Column("x", type_)))
+    rows, rejects = validate(pd.DataFrame({"x": values}), rules)
+    return rows.column("x").to_pylist(), rejects["reason"].tolist()
+
+
+@pytest.mark.parametrize("array", [False, True], ids=["", "array"])
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("type_", NUMBERS)
+def test_a_whole_number_is_stored_or_rejected_whatever_holds_it(
+    type_: str, container: str, array: bool
+) -> None:
+    for number in WHOLE:
+        if container in (
+            "int64",
+            "Int64",
+            "object of np.int64",
+            "arrow int64",
+            "arrow dictionary",
+            "category",
+        ):
+            if not -(2**63) <= number < 2**63:
+                continue
+        if container == "object of Fraction" and type_ == "numeric":
+            continue  # which is not a decimal number
+        values = CONTAINERS[container](number)
+        column = NUMBERS[type_]
+        if array:
+            values, column = pd.Series([list(values[:1]), None], dtype=object), sa.ARRAY(column)
+        stored, reasons = checked(column, values)
+        assert len(reasons) == (0 if holds(type_, number) else 1), number
+        if holds(type_, number):
+            found = stored[0][0] if array else stored[0]
+            assert (Decimal(found) if type_ == "numeric" else int(found)) == number
+
+
+@pytest.mark.parametrize("type_", NUMBERS)
+def test_truth_is_no_number_whatever_holds_it(type_: str) -> None:
+    for values in ([True], [np.True_], pd.array([True], dtype="boolean"), pd.Series([True])):
+        held = pd.Series(values, dtype=object) if isinstance(values, list) else values
+        assert checked(NUMBERS[type_], held)[1] == ["not a number"]
+        assert checked(sa.ARRAY(NUMBERS[type_]), pd.Series([list(held)], dtype=object))[1]
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "exact"),
+    [
+        ("double precision", Decimal("0.1"), True), ("double precision", Decimal("0.5"), True),
+        ("double precision", Decimal(0.1), True), ("double precision", Decimal("0.10000000000000000001"), False),
+        ("real", Decimal("0.1"), True), ("real", Decimal("0.123456789"), False), ("real", Decimal("0.5"), True),
+    ],
+)  # fmt: skip
+def test_a_decimal_with_a_fraction_is_stored_exactly_or_as_written(
+    type_: str, value: Decimal, exact: bool
+) -> None:
+    held = [pd.Series([value], dtype=object)]
+    if len(value.as_tuple().digits) < 30:
+        scale = -int(value.as_tuple().exponent)
+        held.append(in_pandas(pa.array([value], pa.decimal128(38, scale))))
+    for values in held:
+        assert (checked(NUMBERS[type_], values)[1] == []) is exact
+        assert (checked(sa.ARRAY(NUMBERS[type_]), pd.Series([list(values)], dtype=object))[1] == []) is exact
+
+
+# Subclasses
+
+
+class Country(str, enum.Enum):
+    IS = "IS"
+
+
+class Size(enum.IntEnum):
+    BIG = 5
+
+
+class Height(float, enum.Enum):
+    HIGH = 1.5
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Loud(str):
+    def __str__(self) -> str:
+        return "LOUD"
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "stored"),
+    [
+        (sa.Text(), Country.IS, "IS"), (sa.Text(), Colour.RED, "red"), (sa.Text(), np.str_("a"), "a"),
+        (sa.Text(), Loud("a"), "a"), (sa.Integer(), Size.BIG, 5), (sa.Integer(), np.float64(5), 5),
+        (sa.Double(), Height.HIGH, 1.5), (sa.Double(), Size.BIG, 5.0), (sa.Double(), np.float32(0.5), 0.5),
+        (sa.Numeric(), Size.BIG, "5"), (sa.Numeric(), Height.HIGH, "1.5"), (sa.Boolean(), np.True_, True),
+        (sa.JSON(), {"a": [Country.IS, Size.BIG, Colour.RED, np.int64(1)]}, '{"a": ["IS", 5, "red", 1]}'),
+        (sa.Enum("IS", "GB", name="c"), Country.IS, "IS"), (sa.Enum(Colour), Colour.RED, "RED"),
+        (sa.Uuid(), Loud("12345678-1234-5678-1234-567812345678"), "12345678-1234-5678-1234-567812345678"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_instance_of_a_subclass_is_the_value_that_it_holds(
+    type_: sa.types.TypeEngine[Any], value: Any, stored: Any
+) -> None:
+    assert checked(type_, pd.Series([value, None], dtype=object)) == ([stored, None], [])
+    assert checked(sa.ARRAY(type_), pd.Series([[value, None]], dtype=object)) == ([[stored, None]], [])
+    if not isinstance(value, dict):
+        assert checked(type_, pd.Series(pd.Categorical([value, None]))) == ([stored, None], [])
+
+
+async def test_a_city_takes_the_value_of_an_enum(engine: AsyncEngine) -> None:
+    city = await citykit.add_city(engine, Loud("a"), Size.BIG, country=Country.IS, latitude=Height.HIGH)
+    assert (type(city.country), city.country, city.population) == (str, "IS", 5)
+    frame = pd.DataFrame({"name": ["b"], "population": [Size.BIG], "country": [Country.IS]})
+    await citykit.load_cities(engine, frame)
+    found = await citykit.read_frame(engine, "SELECT name, country, population FROM cities ORDER BY name")
+    assert found.to_numpy().tolist() == [["a", "IS", 5], ["b", "IS", 5]]
+
+
+# Extension types of Arrow
+
+
+def in_pandas(array: pa.Array | pa.ChunkedArray) -> Any:
+    return pd.Series(pd.arrays.ArrowExtensionArray(array))
+
+
+A_UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")
+EXTENSIONS: dict[str, tuple[pa.DataType, list[Any], sa.types.TypeEngine[Any], Any]] = {
+    "json": (pa.json_(), ['{"a": 1.00}', None], sa.JSON(), {"a": 1}),
+    "jsonb": (pa.json_(), ['{"a": 1.00}', None], pg.JSONB(), {"a": 1}),
+    "uuid": (pa.uuid(), [A_UUID.bytes, None], sa.Uuid(), A_UUID),
+    "bool8": (pa.bool8(), [1, None], sa.Boolean(), True),
+}
+
+
+@pytest.mark.parametrize("name", EXTENSIONS)
+async def test_extension_types_are_read_for_what_they_are(engine: AsyncEngine, name: str) -> None:
+    type_, stored, column, value = EXTENSIONS[name]
+    values = pa.ExtensionArray.from_storage(type_, pa.array(stored, type_.storage_type))
+    many = pa.ListArray.from_arrays(pa.array([0, 2, 2], pa.int32()), values)
+    table = sa.Table(
+        "extended", sa.MetaData(), sa.Column("key", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("one", column), sa.Column("many", sa.ARRAY(column)),
+    )  # fmt: skip
+    rows = pa.table({"key": [0, 1], "one": values, "many": many})
+    chunks = pa.concat_tables([rows[:1], rows[1:]])
+    for source in (rows, chunks, rows.to_pandas(types_mapper=pd.ArrowDtype)):
+        async with created(engine, table):
+            await citykit.load_frame(engine, source, table)
+            found = await citykit.read_frame(engine, "SELECT one, many FROM extended ORDER BY key")
+            assert found["one"].iloc[0] == value
+            assert found["one"].isna().tolist() == [False, True]
+            assert found["many"].tolist() == [[value, None], []]
+            if name == "json":  # as it was written
+                async with engine.connect() as connection:
+                    assert await connection.scalar(text("SELECT one::text FROM extended")) == stored[0]
+
+
+TENSOR = pa.fixed_shape_tensor(pa.int32(), [2])
+MATRIX = pa.fixed_shape_tensor(pa.int32(), [2, 2])
+OPAQUE = pa.opaque(pa.string(), "point", "somebody")
+
+
+def test_a_tensor_of_one_dimension_is_an_array() -> None:
+    values = pa.ExtensionArray.from_storage(TENSOR, pa.array([[1, 2], None], TENSOR.storage_type))
+    assert checked(sa.ARRAY(sa.Integer), in_pandas(values)) == ([[1, 2], None], [])
+
+
+@pytest.mark.parametrize(
+    ("type_", "stored", "column", "name"),
+    [
+        (OPAQUE, "x", sa.Text(), "arrow.opaque"), (OPAQUE, "x", sa.JSON(), "arrow.opaque"),
+        (pa.json_(), "1", sa.Text(), "arrow.json"), (pa.json_(), "1", sa.Integer(), "arrow.json"),
+        (pa.uuid(), A_UUID.bytes, sa.Text(), "arrow.uuid"), (pa.bool8(), 1, sa.Integer(), "arrow.bool8"),
+        (TENSOR, [1, 2], sa.JSON(), "arrow.fixed_shape_tensor"),
+        (MATRIX, [1, 2, 3, 4], sa.ARRAY(sa.Integer), "arrow.fixed_shape_tensor"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_extension_types_are_refused_by_name(
+    type_: pa.DataType, stored: Any, column: sa.types.TypeEngine[Any], name: str
+) -> None:
+    values = pa.ExtensionArray.from_storage(type_, pa.array([stored, None], type_.storage_type))
+    assert checked(column, in_pandas(values)) == ([None], [f"of Arrow's type {name}"])
+    if not isinstance(column, sa.ARRAY):
+        many = in_pandas(pa.ListArray.from_arrays(pa.array([0, 2], pa.int32()), values))
+        assert checked(sa.ARRAY(column), many) == ([], [f"element 0 of Arrow's type {name}"])
+
+
+@pytest.mark.parametrize("written", ["{", "NaN", "[Infinity]", '"\\ud800"', ""])
+def test_text_that_is_not_json_is_a_reject(written: str) -> None:
+    values = pa.ExtensionArray.from_storage(pa.json_(), pa.array([written, "1"]))
+    stored, [reason] = checked(pg.JSONB(), in_pandas(values))
+    assert [json.loads(one) for one in stored] == [1]
+    assert reason.startswith("not JSON")
