@@ -24,7 +24,7 @@ _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _DAY = 86_400  # seconds
 # What PostgreSQL stores from, in seconds since 1970: 24 November 4714 BC, where its calendar begins.
 _FIRST = -210_866_803_200
-# The last date that it stores, likewise, and the last timestamp that Arrow holds (PostgreSQL: the year 294276).
+# The last date that it stores, and the last timestamp that Arrow holds (PostgreSQL's is in 294276).
 _LAST_DATE, _LAST_MICROSECOND = 185_331_706_992_000, 2**63 - 1
 
 

@@ -137,8 +137,7 @@ def _written(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     return _text(column) if special or _is_beyond(column) else column
 
 
-# Of dates in days, times and timestamps in microseconds: what Arrow writes as PostgreSQL reads it, which is the
-# years 1 to 9999, and the times before 24:00.
+# What Arrow writes as PostgreSQL reads it (days, or microseconds): the years 1 to 9999, times before 24:00.
 _WRITTEN_BY_ARROW = {
     "date32[day]": (-719_162, 2_932_896),
     "time64[us]": (0, _DAY - 1),
@@ -172,8 +171,11 @@ def _text(array: pa.Array) -> pa.Array:
         texts = [None if number is None else _clock(number) for number in numbers]
     else:
         zone = "+00" if getattr(array.type, "tz", None) else ""
-        parts = [None if n is None else (n, None) if is_date else divmod(n, _DAY) for n in numbers]
-        texts = [None if part is None else _moment(*part, zone) for part in parts]
+        per_day = 1 if is_date else _DAY
+        texts = [
+            None if n is None else _moment(n // per_day, None if is_date else n % per_day, zone)
+            for n in numbers
+        ]
     return pa.array(texts, pa.large_string())
 
 

@@ -21,13 +21,13 @@ from citykit.pgtypes import Backend
 from tests.support.tables import created
 
 TYPES: dict[str, Any] = {
-    "date": sa.Date(), "timestamp": sa.DateTime(), "timestamptz": sa.DateTime(timezone=True), "time": sa.Time(),
+    "date": sa.Date(), "timestamp": sa.DateTime(), "timestamptz": sa.DateTime(timezone=True), "time": sa.Time(),  # noqa: E501
 }  # fmt: skip
 # As PostgreSQL writes them in UTC.
 DATES = ["2024-02-29", "0001-01-01", "9999-12-31", "10000-01-01", "0001-12-31 BC", "0044-03-15 BC",
          "4714-11-24 BC", "5874897-12-31", "0401-02-28 BC", "12000-02-29"]  # fmt: skip
 STAMPS = ["2024-02-29 01:02:03.000004", "9999-12-31 23:59:59.999999", "10000-01-01 00:00:00",
-          "0001-12-31 23:59:59.999999 BC", "4714-11-24 00:00:00 BC", "294247-01-10 04:00:54.775807"]  # fmt: skip
+          "0001-12-31 23:59:59.999999 BC", "4714-11-24 00:00:00 BC", "294247-01-10 04:00:54.775807"]  # fmt: skip  # noqa: E501
 WRITTEN: dict[str, list[str]] = {
     "date": DATES,
     "timestamp": STAMPS,
@@ -41,7 +41,7 @@ ARROW = {"date": pa.date32(), "timestamp": pa.timestamp("us"), "timestamptz": pa
 # The number that Arrow holds, by the server's own arithmetic.
 NUMBERS = {
     "date": "SELECT (CAST(:text AS date) - date '1970-01-01')::bigint",
-    "timestamp": "SELECT (extract(julian FROM CAST(:text AS timestamp)::date) - 2440588)::bigint * 86400000000 "
+    "timestamp": "SELECT (extract(julian FROM CAST(:text AS timestamp)::date) - 2440588)::bigint * 86400000000 "  # noqa: E501
     "+ (extract(epoch FROM CAST(:text AS timestamp)::time) * 1000000)::bigint",
     "time": "SELECT (extract(epoch FROM CAST(:text AS time)) * 1000000)::bigint",
 }
@@ -176,12 +176,12 @@ async def test_a_frame_that_is_read_can_be_shown_or_the_error_names_column_and_r
         for written in ["9999-12-31 23:59:59", "10000-01-01", "0044-03-15 BC", "2024-02-29", "0001-01-01"]:
             value = f"'{written}'::{name}"
             value = f"ARRAY[{value}, NULL]" if array else value
-            sql = f"SELECT NULL AS x, 1 AS n UNION ALL SELECT {value}, 2 ORDER BY n"  # noqa: S608
+            sql = f"SELECT NULL AS x, 1 AS n UNION ALL SELECT {value}, 2 ORDER BY n"
             try:
                 frame = await citykit.read_frame(connection, sql, dtype_backend=backend)
             except citykit.CitykitError as exc:
-                assert "Column 'x' has in row 1" in str(exc)
-                assert "x::text" in str(exc)
+                assert "Column 'x' has in row 1" in str(exc)  # noqa: PT017
+                assert "x::text" in str(exc)  # noqa: PT017
                 assert written not in ("2024-02-29", "0001-01-01")
                 continue
             assert repr(frame)
@@ -198,9 +198,8 @@ async def test_timestamps_without_a_zone_of_any_year_are_read_and_loaded_again(
     table = table_of("timestamp")
     async with created(engine, table):
         values = ", ".join(f"({n}, '{stamp}'::timestamp)" for n, stamp in enumerate(STAMPS[:-1]))
-        frame = await citykit.read_frame(
-            engine, f"SELECT * FROM (VALUES {values}) AS v (key, one)", dtype_backend=backend
-        )
+        sql = f"SELECT * FROM (VALUES {values}) AS v (key, one)"  # noqa: S608
+        frame = await citykit.read_frame(engine, sql, dtype_backend=backend)
         assert (await citykit.load_frame(engine, frame, table)).inserted == len(frame)
         again = await citykit.read_frame(engine, "SELECT one::text FROM years ORDER BY key")
         assert again["one"].tolist() == STAMPS[:-1]
