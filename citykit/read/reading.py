@@ -40,7 +40,12 @@ async def read_frame(
         SQL text with ``:named`` parameters, or a ``select()``, ``text()``, …; one statement that returns
         rows: ``SELECT``, ``VALUES``, ``WITH``, ``SHOW``, ``INSERT … RETURNING``, ….
     params : mapping, optional
-        The value of each parameter. None: there are none.
+        The value of each parameter. None: there are none. Each is sent with the type of its Python value:
+        bool, int (as the digits in SQL: integer, bigint or numeric), float (double precision), Decimal,
+        bytes, date, datetime, time, timedelta, UUID, dict (jsonb), lists, arrays and Series (an array of
+        the server's, for ``= ANY (:list)`` and ``IN :list``, or JSON where the statement takes that); the
+        value of an Enum's member. Text is read as the type that the statement takes there, as a literal in
+        quotes is. NA, NaT and None are NULL.
     dtype_backend : {"numpy_nullable", "numpy", "pyarrow"}
         Which of pandas' dtypes; the README has the table. They never depend on values: no rows, NULL
         and values give the same.
