@@ -17,6 +17,7 @@ from citykit.read.result import Result, run, unfit
 from citykit.read.statement import Statement, compiled
 from citykit.runtime import Progress, reporting, says_await
 
+SILENCE_SECONDS = 0.2  # without more rows, after which a frame is handed over with those that are there
 THREAD_ROWS = 10_000  # from here up a frame is put together in a thread
 
 
@@ -108,7 +109,8 @@ async def stream_frames(
     bind, statement, params, dtype_backend
         As for :func:`read_frame`. The transaction lasts as long as the loop.
     chunk_rows : int
-        Rows of each frame but the last, 1 or more.
+        Rows of each frame, 1 or more. The last frame has fewer, and so has one whose rows came before the
+        server sent nothing more for 0.2 s.
 
     Yields
     ------
@@ -117,6 +119,9 @@ async def stream_frames(
 
     Notes
     -----
+    The server sends rows when 8 kB of them are together, or the statement ends: the first frame of a slow
+    statement with short rows comes only then.
+
     Leaving the loop early cancels the statement on the server. After ``break``, Python does that as soon
     as nothing refers to the iterator; ``async with contextlib.aclosing(frames)`` waits for it.
 
@@ -165,24 +170,38 @@ async def stream_frames(
 
 
 async def _cut(result: Result, size: int) -> AsyncGenerator[tuple[list[list[Values]], int]]:
-    """Yield the parts of the columns of `size` rows, again and again, then those of the rest."""
+    """Yield the parts of the columns of `size` rows, or of fewer when no more come for `SILENCE_SECONDS`."""
     columns: list[list[Values]] = [[] for _ in result.types]
     rows = 0
     yielded = False
-    async for batch in result.batches:
-        start = 0
-        while start < len(batch[0]) or not len(batch[0]):
-            end = min(len(batch[0]), start + size - rows)
-            for parts, part in zip(columns, batch, strict=True):
-                parts.append(part[start:end])
-            rows, start = rows + end - start, end
-            if rows == size:
+    coming = asyncio.ensure_future(anext(result.batches))
+    try:
+        while True:
+            await asyncio.wait([coming], timeout=SILENCE_SECONDS if rows else None)
+            if not coming.done():
                 yield columns, rows
                 columns, rows, yielded = [[] for _ in result.types], 0, True
-            if start == len(batch[0]):
+                continue
+            try:
+                batch = coming.result()
+            except StopAsyncIteration:
                 break
-    if rows or not yielded:
-        yield columns, rows
+            start = 0
+            while start < len(batch[0]) or not len(batch[0]):
+                end = min(len(batch[0]), start + size - rows)
+                for parts, part in zip(columns, batch, strict=True):
+                    parts.append(part[start:end])
+                rows, start = rows + end - start, end
+                if rows == size:
+                    yield columns, rows
+                    columns, rows, yielded = [[] for _ in result.types], 0, True
+                if start == len(batch[0]):
+                    break
+            coming = asyncio.ensure_future(anext(result.batches))
+        if rows or not yielded:
+            yield columns, rows
+    finally:
+        await cancelled(coming)
 
 
 async def _framed(
