@@ -9,6 +9,7 @@ from typing import Any
 from citykit.database import ended, started
 
 CHUNK_BYTES = 2 << 20  # a few milliseconds to decode
+PATIENCE_SECONDS = 0.1  # that lines wait for more before they are handed over
 
 
 async def copy_out(raw: Any, sql: str) -> AsyncGenerator[tuple[bytes, str]]:
@@ -32,9 +33,15 @@ async def copy_out(raw: Any, sql: str) -> AsyncGenerator[tuple[bytes, str]]:
         while not copying.done() or not chunks.empty():
             getting = asyncio.ensure_future(chunks.get())
             try:
-                await asyncio.wait([getting, copying], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    [getting, copying], timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
                 if getting.done():
                     yield getting.result(), ""
+                elif not copying.done() and (end := rest.rfind(b"\n") + 1):
+                    chunk = bytes(rest[:end])
+                    del rest[:end]
+                    yield chunk, ""
             finally:
                 getting.cancel()
         tag = await ended(copying, raw)

@@ -17,6 +17,7 @@ from citykit.read.result import Result, run, unfit
 from citykit.read.statement import Statement, compiled
 from citykit.runtime import Progress, reporting, says_await
 
+SILENCE_SECONDS = 0.2  # without more rows, after which a frame is handed over with those that are there
 THREAD_ROWS = 10_000  # from here up a frame is put together in a thread
 
 
@@ -40,7 +41,12 @@ async def read_frame(
         SQL text with ``:named`` parameters, or a ``select()``, ``text()``, …; one statement that returns
         rows: ``SELECT``, ``VALUES``, ``WITH``, ``SHOW``, ``INSERT … RETURNING``, ….
     params : mapping, optional
-        The value of each parameter. None: there are none.
+        The value of each parameter. None: there are none. Each is sent with the type of its Python value:
+        bool, int (as the digits in SQL: integer, bigint or numeric), float (double precision), Decimal,
+        bytes, date, datetime, time, timedelta, UUID, dict (jsonb), lists, arrays and Series (an array of
+        the server's, for ``= ANY (:list)`` and ``IN :list``, or JSON where the statement takes that); the
+        value of an Enum's member. Text is read as the type that the statement takes there, as a literal in
+        quotes is. NA, NaT and None are NULL.
     dtype_backend : {"numpy_nullable", "numpy", "pyarrow"}
         Which of pandas' dtypes; the README has the table. They never depend on values: no rows, NULL
         and values give the same.
@@ -103,7 +109,8 @@ async def stream_frames(
     bind, statement, params, dtype_backend
         As for :func:`read_frame`. The transaction lasts as long as the loop.
     chunk_rows : int
-        Rows of each frame but the last, 1 or more.
+        Rows of each frame, 1 or more. The last frame has fewer, and so has one whose rows came before the
+        server sent nothing more for 0.2 s.
 
     Yields
     ------
@@ -112,6 +119,9 @@ async def stream_frames(
 
     Notes
     -----
+    The server sends rows when 8 kB of them are together, or the statement ends: the first frame of a slow
+    statement with short rows comes only then.
+
     Leaving the loop early cancels the statement on the server. After ``break``, Python does that as soon
     as nothing refers to the iterator; ``async with contextlib.aclosing(frames)`` waits for it.
 
@@ -160,24 +170,38 @@ async def stream_frames(
 
 
 async def _cut(result: Result, size: int) -> AsyncGenerator[tuple[list[list[Values]], int]]:
-    """Yield the parts of the columns of `size` rows, again and again, then those of the rest."""
+    """Yield the parts of the columns of `size` rows, or of fewer when no more come for `SILENCE_SECONDS`."""
     columns: list[list[Values]] = [[] for _ in result.types]
     rows = 0
     yielded = False
-    async for batch in result.batches:
-        start = 0
-        while start < len(batch[0]) or not len(batch[0]):
-            end = min(len(batch[0]), start + size - rows)
-            for parts, part in zip(columns, batch, strict=True):
-                parts.append(part[start:end])
-            rows, start = rows + end - start, end
-            if rows == size:
+    coming = asyncio.ensure_future(anext(result.batches))
+    try:
+        while True:
+            await asyncio.wait([coming], timeout=SILENCE_SECONDS if rows else None)
+            if not coming.done():
                 yield columns, rows
                 columns, rows, yielded = [[] for _ in result.types], 0, True
-            if start == len(batch[0]):
+                continue
+            try:
+                batch = coming.result()
+            except StopAsyncIteration:
                 break
-    if rows or not yielded:
-        yield columns, rows
+            start = 0
+            while start < len(batch[0]) or not len(batch[0]):
+                end = min(len(batch[0]), start + size - rows)
+                for parts, part in zip(columns, batch, strict=True):
+                    parts.append(part[start:end])
+                rows, start = rows + end - start, end
+                if rows == size:
+                    yield columns, rows
+                    columns, rows, yielded = [[] for _ in result.types], 0, True
+                if start == len(batch[0]):
+                    break
+            coming = asyncio.ensure_future(anext(result.batches))
+        if rows or not yielded:
+            yield columns, rows
+    finally:
+        await cancelled(coming)
 
 
 async def _framed(

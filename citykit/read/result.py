@@ -22,7 +22,8 @@ from citykit.errors import CitykitError, MissingTableError
 from citykit.pgtypes import DESCRIBE, EXACT, KNOWN, TEXT, Type, described
 from citykit.read.copy_out import copy_out
 from citykit.read.data_rows import Lines, Rows, check_complete, rows_out
-from citykit.read.statement import Query
+from citykit.read.parameters import UNKNOWN
+from citykit.read.statement import Query, type_name
 
 THREAD_BYTES = 1 << 16  # from here up, what arrives is decoded in a thread
 
@@ -66,7 +67,9 @@ async def run(connection: AsyncConnection, query: Query) -> Result:
     with _named(query):
         session = (await connection.exec_driver_sql(_SESSION)).one()
         raw = driver_of(connection)
-        prepared, names, oids = await _prepared(raw, query)
+    query, prepared = await _prepared(connection, raw, query)
+    with _named(query):
+        names, oids = _columns(prepared)
         types = await _types(raw, oids)
         transport = transport_of(raw)
         if EXACT.issuperset(oids) and transport and _is_utf8(raw.get_settings().client_encoding):
@@ -85,15 +88,43 @@ def _is_utf8(encoding: str) -> bool:
         return False
 
 
-async def _prepared(raw: Any, query: Query) -> tuple[Any, list[str], list[int]]:
-    prepared = await raw.prepare(query.sql, name="")  # unnamed: there is nothing to go stale
+async def _prepared(connection: AsyncConnection, raw: Any, query: Query) -> tuple[Query, Any]:
+    """Prepare a statement with the types of its values; text is read as the type that the server infers."""
+    if (
+        query.has_lists
+    ):  # an array, or JSON: the server tells which it takes, and a savepoint outlives its error
+        try:
+            async with connection.begin_nested():
+                return await _resolved(raw, query)
+        except CitykitError as exc:
+            if not str(sqlstate(exc.__cause__ or exc)).startswith(ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE):
+                raise
+            try:
+                return await _resolved(raw, query.with_lists_read_otherwise())
+            except CitykitError:
+                raise exc from exc.__cause__
+    return await _resolved(raw, query)
+
+
+async def _resolved(raw: Any, query: Query) -> tuple[Query, Any]:
+    cast = query.cast()
+    with _named(cast):
+        prepared = await raw.prepare(cast.sql, name="")  # unnamed: there is nothing to go stale
+    resolved = cast.resolved(prepared.get_parameters())
+    if resolved.sql != cast.sql:
+        with _named(resolved):
+            prepared = await raw.prepare(resolved.sql, name="")
+    return resolved, prepared
+
+
+def _columns(prepared: Any) -> tuple[list[str], list[int]]:
     attributes = prepared.get_attributes()
     if not attributes:
         raise CitykitError(
             "The statement returns no rows, so there is nothing to read; it was not run. Run it with "
             "await connection.execute(sqlalchemy.text(…)), or let it return rows: … RETURNING *"
         )
-    return prepared, [attribute.name for attribute in attributes], [a.type.oid for a in attributes]
+    return [attribute.name for attribute in attributes], [a.type.oid for a in attributes]
 
 
 async def _types(raw: Any, oids: Sequence[int]) -> list[Type]:
@@ -144,10 +175,7 @@ def _values(values: Sequence[Any], name: str, type_: Type) -> Values:
 
 async def _with_literals(raw: Any, query: Query, parameters: Sequence[Any]) -> str:
     """Return the statement with its values as literals, which COPY needs and only the server can quote."""
-    types = []
-    for parameter in parameters:
-        name = f"_{parameter.name[:-2]}" if parameter.name.endswith("[]") else parameter.name
-        types.append(".".join('"' + part.replace('"', '""') + '"' for part in (parameter.schema, name)))
+    types = [type_name(parameter) for parameter in parameters]
     quoted = ", ".join(f"quote_nullable(${n}::{type_}::text)" for n, type_ in enumerate(types, 1))
     literals = await raw.fetchrow(f"SELECT {quoted}", *query.args)
     return query.with_literals(
@@ -226,10 +254,10 @@ def _named(query: Query) -> Iterator[None]:
         code = sqlstate(exc) or ""
         # asyncpg's own refusal of a value, which it gives a SQLSTATE too
         if unsent := re.match(r"invalid input for query argument \$(\d+): (.*)", str(exc), re.DOTALL):
-            name = query.names[int(unsent[1]) - 1]
+            number = int(unsent[1]) - 1
             raise CitykitError(
-                f"Parameter {name!r} cannot be sent: {unsent[2]}; nothing was changed. The statement takes "
-                f"another type there; CAST(:{name} AS integer) in it would say which one."
+                f"Parameter {query.names[number]!r} cannot be sent: {unsent[2]}; nothing was changed. "
+                f"The statement takes {query.wanted[number]} there."
             ) from exc
         if not code.startswith(_BLAMED) or code == Condition.INSUFFICIENT_PRIVILEGE:
             raise
@@ -243,6 +271,12 @@ def _said(exc: Any, query: Query, code: str) -> str:
     if exc.position:
         said.append(query.shown_at(int(exc.position)))
     said += [f"{word}: {text}" for word, text in (("Detail", exc.detail), ("Hint", exc.hint)) if text]
+    if code.startswith(ConditionClass.DATA_EXCEPTION):
+        said += [
+            f"The statement reads the text of parameter {name!r} as {wanted}: give a value of that type."
+            for name, type_, wanted in zip(query.names, query.types, query.wanted, strict=False)
+            if type_ == UNKNOWN and wanted != "text"
+        ]
     if code == Condition.UNDEFINED_TABLE:
         said.append("citykit's own table is made by: await citykit.create_tables(engine)")
     return "\n".join(said)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-import numpy as np
-import pandas as pd
 from sqlalchemy import ClauseElement, Dialect
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.exc import CompileError, InvalidRequestError, StatementError
 from sqlalchemy.sql.expression import Executable
+from sqlalchemy.types import NullType, TypeEngine
 
 from citykit.errors import CitykitError
+from citykit.read.parameters import JSON_ARRAY, UNKNOWN, UNKNOWN_ARRAY, as_json, plain, typed
 
 Statement: TypeAlias = str | Executable
 
@@ -45,9 +45,11 @@ class Query:
 
     sql: str
     args: tuple[Any, ...] = ()
+    types: tuple[str | None, ...] = ()  # with which each is sent (see parameters.typed)
     names: tuple[str, ...] = ()  # of the parameters, in the order of args
     written: str = ""
     places: tuple[tuple[int, int], ...] = field(default=((0, 0),), repr=False)  # in sql, and there in written
+    wanted: tuple[str, ...] = ()  # the types that the server has told for the placeholders
 
     @property
     def copied(self) -> bool:
@@ -55,21 +57,113 @@ class Query:
         words = (token["word"] for token in _tokens(self.sql) if token["word"])
         return next(words, "").lower() in _COPIED
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether a list is among the values: an array or JSON."""
+        return any(_is_list(type_) for type_ in self.types)
+
+    def cast(self) -> Query:
+        """Return the statement with a cast around each placeholder but those whose type the server infers."""
+        return self.with_casts(self.types, self.types)
+
+    def with_lists_read_otherwise(self) -> Query:
+        """Return the statement for when `cast` fails: lists of text are ``text[]``, other lists JSON."""
+        args, types = list(self.args), list(self.types)
+        for n, type_ in enumerate(self.types):
+            if type_ == UNKNOWN_ARRAY:
+                types[n] = "text[]"
+            elif _is_list(type_):
+                args[n], types[n] = as_json(self.names[n], args[n]), JSON_ARRAY
+        return replace(self, args=tuple(args), types=tuple(types))
+
+    def resolved(self, inferred: Sequence[Any]) -> Query:
+        """Return a `cast` statement with text cast to what the server has inferred (asyncpg's types)."""
+        args = list(self.args)
+        casts: list[str | None] = [None] * len(args)
+        for n, (type_, wanted) in enumerate(zip(self.types, inferred, strict=True)):
+            json = wanted.name in ("json", "jsonb")
+            if type_ == JSON_ARRAY and not json:
+                raise CitykitError(
+                    f"Parameter {self.names[n]!r} is a list of values of several types, and the statement "
+                    f"takes {wanted.name} there; nothing was changed. Give values of one type."
+                )
+            if type_ == UNKNOWN_ARRAY and not json:
+                if wanted.name not in _TEXTS_ARRAYS:
+                    casts[n] = "text[]" if wanted.name == "text" else f"text[]::{type_name(wanted)}"
+            elif type_ in (UNKNOWN, UNKNOWN_ARRAY, JSON_ARRAY):
+                if type_ != UNKNOWN:
+                    args[n] = as_json(self.names[n], args[n])
+                if wanted.name not in _TEXTS and args[n] is not None:
+                    casts[n] = f"text::{type_name(wanted)}"
+        told = tuple(type_.name for type_ in inferred)
+        return replace(self, args=tuple(args), wanted=told).with_casts(casts, self.types)
+
     def with_literals(self, literals: Sequence[str]) -> str:
         """Return the statement with literals, which the server has quoted, for its placeholders."""
-        return "".join(
-            literals[int(token["number"]) - 1] if token["number"] else token[0] for token in _tokens(self.sql)
-        )
+        return self._replaced(literals, [None] * len(literals)).sql
 
     def shown_at(self, position: int) -> str:
         """Return the line of `written` that a position (from 1) in `sql` is in, and a caret below it."""
-        here, there = max(place for place in self.places if place[0] < position)
-        place = min(there + position - 1 - here, len(self.written))
+        place = min(self._place(position - 1), len(self.written))
         number = self.written.count("\n", 0, place) + 1
         start = self.written.rfind("\n", 0, place) + 1
         label = f"line {number}: "
         line = self.written[start:].split("\n", 1)[0].replace("\t", " ")
         return f"{label}{line}\n{' ' * (len(label) + place - start)}^"
+
+    def with_casts(self, casts: Sequence[str | None], types: Sequence[str | None]) -> Query:
+        """Return the statement with these casts around its placeholders, whose values are of these types."""
+        texts = [
+            f"${n}" if cast in (None, UNKNOWN, UNKNOWN_ARRAY, JSON_ARRAY) else f"(${n}::pg_catalog.{cast})"
+            for n, cast in enumerate(casts, 1)
+        ]
+        return self._replaced(texts, types)
+
+    def _replaced(self, texts: Sequence[str], types: Sequence[str | None]) -> Query:
+        """Return the statement with something else for its placeholders; ``IN :list`` becomes ``= ANY``."""
+        tokens = list(_tokens(self.sql))
+        parts = [texts[int(token["number"]) - 1] if token["number"] else token[0] for token in tokens]
+        before: list[int] = []  # the tokens before this one that are no space
+        for n, token in enumerate(tokens):
+            if token["number"] and _is_list(types[int(token["number"]) - 1]) and _is(tokens, before, 1, "in"):
+                negated = _is(tokens, before, 2, "not")
+                parts[before[-1]] = "<> ALL" if negated else "= ANY"
+                parts[n] = f"({parts[n]})"
+                if negated:
+                    parts[before[-2]] = ""
+            if not token["space"]:
+                before.append(n)
+        places = [(0, 0)]
+        here = there = 0
+        for part, token in zip(parts, tokens, strict=True):
+            here, there = here + len(part), there + len(token[0])
+            if token["number"] or part != token[0]:
+                places.append((here, self._place(there)))
+        return replace(self, sql="".join(parts), places=tuple(places))
+
+    def _place(self, position: int) -> int:
+        here, there = max(place for place in self.places if place[0] <= position)
+        return there + position - here
+
+
+def _is_list(type_: str | None) -> bool:
+    return type_ is not None and (type_ == JSON_ARRAY or type_.endswith("[]"))
+
+
+def _is(tokens: Sequence[Any], places: Sequence[int], last: int, word: str) -> bool:
+    return len(places) >= last and bool(tokens[places[-last]][0].lower() == word)
+
+
+def type_name(type_: Any) -> str:
+    """Return the name of a type (of asyncpg) as SQL has it."""
+    name: str = type_.name.removesuffix("[]")
+    quoted = ".".join('"' + part.replace('"', '""') + '"' for part in (type_.schema, name))
+    return f"{quoted}{type_.name[len(name) :]}"
+
+
+# What is sent as text anyway.
+_TEXTS = ("text", "varchar", "bpchar", "name")
+_TEXTS_ARRAYS = tuple(f"{name}[]" for name in _TEXTS)
 
 
 def compiled(statement: Statement, params: Mapping[str, Any] | None = None) -> Query:
@@ -149,8 +243,9 @@ def _compiled_text(text: str, params: dict[str, Any]) -> Query:
         if part != token[0]:
             places.append((here, there))
     _check_names(names, params)
-    args = tuple(_plain(params[name]) for name in names)
-    return Query("".join(parts), args, tuple(names), text, tuple(places))
+    pairs = [typed(name, params[name]) for name in names]
+    args, types = tuple(value for value, _ in pairs), tuple(type_ for _, type_ in pairs)
+    return Query("".join(parts), args, types, tuple(names), text, tuple(places))
 
 
 def _check_names(
@@ -181,22 +276,18 @@ def _compiled_clause(clause: Any, params: dict[str, Any]) -> Query:
         state = made.construct_expanded_state(params)  # an IN list has become a parameter for each value
     except (CompileError, InvalidRequestError, StatementError) as exc:
         raise CitykitError(f"The statement cannot be compiled: {exc}; nothing was changed.") from exc
+    types = {name: bind.type for name, bind in binds.items()}
+    for name, expanded in state.parameter_expansion.items():
+        types.update(dict.fromkeys(expanded, types[name]))
     names = tuple(state.positiontup or ())
-    process = {
-        name: bind.type.dialect_impl(_DIALECT).bind_processor(_DIALECT) for name, bind in binds.items()
-    }
-    process.update(state.processors)
-    args = tuple((process.get(name) or _plain)(state.parameters[name]) for name in names)
-    return Query(state.statement, args, names, state.statement)
+    pairs = [_bound(name, state.parameters[name], types[name], state.processors.get(name)) for name in names]
+    args, sent = tuple(value for value, _ in pairs), tuple(type_ for _, type_ in pairs)
+    return Query(state.statement, args, sent, names, state.statement)
 
 
-def _plain(value: Any) -> Any:
-    """Return the Python value of a value of NumPy or pandas, which asyncpg does not know."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray | pd.Series | pd.Index | pd.api.extensions.ExtensionArray):
-        missing = [False] * len(value) if value.dtype.kind == "f" else pd.isna(value)
-        return [None if gone else _plain(item) for item, gone in zip(value.tolist(), missing, strict=True)]
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    return None if value is pd.NA or value is pd.NaT else value
+def _bound(name: str, value: Any, type_: TypeEngine[Any], process: Any) -> tuple[Any, str | None]:
+    """Return a value as `typed` does where SQLAlchemy knows no type for it, else as its type sends it."""
+    if isinstance(type_, NullType):
+        return typed(name, value)
+    process = process or type_.dialect_impl(_DIALECT).bind_processor(_DIALECT)
+    return (process or plain)(value), None

@@ -1,0 +1,188 @@
+"""With which type each Python value is sent, as psycopg does it. No I/O, no database.
+
+asyncpg sends a value with the type that the server infers for its placeholder, and fits the value into that:
+``id = $1`` with 1.7 would find the row 1. Here each value has a type of its own, written as a cast around its
+placeholder. The server infers a type only for text, which it reads as it reads a literal in quotes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from citykit.errors import CitykitError
+
+UNKNOWN = "unknown"  # PostgreSQL's name for the type of a literal in quotes, and here for text and NULL
+UNKNOWN_ARRAY = "unknown[]"  # a list of text, an empty list, a list of None
+JSON_ARRAY = "json"  # a list that is no array: of dicts, or of values of several types
+JSONB = "text::pg_catalog.jsonb"
+
+# In this order: True is an int, a datetime is a date.
+_TYPES: Sequence[tuple[type | tuple[type, ...], str]] = (
+    (bool, "bool"),
+    (float, "float8"),
+    (Decimal, "numeric"),
+    (datetime, "timestamp"),
+    (date, "date"),
+    (time, "time"),
+    (timedelta, "interval"),
+    (UUID, "uuid"),
+    (bytes, "bytea"),
+    (dict, JSONB),
+    ((IPv4Address, IPv6Address, IPv4Interface, IPv6Interface), "inet"),
+    ((IPv4Network, IPv6Network), "cidr"),
+)
+_INTEGERS = ("int4", "int8", "numeric")  # as PostgreSQL reads the digits of a literal
+_EXACT_IN_FLOAT = 2**53
+
+
+def typed(name: str, value: object) -> tuple[Any, str | None]:
+    """Return a parameter's value as asyncpg takes it, and the type with which it is sent.
+
+    The type is a type's name in ``pg_catalog``, `UNKNOWN`, `UNKNOWN_ARRAY` or `JSON_ARRAY`; None for a class
+    that is not in the table, whose type the server infers.
+
+    Raises
+    ------
+    CitykitError
+        If no type of PostgreSQL holds the value (nanoseconds, for example).
+
+    Examples
+    --------
+    >>> typed("n", np.int16(5)), typed("n", 2**40), typed("n", [1, 2.5]), typed("n", "2024-02-29")
+    ((5, 'int4'), (1099511627776, 'int8'), ([1.0, 2.5], 'float8[]'), ('2024-02-29', 'unknown'))
+    """
+    try:
+        value = plain(value)
+        type_ = _type(value)
+        if type_ == JSONB:
+            return as_json(name, value), type_
+        if isinstance(value, list):
+            return _array(value)
+        return Decimal(value) if type_ == "numeric" and isinstance(value, int) else value, type_
+    except (OverflowError, TypeError, ValueError) as exc:
+        raise CitykitError(f"Parameter {name!r} cannot be sent: {exc}; nothing was changed.") from exc
+
+
+def plain(value: Any) -> Any:
+    """Return the Python value of a value of NumPy, pandas or Arrow, of an Enum, or of a subclass."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, np.datetime64):
+        value = pd.Timestamp(value)
+    elif isinstance(value, np.timedelta64):
+        value = pd.Timedelta(value)
+    if isinstance(value, pd.Timestamp | pd.Timedelta):
+        if value.nanosecond if isinstance(value, pd.Timestamp) else value.nanoseconds:
+            raise ValueError(f"{value} has nanoseconds, and PostgreSQL keeps microseconds")
+        return value.to_pydatetime() if isinstance(value, pd.Timestamp) else value.to_pytimedelta()
+    for class_, convert in _PLAIN:
+        if isinstance(value, class_):
+            return convert(value)
+    return value
+
+
+def _numpy_scalar(value: np.generic) -> Any:
+    return float(value) if isinstance(value, np.floating) else value.item()
+
+
+def _elements(values: Any) -> list[Any]:
+    """Return the elements of an array; NaN among objects and text is missing, as pandas has it."""
+    # tolist() makes integers of NumPy's datetimes
+    items = list(values) if values.dtype.kind in "mM" else values.tolist()
+    if values.dtype.kind == "f":
+        return _list(items)
+    return [None if isinstance(item, float) and item != item else plain(item) for item in items]
+
+
+def _list(values: Iterable[Any]) -> list[Any]:
+    return [plain(value) for value in values]
+
+
+_PLAIN: Sequence[tuple[Any, Callable[[Any], Any]]] = (
+    (np.generic, _numpy_scalar),
+    ((np.ndarray, pd.Series, pd.Index, pd.api.extensions.ExtensionArray), _elements),
+    ((pa.Array, pa.ChunkedArray), lambda array: _list(array.to_pylist())),
+    (pa.Scalar, lambda scalar: plain(scalar.as_py())),
+    ((list, tuple, set, frozenset, range), _list),
+    (Mapping, lambda mapping: {plain(key): plain(item) for key, item in mapping.items()}),
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+    ((bytearray, memoryview), bytes),
+)
+
+
+def _type(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return UNKNOWN
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _INTEGERS[sum(not -(2**bits) <= value < 2**bits for bits in (31, 63))]
+    for class_, type_ in _TYPES:
+        if isinstance(value, class_):
+            zoned = isinstance(value, datetime | time) and value.tzinfo is not None
+            return f"{type_}tz" if zoned else type_
+    return None
+
+
+def _array(values: list[Any]) -> tuple[Any, str]:
+    leaves = list(_leaves(values))
+    types = {_type(leaf) for leaf in leaves if leaf is not None}
+    if types <= {UNKNOWN}:
+        return values, UNKNOWN_ARRAY
+    numbers: Callable[[Any], Any] | None = None
+    if types <= {*_INTEGERS}:
+        [type_] = [max(types, key=lambda type_: _INTEGERS.index(type_ or ""))]
+        numbers = Decimal if type_ == "numeric" else None
+    elif types <= {*_INTEGERS, "numeric"}:
+        type_, numbers = "numeric", Decimal
+    elif types <= {*_INTEGERS, "float8"} and not any(
+        isinstance(leaf, int) and abs(leaf) > _EXACT_IN_FLOAT for leaf in leaves
+    ):
+        type_, numbers = "float8", float
+    elif len(types) == 1 and types != {JSONB}:
+        [type_] = types
+    else:
+        type_ = None
+    if type_ is None:
+        return values, JSON_ARRAY
+    return _each(values, numbers) if numbers else values, f"{type_}[]"
+
+
+def _leaves(values: Iterable[Any]) -> Iterable[Any]:
+    for value in values:
+        if isinstance(value, list):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+def _each(values: list[Any], convert: Callable[[Any], Any]) -> list[Any]:
+    return [
+        _each(value, convert) if isinstance(value, list) else None if value is None else convert(value)
+        for value in values
+    ]
+
+
+def as_json(name: str, value: object) -> str:
+    """Return a dict or a list as JSON."""
+    if isinstance(value, str):
+        return value  # it is already
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as exc:
+        raise CitykitError(f"Parameter {name!r} cannot be sent as JSON: {exc}; nothing was changed.") from exc

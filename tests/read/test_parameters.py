@@ -1,0 +1,344 @@
+"""Values in the place of parameters: sent with the type of the Python value, as psycopg sends them."""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pandas as pd
+import psycopg
+import psycopg.types.json
+import psycopg.types.numeric
+import pyarrow as pa
+import pytest
+from sqlalchemy import bindparam, column, literal, select, table, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+import citykit
+from tests.read.test_reading import failure
+
+
+class Code(str, enum.Enum):  # noqa: UP042  a member is a str, and its str() is not its value
+    IS = "IS"
+
+
+class Size(enum.IntEnum):
+    SMALL = 5
+
+
+HEX = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
+ZONED = datetime(2024, 2, 29, 23, 59, tzinfo=timezone(timedelta(hours=5, minutes=45)))
+VALUES: dict[str, list[Any]] = {
+    "int": [0, 5, -5, 2**31, -(2**31), 2**53 + 1, 2**63 - 1, -(2**63), 2**63, 10**30],
+    "float": [0.0, 0.1, 1.5, 1.7, -1e300, 5.0, float("inf"), float("nan")],
+    "decimal": [Decimal("1.5"), Decimal("0.1"), Decimal("1e30"), Decimal(5), Decimal("NaN")],
+    "bool": [True, False],
+    "text": ["", "IS", "a'b\\", "é", "5", "1.7", "2024-02-29", "2024-02-29 23:59", "true", HEX, "many"],
+    "bytes": [b"", b"\x00'\\", bytearray(b"x")],
+    "date": [date(2024, 2, 29), date(1, 1, 1)],
+    "time": [time(23, 59, 0, 5), time(12, tzinfo=UTC)],
+    "datetime": [datetime(2024, 2, 29), datetime(2024, 2, 29, 23, 59), ZONED],
+    "timedelta": [timedelta(0), timedelta(days=-1, microseconds=5), timedelta(hours=36)],
+    "uuid": [UUID(HEX)],
+    "inet": [ipaddress.ip_address("10.0.0.1")],
+}  # fmt: skip
+COLUMNS = {
+    "i2": ("smallint", "5"), "i4": ("integer", "5"), "i8": ("bigint", "9007199254740993"),
+    "f4": ("real", "1.7"), "f8": ("float8", "0.1"), "n": ("numeric", "0.1"), "b": ("boolean", "true"),
+    "t": ("text", "IS"), "v": ("varchar(9)", "5"), "c": ("char(5)", "IS"), "e": ("code", "IS"),
+    "dom": ("positive", "5"), "ci": ("label", "IS"), "u": ("uuid", HEX), "d": ("date", "2024-02-29"),
+    "ts": ("timestamp", "2024-02-29 23:59"), "tz": ("timestamptz", "2024-02-29 18:14+00"),
+    "ti": ("time", "23:59:00.000005"), "iv": ("interval", "36:00"), "by": ("bytea", r"\x002 75c"),
+    "ip": ("inet", "10.0.0.1"), "j": ("jsonb", "5"), "ch": ('"char"', "I"),
+}  # fmt: skip
+COLUMNS["by"] = ("bytea", r"\x00275c")
+
+_FIRST = ", ".join("'" + value.replace("'", "''") + "'" for _, value in COLUMNS.values())
+TABLE = [
+    "DROP SCHEMA IF EXISTS sent CASCADE",
+    "CREATE SCHEMA sent",
+    "SET LOCAL search_path = sent",
+    "CREATE TYPE code AS ENUM ('IS', 'NA')",
+    "CREATE DOMAIN positive AS integer CHECK (VALUE > 0)",
+    "CREATE DOMAIN label AS text",
+    f"CREATE TABLE sent ({', '.join(f'{name} {type_}' for name, (type_, _) in COLUMNS.items())})",
+    f"INSERT INTO sent VALUES ({_FIRST})",  # noqa: S608
+]
+# What makes a statement come by COPY: a column that is not read from DataRow messages.
+WAYS = {"rows": "", "copy": ", '{1}'::int[] AS way"}
+
+
+@pytest.fixture(scope="module")
+def psycopgs() -> Any:
+    """A connection of psycopg, the judge, to the same server."""
+
+    async def url() -> Any:
+        engine = await citykit.connect()
+        async with engine.begin() as connection:
+            for sql in TABLE:
+                await connection.exec_driver_sql(sql)
+        found = engine.url
+        await engine.dispose()
+        return found
+
+    found = citykit.run(url())
+    with psycopg.connect(
+        host=found.host or found.query.get("host"),
+        port=found.port or found.query.get("port"),
+        user=found.username,
+        password=found.password,
+        dbname=found.database,
+        autocommit=True,
+    ) as connection:
+        connection.execute("SET search_path = sent, public")
+        yield connection
+        connection.execute("DROP SCHEMA sent CASCADE")
+
+
+@pytest.fixture
+async def bind(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql("SET LOCAL search_path = sent, public")
+        yield connection
+
+
+def judged(connection: Any, sql: str, value: Any) -> Any:
+    """What psycopg reads, or the SQLSTATE."""
+    adapted = value
+    if isinstance(value, dict):
+        adapted = psycopg.types.json.Jsonb(value)
+    elif type(value) is int and abs(value) < 2**15:
+        adapted = psycopg.types.numeric.Int4(value)  # which is how SQL reads the digits, not as a smallint
+    try:
+        with connection.transaction(force_rollback=True):
+            return connection.execute(sql.replace(":value", "%(v)s"), {"v": adapted}).fetchall()
+    except psycopg.Error as exc:
+        return exc.sqlstate
+
+
+async def read(bind: Any, statement: Any, value: Any) -> Any:
+    try:
+        frame = await citykit.read_frame(bind, statement, {"value": value})
+    except citykit.CitykitError as exc:
+        return f"{getattr(exc.__cause__, 'sqlstate', '')} {exc}"
+    rows = frame.drop(columns="way", errors="ignore").astype(object).itertuples(index=False)
+    return [tuple(None if item is pd.NA else item for item in row) for row in rows]
+
+
+def counts(found: Any) -> Any:
+    return found if isinstance(found, str) else [int(row[0]) for row in found]
+
+
+STATEMENTS = [
+    "{c} = :value", "{c} < :value", ":value = {c}", "{c} = CAST(:value AS {t})", "{c} = :value::{t}",
+    "{c} IN (:value, :value)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", VALUES)
+async def test_a_value_finds_what_psycopg_finds_with_it(
+    bind: AsyncConnection, psycopgs: Any, kind: str, way: str
+) -> None:
+    differing = []
+    for name, (type_, _) in COLUMNS.items():
+        for condition in STATEMENTS if way == "rows" else STATEMENTS[:1]:
+            where = condition.format(c=name, t=type_)
+            sql = f"SELECT (SELECT count(*) FROM sent WHERE {where}) AS n{WAYS[way]}"  # noqa: S608
+            for value in VALUES[kind] if condition == STATEMENTS[0] else VALUES[kind][1:2]:
+                expected = counts(judged(psycopgs, sql, value))
+                got = counts(await read(bind, sql, value))
+                if (got[:5] if isinstance(got, str) else got) != expected:
+                    differing.append((where, value, expected, got))
+    assert not differing, "\n".join(map(str, differing))
+
+
+# What psycopg reads with the same values, where it has the same words for them.
+ELSEWHERE: list[tuple[str, Any]] = [
+    ("SELECT n FROM generate_series(1, 9) AS n LIMIT :value", 3),
+    ("SELECT n FROM generate_series(1, 9) AS n LIMIT :value", "3"),
+    ("SELECT n FROM generate_series(1, 9) AS n OFFSET :value", 8),
+    ("SELECT n FROM generate_series(1, 9) AS n FETCH FIRST :value ROWS ONLY", 2),
+    ("SELECT make_date(:value, 2, 29)::text AS d", 2024),
+    ("SELECT repeat('x', :value) AS t", 3),
+    ("SELECT :value * :value AS product", 1000),
+    ("SELECT :value * :value AS product", 2**31),
+    ("SELECT :value / 2 AS half", 5),
+    ("SELECT :value / 2 AS half", 5.0),
+    ("SELECT 'x' || :value AS t", "y"),
+    ("SELECT date '2024-02-28' + :value = date '2024-02-29' AS b", 1),
+    ("SELECT timestamp '2024-02-28' + :value = '2024-02-29' AS b", timedelta(days=1)),
+    ("SELECT pg_typeof(:value)::text AS t", 0.5),
+    ("SELECT :value IS NULL AS b", 5),
+    ("SELECT CASE WHEN :value IS NULL OR t = :value THEN t END AS t FROM sent", "IS"),
+    ("SELECT CASE WHEN :value IS NULL OR t = :value THEN t END AS t FROM sent", None),
+    ("SELECT count(*) FROM sent WHERE i4 = :value", None),
+    ("INSERT INTO sent (i4, f8) VALUES (:value, :value) RETURNING i4, f8", 7),
+    ("INSERT INTO sent (d) VALUES (:value) RETURNING d::text", "2024-02-29"),
+    ("INSERT INTO sent (e) VALUES (:value) RETURNING e::text", "IS"),
+    ("INSERT INTO sent (e) VALUES (:value) RETURNING e::text", "no label"),
+    ("INSERT INTO sent (n) VALUES (:value) RETURNING n::text", 0.1),
+    ("INSERT INTO sent (j) VALUES (:value) RETURNING j::text", '{"a": 1}'),
+    ("INSERT INTO sent (j) VALUES (:value) RETURNING j::text", {"a": [1, None]}),
+    ("SELECT jsonb '{\"a\": 1}' @> :value AS b", {"a": 1}),
+    ("SELECT :value::jsonb ->> 'a' AS t", {"a": "x"}),
+    ("SELECT 5 = ANY (:value) AS b", [4, 5]),
+    ("SELECT 5 = ANY (:value) AS b", [2**40, 5]),
+    ("SELECT 5 = ANY (:value) AS b", []),
+    ("SELECT 5 = ANY (:value) AS b", [None]),
+    ("SELECT f8 = ANY (:value) AS b FROM sent", [0.1, 2.0]),
+    ("SELECT n = ANY (:value) AS b FROM sent", [0.1, 2.0]),
+    ("SELECT n = ANY (:value) AS b FROM sent", [Decimal("0.1")]),
+    ("SELECT d = ANY (:value) AS b FROM sent", [date(2024, 2, 29)]),
+    ("SELECT u = ANY (:value) AS b FROM sent", [UUID(HEX), None]),
+    ("SELECT t = ANY (:value) AS b FROM sent", ["IS", "a,\"b", None]),
+    ("SELECT unnest(:value) AS t", [1, 2]),
+    ("SELECT cardinality(:value) AS n", [[1, 2], [3, 4]]),
+    ("SELECT array_length(:value::int[], 1) AS n", [1, 2]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("sql", "value"), ELSEWHERE, ids=[f"{sql} {value}" for sql, value in ELSEWHERE])
+async def test_a_value_means_the_same_anywhere_in_a_statement(
+    bind: AsyncConnection, psycopgs: Any, sql: str, value: Any, way: str
+) -> None:
+    wanted = judged(psycopgs, sql, value)
+    found = await read(bind, sql if way == "rows" else f"WITH a AS ({sql}) SELECT *{WAYS[way]} FROM a", value)  # noqa: S608
+    assert str(found[:5] if isinstance(found, str) else found) == str(wanted)
+
+
+# What psycopg has no words for, or other ones.
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("condition", "value", "found"),
+    [
+        ("i4 IN :value", [4, 5], True),
+        ("i4 IN :value", (5, 2**40), True),
+        ("i4 IN :value", np.array([4, 5]), True),
+        ("i4 IN :value", [], False),
+        ("i4 NOT IN :value", [], True),
+        ("i4 /* : */ not\n in :value", [4, 5], False),
+        ("i4 + 1 IN :value AND true", {6}, True),
+        ("NOT i4 IN :value", [4], True),
+        ("i4 IN :value", [1.7, 5], True),
+        ("i4 IN :value", ["5"], True),
+        ("e IN :value", ["NA", "IS"], True),
+        ("e = ANY (:value)", pd.Series(["NA", "IS"]), True),
+        ("e IN :value", [Code.IS], True),
+        ("d IN :value", ["2024-02-29"], True),
+        ("d IN :value", np.array(["2024-02-29"], "datetime64[D]"), True),
+        ("ts IN :value", pd.Series([pd.Timestamp("2024-02-29 23:59"), pd.NaT]), True),
+        ("ts IN :value", np.array(["2024-02-29T23:59"], "datetime64[ns]"), True),
+        ("i8 IN :value", pd.array([2**53 + 1, pd.NA], "Int64"), True),
+        ("i8 IN :value", [2**53 + 1, 0.5], "several types"),
+        ("i4 IN :value", ["a", 5], "several types"),
+        ("5 = ANY (:value)", [[4], [5]], True),
+        ("t = ANY (:value)", pd.Categorical(["IS"]), True),
+        ("t = ANY (:value)", pd.Index(["IS", None]), True),
+        ("f8 = ANY (:value)", np.array([0.1, np.nan]), True),
+        ("f8 = ANY (:value)", pd.Series([0.1, pd.NA], dtype="double[pyarrow]"), True),
+        ("'a' IN (SELECT unnest(:value))", ["a", "b"], True),
+        ("j = :value", 5, "42883"),
+        ("jsonb '[1, 2]' @> :value", [1], True),
+        ("jsonb '[\"a\"]' @> :value", ["a"], True),
+        ("jsonb '[\"a\", 1]' @> :value", ["a", 1], True),
+        ("jsonb '[{\"a\": 1}]' @> :value", [{"a": 1}], True),
+        ("jsonb '[]' @> :value", [], True),
+        ("jsonb '[1]' = :value::jsonb", [1], True),
+        ("(:value::json) ->> 'a' = '5'", {"a": Size.SMALL}, True),
+        ("j = (:value::jsonb) -> 'a'", {"a": np.int64(5)}, True),
+        ("t = :value", Code.IS, True),
+        ("i4 = :value", Size.SMALL, True),
+        ("t = :value", np.str_("IS"), True),
+        ("b = :value", np.bool_(True), True),
+        ("f4 = :value", np.float32(1.7), True),
+        ("f4 = :value", 1.7, False),
+        ("i8 = :value", np.uint64(2**53 + 1), True),
+        ("ts = :value", pd.Timestamp("2024-02-29 23:59"), True),
+        ("ts = :value", np.datetime64("2024-02-29T23:59"), True),
+        ("tz = :value", pd.Timestamp("2024-02-29 23:59", tz="Asia/Kathmandu"), True),
+        ("iv = :value", pd.Timedelta(hours=36), True),
+        ("iv = :value", np.timedelta64(36, "h"), True),
+        ("i4 = :value", pd.NA, False),
+        ("ts = :value", pd.NaT, False),
+        ("i4 = :value", pa.scalar(5), True),
+        ("i4 IN :value", pa.array([5]), True),
+        ("ts = :value", pd.Timestamp("2024-02-29 23:59:00.000000001"), "nanoseconds"),
+        ("i4 = :value", [5], "42883"),
+        ("i4 = :value", object(), "'value' cannot be sent"),
+        ("i4 = :value", 1j, "int4"),
+        ("t = :value", "\ud800", "'value' cannot be sent"),
+        ("j = :value", {"a": float("nan")}, "JSON"),
+        ("i4 = :value", "many", "22P02"),
+    ],
+)
+async def test_values_of_other_kinds(
+    bind: AsyncConnection, psycopgs: Any, condition: str, value: Any, found: bool | str, way: str
+) -> None:
+    assert psycopgs
+    got = await read(bind, f"SELECT coalesce({condition}, false) AS b{WAYS[way]} FROM sent", value)  # noqa: S608
+    assert (found in got) if isinstance(found, str) else got == [(found,)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_text_and_selects_of_sqlalchemy_send_the_same(
+    bind: AsyncConnection, psycopgs: Any, way: str
+) -> None:
+    assert psycopgs
+    more = WAYS[way].removeprefix(", ").removesuffix(" AS way")
+    columns: list[Any] = [column("i4"), *([text(f"{more} AS way")] if more else [])]
+    for name, value, found in [
+        ("i4", 1.7, 0),
+        ("i4", 5, 1),
+        ("n", 0.1, 1),
+        ("d", datetime(2024, 2, 29, 1), 0),
+    ]:
+        ways: list[tuple[Any, Any]] = [
+            (text(f"{name} = :value"), {"value": value}),
+            (text(f"{name} IN :value"), {"value": [value]}),
+            (text(f"{name} IN :value").bindparams(bindparam("value", expanding=True)), {"value": [value]}),
+            (column(name) == bindparam("value"), {"value": value}),
+            (column(name) == literal(value), None),
+            (column(name).in_([value]), None),
+            (column(name) == value, None),
+        ]
+        for condition, params in ways:
+            statement = select(*columns).select_from(table("sent")).where(condition)
+            assert len(await citykit.read_frame(bind, statement, params)) == found, str(statement)
+
+
+async def test_streams_send_the_same(bind: AsyncConnection, psycopgs: Any) -> None:
+    assert psycopgs
+    for sql, value, found in (
+        ("SELECT 1 FROM sent WHERE i4 = :v", 1.7, 0),
+        ("SELECT d FROM sent WHERE i4 IN :v", [5], 1),
+    ):
+        frames = [frame async for frame in citykit.stream_frames(bind, sql, {"v": value})]
+        assert sum(map(len, frames)) == found
+
+
+@pytest.mark.parametrize(
+    ("sql", "value", "said"),
+    [
+        ("SELECT 1 FROM sent WHERE i4 = :v", "many", ["'v'", "int4", "many"]),
+        ("SELECT 1 FROM sent WHERE d = :v", "yesterdax", ["'v'", "date", "yesterdax"]),
+        ("SELECT 1 FROM sent\nWHERE t = :v", 5, ["text = integer", "line 2: WHERE t = :v"]),
+        ("SELECT 1 FROM sent WHERE i4 = :v", 1j, ["'v'", "int4"]),
+    ],
+)
+async def test_an_error_names_the_type_that_the_statement_wants(
+    bind: AsyncConnection, psycopgs: Any, sql: str, value: Any, said: list[str]
+) -> None:
+    assert psycopgs
+    message = await failure(citykit.read_frame(bind, sql, {"v": value}))
+    for part in said:
+        assert part in message
