@@ -2,9 +2,23 @@
 
 from citykit.decode.copy_text import UnfitColumnError, Values, decode, objects, values_of
 from citykit.decode.data_rows import COPIED, ROW, SLACK, Bytes, copied, unpack, whole_copies, whole_rows
-from citykit.decode.dtypes import Backend, frame_of_records, to_frame
+from citykit.decode.dtypes import DtypeBackend, frame_of_records, to_frame
 
 __all__ = [
-    "COPIED", "ROW", "SLACK", "Backend", "Bytes", "UnfitColumnError", "Values", "copied", "decode",
-    "frame_of_records", "objects", "to_frame", "unpack", "values_of", "whole_copies", "whole_rows",
+    "COPIED",
+    "ROW",
+    "SLACK",
+    "Bytes",
+    "DtypeBackend",
+    "UnfitColumnError",
+    "Values",
+    "copied",
+    "decode",
+    "frame_of_records",
+    "objects",
+    "to_frame",
+    "unpack",
+    "values_of",
+    "whole_copies",
+    "whole_rows",
 ]  # fmt: skip

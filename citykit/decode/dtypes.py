@@ -17,7 +17,7 @@ from citykit.decode.copy_text import UnfitColumnError, Values
 from citykit.decode.moments import UnfitValueError
 from citykit.pgtypes import ARROW, TEXT, Type
 
-Backend: TypeAlias = Literal["numpy_nullable", "numpy", "pyarrow"]
+DtypeBackend: TypeAlias = Literal["numpy_nullable", "numpy", "pyarrow"]
 
 # Exact for 38 digits before and 38 after the point: asyncpg does not tell a column's own scale.
 DECIMAL = pa.decimal256(76, 38)
@@ -37,7 +37,7 @@ _TEXT: Mapping[str, Any] = {
 
 
 def to_frame(
-    names: Sequence[str], types: Sequence[Type], columns: list[list[Values]], backend: Backend
+    names: Sequence[str], types: Sequence[Type], columns: list[list[Values]], backend: DtypeBackend
 ) -> pd.DataFrame:
     """Make a frame of decoded columns, each a list of the parts in which it came; the lists are emptied.
 
@@ -91,7 +91,7 @@ def _layout(dtypes: tuple[tuple[str, str], ...]) -> tuple[pd.Index[str], list[An
     return names, texts, [(np.dtype(dtype), np.array(those)) for dtype, those in places.items()]
 
 
-def _column(type_: Type, parts: list[Values], backend: Backend) -> Any:
+def _column(type_: Type, parts: list[Values], backend: DtypeBackend) -> Any:
     kind = type_.kind
     if type_.array or kind in ("uuid", "json"):
         return np.concatenate(parts)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from citykit.decode.copy_text import UnfitColumnError, decode
-from citykit.decode.dtypes import Backend, to_frame
+from citykit.decode.dtypes import DtypeBackend, to_frame
 from citykit.pgtypes import ARROW, OBJECTS, Type
 
 
@@ -141,8 +141,8 @@ FILLED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", get_args(Backend))
-def test_dtypes_are_the_same_for_no_rows_null_and_values(backend: Backend) -> None:
+@pytest.mark.parametrize("backend", get_args(DtypeBackend))
+def test_dtypes_are_the_same_for_no_rows_null_and_values(backend: DtypeBackend) -> None:
     assert set(FILLED) == {*ARROW, *OBJECTS, "enum"}
     types = [Type(kind, labels=("b", "a") if kind == "enum" else ()) for kind in FILLED]
     types += [Type(kind, array=True) for kind in FILLED]
@@ -160,7 +160,7 @@ def test_dtypes_are_the_same_for_no_rows_null_and_values(backend: Backend) -> No
 
 def test_not_a_number_null_and_infinity_stay_three_things() -> None:
     data = copied([("NaN",), (None,), ("Infinity",)])
-    backends: tuple[Backend, ...] = ("numpy_nullable", "pyarrow")
+    backends: tuple[DtypeBackend, ...] = ("numpy_nullable", "pyarrow")
     for backend in backends:
         frame = to_frame(["x"], [Type("double")], [decode(data, [Type("double")])], backend)
         assert frame["x"].isna().tolist() == [False, True, False]
