@@ -9,9 +9,7 @@ import pytest
 
 import citykit
 
-uvloop = pytest.importorskip(
-    "uvloop", reason="pip install uvloop, where it is not Windows", exc_type=ImportError
-)
+uvloop = pytest.importorskip("uvloop", reason="pip install uvloop, not on Windows", exc_type=ImportError)
 pytestmark = pytest.mark.server
 
 
@@ -26,13 +24,13 @@ async def stop_a_statement() -> None:
         return int((await citykit.read_frame(watching, asked))["n"][0])
 
     async with asyncio.timeout(30):
-        while not await running():
+        while not await running():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
     async with asyncio.timeout(30):
-        while await running():
+        while await running():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert (await citykit.read_frame(engine, "SELECT 1 AS one"))["one"].tolist() == [1]
     await engine.dispose()
