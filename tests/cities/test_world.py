@@ -49,7 +49,15 @@ def test_world_cities_are_tidy() -> None:
     assert frame.iloc[0][["name", "country"]].tolist() == ["Shanghai", "CN"]
 
 
-@pytest.mark.parametrize(("least", "list_"), [(500, 500), (700, 500), (1_000, 1_000), (7_000, 5_000)])
+@pytest.mark.parametrize(
+    ("least", "list_"),
+    [
+        pytest.param(500, 500, marks=pytest.mark.slow),  # seconds, to read so long a list
+        pytest.param(700, 500, marks=pytest.mark.slow),
+        pytest.param(1_000, 1_000, marks=pytest.mark.slow),
+        (7_000, 5_000),
+    ],
+)
 def test_other_cities_come_from_the_smallest_list_that_covers_them(least: int, list_: int) -> None:
     found = citykit.world_cities(least)
     assert len(found) + found.attrs["dropped"] == sum(city["population"] >= least for city in listed(list_))
