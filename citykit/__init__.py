@@ -9,12 +9,10 @@
 Importing citykit changes nothing in the process and loads nothing: each name is fetched at first use.
 """
 
-from __future__ import annotations
+import importlib as _importlib
+import typing as _typing
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from citykit.charts import plot_biggest, plot_countries, plot_map, plot_rank_size
     from citykit.cities import (
         Base,
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
         world_cities,
     )
     from citykit.database import Bind, connect, sessions
+    from citykit.decode import DtypeBackend
     from citykit.errors import (
         CitykitError,
         DatabaseUnavailableError,
@@ -39,44 +38,53 @@ if TYPE_CHECKING:
         MissingTableError,
         WrongLoopError,
     )
-    from citykit.load import LoadReport, load_frame
-    from citykit.read import read_frame, stream_frames
-    from citykit.runtime import run
+    from citykit.load import LoadReport, OnConflict, OnInvalid, Source, load_frame
+    from citykit.read import Statement, read_frame, stream_frames
+    from citykit.runtime import Progress, run
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Base", "Bind", "City", "CitykitError", "DatabaseUnavailableError", "DuplicateCityError",
+    "Base", "Bind", "City", "CitykitError", "DatabaseUnavailableError", "DtypeBackend", "DuplicateCityError",
     "DuplicateKeyError", "InvalidFrameError", "LoadReport", "MissingDependencyError", "MissingTableError",
-    "WrongLoopError", "__version__", "add_city", "biggest_cities", "connect", "create_tables", "find_cities",
-    "load_cities", "load_frame", "nearest_cities", "plot_biggest", "plot_countries", "plot_map",
-    "plot_rank_size", "read_frame", "run", "sessions", "stream_frames", "summarize_countries", "world_cities",
+    "OnConflict", "OnInvalid", "Progress", "Source", "Statement", "WrongLoopError", "__version__", "add_city",
+    "biggest_cities", "connect", "create_tables", "find_cities", "load_cities", "load_frame",
+    "nearest_cities", "plot_biggest", "plot_countries", "plot_map", "plot_rank_size", "read_frame", "run",
+    "sessions", "stream_frames", "summarize_countries", "world_cities",
 ]  # fmt: skip
 
-_ROOMS = {
+# Where each public name is defined. Tab after `citykit.` offers them, and the rooms.
+_NAMES = {
     "charts": ("plot_biggest", "plot_countries", "plot_map", "plot_rank_size"),
     "cities": (
         "Base", "City", "add_city", "biggest_cities", "create_tables", "find_cities", "load_cities",
         "nearest_cities", "summarize_countries", "world_cities",
     ),
     "database": ("Bind", "connect", "sessions"),
+    "decode": ("DtypeBackend",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
-    "load": ("LoadReport", "load_frame"),
+    "load": ("LoadReport", "OnConflict", "OnInvalid", "Source", "load_frame"),
     "magic": ("load_ipython_extension",),
-    "read": ("read_frame", "stream_frames"),
-    "runtime": ("run",),
+    "read": ("Statement", "read_frame", "stream_frames"),
+    "runtime": ("Progress", "run"),
 }  # fmt: skip
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+_HOME = {name: room for room, names in _NAMES.items() for name in names}
+_ROOMS = (
+    "charts", "cities", "database", "decode", "encode", "files", "load", "read", "runtime", "web",
+)  # fmt: skip
 
+if not _typing.TYPE_CHECKING:  # a type checker would take every misspelled name for one that is there
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'citykit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"citykit.{_HOME[name]}"), name)
-    if name in __all__:
-        globals()[name] = value
-    return value
+    def __getattr__(name):
+        if name in _ROOMS:
+            return _importlib.import_module(f"citykit.{name}")
+        if name not in _HOME:
+            raise AttributeError(f"module 'citykit' has no attribute {name!r}")
+        value = getattr(_importlib.import_module(f"citykit.{_HOME[name]}"), name)
+        if name in __all__:
+            globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *globals()})
+    return sorted({*__all__, *_ROOMS})

@@ -14,7 +14,7 @@ import pyarrow as pa
 from sqlalchemy import types as sa
 from sqlalchemy.dialects import postgresql as pg
 
-Backend: TypeAlias = Literal["numpy_nullable", "numpy", "pyarrow"]
+DtypeBackend: TypeAlias = Literal["numpy_nullable", "numpy", "pyarrow"]
 # How a value that is loaded is checked; `encode` has one function for each.
 Check: TypeAlias = Literal[
     "integer", "float", "numeric", "boolean", "text", "enum", "uuid", "date", "time", "timestamp",
@@ -45,7 +45,7 @@ class PgType:
     sql: str  # as it is written in SQL
     oid: int
     array_oid: int
-    dtypes: tuple[str, str, str]  # of a column that was read, for each `Backend`
+    dtypes: tuple[str, str, str]  # of a column that was read, for each `DtypeBackend`
     # Reading: an Arrow type that holds the values, else a function that makes a Python object of their text.
     arrow: pa.DataType | None = None
     parse: Callable[[str], object] | None = None
@@ -180,9 +180,9 @@ class Type:
         """The row of the table; of an array, that of its elements."""
         return PGTYPES[self.name]
 
-    def dtype(self, backend: Backend) -> str:
+    def dtype(self, backend: DtypeBackend) -> str:
         """Return the dtype of such a column."""
-        return "object" if self.array else self.row.dtypes[get_args(Backend).index(backend)]
+        return "object" if self.array else self.row.dtypes[get_args(DtypeBackend).index(backend)]
 
 
 _BY_OID = {row.oid: row for row in _ROWS}

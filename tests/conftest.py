@@ -26,6 +26,28 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # likewise, under nohup
 
 
+# What a test needs, by the fixtures that it uses. One that starts a server, a kernel or a browser by itself
+# says so with a mark.
+MARKS = {
+    "server": {"api", "empty_table", "engine", "home", "open_connections", "publishing"},
+    "kernel": {"fresh", "started"},
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests by what they need; leave the slow ones out where -m selects and does not name them."""
+    for item in items:
+        for mark, fixtures in MARKS.items():
+            if not fixtures.isdisjoint(getattr(item, "fixturenames", ())):
+                item.add_marker(mark)
+    selected = config.option.markexpr
+    if selected and "slow" not in selected:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def database() -> Iterator[dict[str, str]]:
     """The settings by which every process of the tests finds the same server.

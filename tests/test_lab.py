@@ -15,6 +15,7 @@ from tests.support.lab import CHROMIUM, browser, lab, wait_for
 from tests.support.notebooks import FOLDER, PATHS, committed
 
 
+@pytest.mark.kernel
 def test_lab_opens_copies_of_the_notebooks(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -32,6 +33,8 @@ PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')].m
 CHARTS = """document.querySelectorAll('.jp-OutputArea-output img[src^="data:image/png"]').length"""
 
 
+@pytest.mark.kernel
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium")
 async def test_run_all_in_a_browser_draws_the_charts_and_leaves_no_cell_waiting(
     engine: AsyncEngine, tmp_path: Path

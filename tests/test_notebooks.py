@@ -18,6 +18,8 @@ def test_the_notebooks_are_there() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.server
+@pytest.mark.kernel
 @pytest.mark.parametrize("queue", [False, True], ids=["one by one, empty table", "queued, full table"])
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_it_runs_from_a_fresh_kernel_and_its_outputs_are_current(

@@ -15,7 +15,7 @@ import citykit
 from citykit.decode import moments
 from citykit.encode import rules_of, values
 from citykit.load.plan import FEW_ROWS
-from citykit.pgtypes import ENUM, EXACT, KNOWN, PGTYPES, Backend, Check, PgType
+from citykit.pgtypes import ENUM, EXACT, KNOWN, PGTYPES, Check, DtypeBackend, PgType
 from tests.support.tables import created
 
 ROWS = {name: row for name, row in PGTYPES.items() if row is not ENUM}
@@ -24,7 +24,7 @@ ROWS = {name: row for name, row in PGTYPES.items() if row is not ENUM}
 def gaps(row: PgType) -> list[str]:
     """Return what a row of the table lacks for what it says that the type can do."""
     found = []
-    if len(row.dtypes) != len(get_args(Backend)) or not all(row.dtypes):
+    if len(row.dtypes) != len(get_args(DtypeBackend)) or not all(row.dtypes):
         found.append("a dtype for each backend")
     if (row.arrow is None) is (row.parse is None):
         found.append("one way to read it: an Arrow type or a parser")
@@ -116,7 +116,7 @@ async def test_a_value_of_every_type_is_stored_and_read_alone_and_in_arrays(
         sql = "SELECT one::text, many[1]::text, count(*) FROM samples GROUP BY 1, 2 ORDER BY 3 DESC"
         shown = [tuple(found) for found in await connection.execute(text(sql))]
         assert shown == [(written, written, count - 1), (None, None, 1)]
-        backends: tuple[Backend, ...] = get_args(Backend)
+        backends: tuple[DtypeBackend, ...] = get_args(DtypeBackend)
         for backend in backends:
             read = await citykit.read_frame(
                 connection, "SELECT one, many FROM samples ORDER BY key", dtype_backend=backend

@@ -2,44 +2,78 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import json
+import pkgutil
 import subprocess
 import sys
 import types
+from typing import get_args, get_type_hints
 
 import pytest
 
 import citykit
+from tests.support.kernels import kernel
+
+# What signatures are written with: aliases, which have no docstring.
+TYPES = {"Bind", "DtypeBackend", "OnConflict", "OnInvalid", "Progress", "Source", "Statement"}
+
+USES = """
+engine = await citykit.connect()
+await citykit.create_tables(engine)
+report = await citykit.load_cities(engine, citykit.world_cities(500_000), on_conflict="skip", progress=False)
+frame = await citykit.biggest_cities(engine, 3)
+frames = [frame async for frame in citykit.stream_frames(engine, "TABLE cities")]
+citykit.run(engine.dispose())
+import citykit.web
+"""
 
 
 def test_all_is_sorted_and_every_name_is_there() -> None:
     assert citykit.__all__ == sorted(citykit.__all__)
     for name in citykit.__all__:
         assert getattr(citykit, name) is not None
-    assert set(citykit.__all__) <= set(dir(citykit))
 
 
 def test_nothing_else_public_is_exported() -> None:
     for name in citykit.__all__:
         getattr(citykit, name)  # fetches it
-    allowed = {"annotations", "importlib", "TYPE_CHECKING", "Any"}
-    public = {
-        name
-        for name, value in vars(citykit).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    modules = {name for name, value in vars(citykit).items() if isinstance(value, types.ModuleType)}
+    public = {name for name in vars(citykit) if not name.startswith("_")}
+    assert public - modules == set(citykit.__all__) - {"__version__"}
+    assert {name for name in modules if not name.startswith("_")} <= {
+        module.name for module in pkgutil.iter_modules(citykit.__path__)
     }
-    assert public - allowed == set(citykit.__all__) - {"__version__"}
+
+
+def test_dir_lists_the_public_names_and_the_rooms_and_each_is_there() -> None:
+    rooms = {module.name for module in pkgutil.iter_modules(citykit.__path__) if module.ispkg}
+    for name in dir(citykit):
+        assert getattr(citykit, name) is not None
+    assert set(dir(citykit)) == {*citykit.__all__, *rooms}
+
+
+@pytest.mark.server
+@pytest.mark.kernel
+@pytest.mark.parametrize("used", ["", USES], ids=["nothing", "helpers"])
+def test_tab_in_a_used_kernel_offers_the_public_names_and_the_rooms(used: str) -> None:
+    with kernel() as jupyter:
+        assert jupyter.shown("import citykit") == ""
+        assert jupyter.shown(used) == ""
+        offered = set(jupyter.completed("citykit."))
+    rooms = {module.name for module in pkgutil.iter_modules(citykit.__path__) if module.ispkg}
+    assert offered == {*citykit.__all__, *rooms} - {"__version__"}
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'lod_cities'"):
-        _ = citykit.lod_cities
+        _ = citykit.lod_cities  # type: ignore[attr-defined]
 
 
 def test_version_is_that_of_the_installed_package() -> None:
     assert citykit.__version__ == importlib.metadata.version("citykit")
 
 
-@pytest.mark.parametrize("name", [name for name in citykit.__all__ if name not in ("Bind", "__version__")])
+@pytest.mark.parametrize("name", sorted({*citykit.__all__} - TYPES - {"__version__"}))
 def test_everything_public_answers_a_question_mark(name: str) -> None:
     assert inspect.getdoc(getattr(citykit, name))
 
@@ -54,6 +88,25 @@ def test_what_touches_the_database_is_async_and_the_rest_is_not() -> None:
     assert {name for name in functions if inspect.isasyncgenfunction(getattr(citykit, name))} == {
         "stream_frames"
     }
+
+
+@pytest.mark.parametrize("name", ["load_cities", "load_frame", "read_frame", "stream_frames"])
+def test_signatures_are_written_with_the_public_types(name: str) -> None:
+    hints = inspect.signature(getattr(citykit, name)).parameters
+    policies = {
+        "bind": "Bind", "source": "Source", "on_conflict": "OnConflict", "on_invalid": "OnInvalid",
+        "progress": "Progress", "statement": "Statement", "dtype_backend": "DtypeBackend",
+    }  # fmt: skip
+    assert "frame" not in hints
+    assert {key: hints[key].annotation for key in policies if key in hints} == {
+        key: policies[key] for key in policies if key in hints
+    }
+
+
+def test_the_plan_of_a_report_is_one_of_those_that_are_documented() -> None:
+    plans = get_args(get_type_hints(citykit.LoadReport)["plan"])
+    assert plans == ("copy", "copy and rebuild", "merge", "join", "join and rebuild")
+    assert f"plan : {{{', '.join(map(json.dumps, plans))}}}" in (inspect.getdoc(citykit.LoadReport) or "")
 
 
 def test_arguments_after_the_things_are_keyword_only() -> None:

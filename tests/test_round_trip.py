@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
-from citykit.pgtypes import Backend
+from citykit.pgtypes import DtypeBackend
 from tests.support.tables import TYPES, Colour, created, every_type
 
 LETTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
@@ -79,9 +79,9 @@ async def table(engine: AsyncEngine) -> AsyncIterator[sa.Table]:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-@pytest.mark.parametrize("backend", get_args(Backend))
+@pytest.mark.parametrize("backend", get_args(DtypeBackend))
 async def test_every_value_of_every_type_goes_round(
-    engine: AsyncEngine, table: sa.Table, backend: Backend, data: st.DataObject
+    engine: AsyncEngine, table: sa.Table, backend: DtypeBackend, data: st.DataObject
 ) -> None:
     rows = data.draw(st.lists(st.fixed_dictionaries(VALUES), max_size=3))
 

@@ -13,7 +13,7 @@ from citykit.cities.model import City
 from citykit.database import Bind, Condition, in_transaction, lock_bound, sqlstate
 from citykit.encode import rules_of, validate
 from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
-from citykit.load import LoadReport, OnConflict, OnInvalid, load_frame, settle_numbers, violated_by
+from citykit.load import LoadReport, OnConflict, OnInvalid, Source, load_frame, settle_numbers, violated_by
 from citykit.runtime import Progress, says_await
 
 KEY = ("name", "country", "region")
@@ -33,7 +33,7 @@ UNDONE = "nothing was changed"
 @says_await
 async def load_cities(
     bind: Bind,
-    frame: Any,
+    source: Source,
     *,
     on_conflict: OnConflict = "error",
     on_invalid: OnInvalid = "error",
@@ -48,7 +48,7 @@ async def load_cities(
     bind : AsyncEngine, AsyncConnection or AsyncSession
         An engine: one transaction, committed. A connection or a session: a savepoint in the caller's
         transaction, which the caller commits.
-    frame : DataFrame, shape (n, 2 to 6)
+    source : DataFrame, shape (n, 2 to 6)
         ``name`` and ``population`` (persons), and where known ``country``, ``region``, ``latitude`` and
         ``longitude`` (degrees). A missing country or region is ``''``, a missing coordinate NULL. Or
         Arrow data, or an iterable or async iterable of frames, as `load_frame` takes them.
@@ -86,7 +86,7 @@ async def load_cities(
     """
     try:
         return await load_frame(
-            bind, frame, CITIES, on_conflict=on_conflict, on_invalid=on_invalid, progress=progress
+            bind, source, CITIES, on_conflict=on_conflict, on_invalid=on_invalid, progress=progress
         )
     except DuplicateKeyError as exc:
         if not exc.keys:  # another constraint than the key of a city

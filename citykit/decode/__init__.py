@@ -4,9 +4,23 @@ from citykit.decode.copy_text import UnfitColumnError, Values, decode, objects, 
 from citykit.decode.data_rows import COPIED, ROW, SLACK, Bytes, copied, unpack, whole_copies, whole_rows
 from citykit.decode.dtypes import to_frame
 from citykit.decode.records import frame_of_records
-from citykit.pgtypes import Backend
+from citykit.pgtypes import DtypeBackend
 
 __all__ = [
-    "COPIED", "ROW", "SLACK", "Backend", "Bytes", "UnfitColumnError", "Values", "copied", "decode",
-    "frame_of_records", "objects", "to_frame", "unpack", "values_of", "whole_copies", "whole_rows",
+    "COPIED",
+    "ROW",
+    "SLACK",
+    "Bytes",
+    "DtypeBackend",
+    "UnfitColumnError",
+    "Values",
+    "copied",
+    "decode",
+    "frame_of_records",
+    "objects",
+    "to_frame",
+    "unpack",
+    "values_of",
+    "whole_copies",
+    "whole_rows",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from citykit.decode.copy_text import UnfitColumnError, Values
 from citykit.decode.moments import UnfitValueError, check_python_holds
-from citykit.pgtypes import DECIMAL, TEXT, Backend, PgType, Type
+from citykit.pgtypes import DECIMAL, TEXT, DtypeBackend, PgType, Type
 
 _STRINGS: Mapping[str, Any] = {
     "string": pd.StringDtype("pyarrow", na_value=pd.NA),
@@ -21,7 +21,7 @@ _STRINGS: Mapping[str, Any] = {
 
 
 def to_frame(
-    names: Sequence[str], types: Sequence[Type], columns: list[list[Values]], backend: Backend
+    names: Sequence[str], types: Sequence[Type], columns: list[list[Values]], backend: DtypeBackend
 ) -> pd.DataFrame:
     """Make a frame of decoded columns, each a list of the parts in which it came.
 
@@ -50,7 +50,7 @@ def to_frame(
     return frame
 
 
-def _column(type_: Type, parts: list[Values], backend: Backend) -> Any:
+def _column(type_: Type, parts: list[Values], backend: DtypeBackend) -> Any:
     row, dtype = type_.row, type_.dtype(backend)
     if dtype == "category":
         return _categorical(_chunked(parts, TEXT), type_.labels)

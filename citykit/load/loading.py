@@ -17,9 +17,9 @@ from citykit.encode import key_of, rules_of, table_of
 from citykit.load.catalogue import with_labels
 from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
-from citykit.load.plan import Load, Outcome
+from citykit.load.plan import Load, Outcome, Plan
 from citykit.load.refusals import without_identity
-from citykit.load.source import Rows
+from citykit.load.source import Rows, Source
 from citykit.pgtypes import ENUM
 from citykit.runtime import Progress, reporting, says_await
 
@@ -38,7 +38,7 @@ class LoadReport:
         ``row`` (the frame's index label), ``column``, ``value``, ``reason``; empty when all were valid.
     seconds : float
         From the call to the end of the transaction (to the end of the work, in a caller's own one).
-    plan : str
+    plan : {"copy", "copy and rebuild", "merge", "join", "join and rebuild"}
         How it was done: "copy" (straight into the table), "merge" (staged, then inserted by key order
         beside others who write), "join" (staged, then joined with the table while no other writes); the
         first and the last also "… and rebuild" (the indexes dropped before and built again after).
@@ -49,7 +49,7 @@ class LoadReport:
     skipped: int
     rejects: pd.DataFrame = field(repr=False, compare=False)
     seconds: float = field(compare=False)
-    plan: str = field(default="", compare=False)
+    plan: Plan = field(default="copy", compare=False)
 
     def _counts(self) -> dict[str, int]:
         counts = {"inserted": self.inserted, "updated": self.updated, "skipped": self.skipped}
@@ -69,7 +69,7 @@ class LoadReport:
 @says_await
 async def load_frame(
     bind: Bind,
-    frame: Any,
+    source: Source,
     table: type[Any] | FromClause,
     *,
     key: Sequence[str] | str | None = None,
@@ -87,7 +87,7 @@ async def load_frame(
     bind : AsyncEngine, AsyncConnection or AsyncSession
         An engine: one transaction, committed. A connection or a session: a savepoint in the caller's
         transaction, which the caller commits.
-    frame : DataFrame, shape (n, any of the table's columns in any order)
+    source : DataFrame, shape (n, any of the table's columns in any order)
         Or Arrow data (a table, a record-batch reader, whatever has ``__arrow_c_stream__``: polars, DuckDB),
         or an iterable or async iterable of frames, for what is larger than memory. Columns that it lacks
         keep their server defaults. NaN, NaT, None and NA are NULL.
@@ -137,7 +137,7 @@ async def load_frame(
     started = time.perf_counter()
     into = table_of(table)
     columns = key_of(into, key)
-    rows = Rows(frame, rules_of(into, columns), stop_at_rejects=on_invalid == "error")
+    rows = Rows(source, rules_of(into, columns), stop_at_rejects=on_invalid == "error")
     enums = any(rule.type is ENUM for rule in rows.rules)
     if not enums:
         await rows.check()

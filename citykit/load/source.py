@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
@@ -18,6 +19,16 @@ CHUNK_ROWS = 65_536  # checked, typed and encoded at a time: a few megabytes, a 
 KEPT_BYTES = 128 * 2**20  # of typed rows that need not be typed again when they are sent
 
 
+class ArrowStream(Protocol):
+    """Arrow data: a table, a batch, a reader, a frame of polars, whatever has Arrow's PyCapsule interface."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> object: ...
+
+
+Piece: TypeAlias = pd.DataFrame | ArrowStream
+Source: TypeAlias = Piece | Iterable[Piece] | AsyncIterable[Piece]
+
+
 @dataclass
 class Rows:
     """The valid rows of a source, typed; what is wrong with the others is in `rejects`.
@@ -26,7 +37,7 @@ class Rows:
     A stream is checked as it comes, once.
     """
 
-    source: Any
+    source: Source
     rules: Sequence[Rule]
     stop_at_rejects: bool  # once a value is bad the rest is only checked
     total: int | None = field(init=False)  # rows, valid or not; None where only the end will tell
@@ -128,9 +139,9 @@ class Rows:
     async def _pieces(self) -> AsyncGenerator[pd.DataFrame | pa.Table, None]:
         if self._whole is not None:
             yield self._whole
-        elif hasattr(self.source, "__aiter__"):
-            async for piece in self.source:
-                yield _piece(piece)
+        elif isinstance(self.source, AsyncIterable):
+            async for each in self.source:
+                yield _piece(each)
         else:
             pieces = _iterate(self.source)
             # What an iterator does for its next piece (read a file) is not done in the event loop.
@@ -189,6 +200,16 @@ def _not_loadable(source: object) -> TypeError:
     if isinstance(source, Coroutine):
         source.close()
         hint = "put await before the call that makes it"
+    elif isinstance(source, (str, bytes, os.PathLike)):
+        hint = "pandas.read_csv(…) reads one from a file"
+    elif isinstance(source, pd.Series):
+        hint = "its .to_frame() makes one"
+    elif hasattr(source, "to_batches"):  # a dataset of pyarrow
+        hint = "its .to_batches() makes one"
+    elif hasattr(source, "collect"):  # a lazy frame of polars
+        hint = "its .collect() makes one"
+    elif callable(source):
+        hint = "call it"
     return TypeError(
         "a pandas DataFrame is needed, Arrow data, or an iterable of either, "
         f"not {type(source).__name__}; {hint}"

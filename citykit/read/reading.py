@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, get_args
 
@@ -12,7 +12,7 @@ import pandas as pd
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database import Bind, cancelled, in_transaction
-from citykit.decode import Backend, UnfitColumnError, Values, to_frame
+from citykit.decode import DtypeBackend, UnfitColumnError, Values, to_frame
 from citykit.read.result import Result, run, unfit
 from citykit.read.statement import Statement, compiled
 from citykit.runtime import Progress, reporting, says_await
@@ -27,7 +27,7 @@ async def read_frame(
     statement: Statement,
     params: Mapping[str, Any] | None = None,
     *,
-    dtype_backend: Backend = "numpy_nullable",
+    dtype_backend: DtypeBackend = "numpy_nullable",
     progress: Progress = None,
 ) -> pd.DataFrame:
     """Run a statement and return its rows as a frame, typed by the server's column types.
@@ -100,8 +100,8 @@ async def stream_frames(
     params: Mapping[str, Any] | None = None,
     *,
     chunk_rows: int = 100_000,
-    dtype_backend: Backend = "numpy_nullable",
-) -> AsyncIterator[pd.DataFrame]:
+    dtype_backend: DtypeBackend = "numpy_nullable",
+) -> AsyncGenerator[pd.DataFrame, None]:
     """Run a statement and yield its rows in frames, with no more than a few chunks in memory.
 
     Parameters
@@ -205,7 +205,7 @@ async def _cut(result: Result, size: int) -> AsyncGenerator[tuple[list[list[Valu
 
 
 async def _framed(
-    result: Result, columns: list[list[Values]], rows: int, dtype_backend: Backend
+    result: Result, columns: list[list[Values]], rows: int, dtype_backend: DtypeBackend
 ) -> pd.DataFrame:
     try:
         if rows < THREAD_ROWS:
@@ -216,7 +216,7 @@ async def _framed(
 
 
 def _check_backend(dtype_backend: object) -> None:
-    if dtype_backend not in get_args(Backend):
+    if dtype_backend not in get_args(DtypeBackend):
         raise ValueError(
-            f"dtype_backend is one of {', '.join(map(repr, get_args(Backend)))}, not {dtype_backend!r}"
+            f"dtype_backend is one of {', '.join(map(repr, get_args(DtypeBackend)))}, not {dtype_backend!r}"
         )

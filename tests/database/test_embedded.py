@@ -725,6 +725,7 @@ except errors.DatabaseUnavailableError as exc:
     assert server(home) is None
 
 
+@pytest.mark.server
 @as_root
 @with_setfacl
 def test_root_opens_nothing_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

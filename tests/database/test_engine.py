@@ -51,6 +51,7 @@ async def test_a_server_that_is_not_there(closed_port: int) -> None:
     assert "CITYKIT_URL" in said
 
 
+@pytest.mark.server
 async def test_a_server_that_never_answers(silent_port: int) -> None:
     said = await refusal(f"postgresql://ada:{SECRET}@127.0.0.1:{silent_port}/geo")
     assert "no answer within 4.5 s" in said

@@ -531,6 +531,7 @@ def test_utf8_is_known_by_each_of_its_names() -> None:
     assert not any(map(_is_utf8, ("LATIN1", "SQL_ASCII", "MULE_INTERNAL")))
 
 
+@pytest.mark.server
 async def test_an_engine_starts_the_embedded_server_again_after_it_died(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,6 +184,7 @@ def test_a_server_that_restarted_is_noticed_on_every_loop(open_connections: Call
     citykit.run(engine.dispose())
 
 
+@pytest.mark.server
 def test_the_pool_speaks_for_all_loops() -> None:
     engine = citykit.run(citykit.connect(pool_size=3, max_overflow=1))
 
@@ -217,6 +218,7 @@ def test_options_of_the_pool_hold_on_every_loop(
     assert open_connections(0) == 0
 
 
+@pytest.mark.server
 def test_events_hold_on_every_loop() -> None:
     engine = citykit.run(citykit.connect())
     seen: list[int] = []
@@ -304,6 +306,7 @@ async def test_a_question_waits_for_a_full_pool_once(
 # What belongs to one loop says so
 
 
+@pytest.mark.server
 def test_a_connection_and_a_session_of_another_loop_are_refused_unharmed() -> None:
     engine = citykit.run(citykit.connect())
 

@@ -93,6 +93,7 @@ async def cancelled(bind: Any, sql: str, watching: Any) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.server
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("name", LOST)
 def test_without_a_name_of_asyncpgs_an_engine_survives_a_loop_that_was_closed(name: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from citykit.decode.copy_text import UnfitColumnError, decode
 from citykit.decode.dtypes import to_frame
-from citykit.pgtypes import PGTYPES, Backend, Type
+from citykit.pgtypes import PGTYPES, DtypeBackend, Type
 
 
 def copied(rows: Sequence[tuple[str | None, ...]]) -> bytes:
@@ -145,8 +145,8 @@ FILLED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", get_args(Backend))
-def test_dtypes_are_those_of_the_table_for_no_rows_null_and_values(backend: Backend) -> None:
+@pytest.mark.parametrize("backend", get_args(DtypeBackend))
+def test_dtypes_are_those_of_the_table_for_no_rows_null_and_values(backend: DtypeBackend) -> None:
     assert set(FILLED) == set(PGTYPES)
     types = [Type(name, labels=("b", "a") if name == "enum" else ()) for name in FILLED]
     types += [Type(name, array=True) for name in FILLED]
@@ -160,7 +160,7 @@ def test_dtypes_are_those_of_the_table_for_no_rows_null_and_values(backend: Back
 
 def test_not_a_number_null_and_infinity_stay_three_things() -> None:
     data = copied([("NaN",), (None,), ("Infinity",)])
-    backends: tuple[Backend, ...] = ("numpy_nullable", "pyarrow")
+    backends: tuple[DtypeBackend, ...] = ("numpy_nullable", "pyarrow")
     for backend in backends:
         frame = to_frame(["x"], [Type("float8")], [decode(data, [Type("float8")])], backend)
         assert frame["x"].isna().tolist() == [False, True, False]

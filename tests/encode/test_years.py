@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
 from citykit.load.plan import FEW_ROWS
-from citykit.pgtypes import Backend
+from citykit.pgtypes import DtypeBackend
 from tests.support.tables import created
 
 TYPES: dict[str, Any] = {
@@ -169,7 +169,7 @@ async def test_objects_beyond_pythons_years(
 @pytest.mark.parametrize("array", [False, True], ids=["", "array"])
 @pytest.mark.parametrize("name", ["date", "timestamp", "timestamptz"])
 async def test_a_frame_that_is_read_can_be_shown_or_the_error_names_column_and_row(
-    engine: AsyncEngine, name: str, array: bool, backend: Backend
+    engine: AsyncEngine, name: str, array: bool, backend: DtypeBackend
 ) -> None:
     async with engine.connect() as connection:
         await connection.execute(text("SET TimeZone = 'America/New_York'"))
@@ -193,7 +193,7 @@ async def test_a_frame_that_is_read_can_be_shown_or_the_error_names_column_and_r
 
 @pytest.mark.parametrize("backend", ["numpy_nullable", "pyarrow"])
 async def test_timestamps_without_a_zone_of_any_year_are_read_and_loaded_again(
-    engine: AsyncEngine, backend: Backend
+    engine: AsyncEngine, backend: DtypeBackend
 ) -> None:
     table = table_of("timestamp")
     async with created(engine, table):

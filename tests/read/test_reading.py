@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import citykit
 from citykit.cities.model import City
-from citykit.pgtypes import Backend
+from citykit.pgtypes import DtypeBackend
 from tests.support.database import scalar
 
 SERIES = "SELECT i, 'text ' || i AS t FROM generate_series(1, {}) AS i"
@@ -83,11 +83,11 @@ TYPES: list[tuple[str, tuple[str, ...], Any]] = [
 
 
 @pytest.mark.parametrize("limit", ["", "LIMIT 9"], ids=["", "limited"])
-@pytest.mark.parametrize("backend", get_args(Backend))
+@pytest.mark.parametrize("backend", get_args(DtypeBackend))
 async def test_types_are_the_servers_whatever_the_values(
-    engine: AsyncEngine, backend: Backend, limit: str
+    engine: AsyncEngine, backend: DtypeBackend, limit: str
 ) -> None:
-    number = get_args(Backend).index(backend)
+    number = get_args(DtypeBackend).index(backend)
     columns = ", ".join(f"{sql} AS c{i}" for i, (sql, _, _) in enumerate(TYPES))
     one = f"SELECT {columns}"
     nulls = ", ".join(f"CASE WHEN c{i} IS NULL THEN c{i} END AS c{i}" for i in range(len(TYPES)))
@@ -475,7 +475,7 @@ async def test_leaving_a_stream_cancels_on_the_server_and_the_connection_works(
             await connection.rollback()
             await connection.close()
         bind: AsyncEngine | AsyncConnection = connection if joined else only
-        async with aclosing(citykit.stream_frames(bind, endless.format("left"), chunk_rows=10)) as frames:  # type: ignore[type-var]
+        async with aclosing(citykit.stream_frames(bind, endless.format("left"), chunk_rows=10)) as frames:
             async for frame in frames:
                 assert len(frame) == 10
                 break

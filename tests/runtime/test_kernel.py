@@ -110,6 +110,7 @@ async def test_an_interrupt_stops_a_load_and_nothing_is_stored(
     assert "1,000 inserted" in jupyter.shown(source)
 
 
+@pytest.mark.kernel
 async def test_a_restart_stops_a_load_and_nothing_is_stored(engine: AsyncEngine) -> None:
     with kernel() as jupyter:
         jupyter.run(SETUP + "many = pd.DataFrame({'name': [str(i) for i in range(1000)], 'population': 1})")

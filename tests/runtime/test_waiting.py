@@ -11,6 +11,7 @@ import pytest
 import citykit
 
 
+@pytest.mark.server
 def test_run_outside_of_a_loop_keeps_one_loop_per_thread() -> None:
     engine = citykit.run(citykit.connect())
     citykit.run(citykit.create_tables(engine, reset=True))
@@ -48,6 +49,7 @@ def test_run_takes_any_awaitable_and_passes_errors_on() -> None:
         citykit.run(nothing)
 
 
+@pytest.mark.server
 def test_run_in_a_forked_child_has_a_loop_of_its_own() -> None:
     script = """
 import asyncio, citykit, os, time
@@ -170,6 +172,7 @@ asyncio.run(main())
     assert output(script) == "True\n"
 
 
+@pytest.mark.server
 def test_an_engine_is_shared_by_await_and_run_in_one_loop() -> None:
     script = """
 import asyncio, citykit
@@ -186,6 +189,7 @@ asyncio.run(main())
     assert output(script) == "['a']\n['a']\n"
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "waiting",
     [
@@ -216,6 +220,7 @@ asyncio.run(main())
     assert "Write await instead of citykit.run" in output(script)
 
 
+@pytest.mark.server
 def test_run_works_in_a_loop_of_any_kind_and_patches_nothing() -> None:
     script = """
 import asyncio, citykit, sys
@@ -294,6 +299,7 @@ print(citykit.run(asyncio.sleep(0, "works")))
     assert done.stderr == ""
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("inside", ["asyncio.run(cell())", "cells()"], ids=["in a running loop", "outside"])
 def test_an_interrupt_at_any_moment_leaves_everything_working(inside: str) -> None:
     script = """

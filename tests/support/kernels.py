@@ -49,6 +49,14 @@ class Kernel:
         """Run a cell and return what it shows in plain text."""
         return plain(self.run(source))
 
+    def completed(self, source: str) -> list[str]:
+        """Return what Tab offers at the end of `source`."""
+        asked = self.client.complete(source, len(source))
+        while True:
+            answer = self.client.get_shell_msg(timeout=SECONDS)
+            if answer["parent_header"].get("msg_id") == asked:
+                return [match.rpartition(".")[2] for match in answer["content"]["matches"]]
+
     def interrupt(self) -> None:
         self.manager.interrupt_kernel()
 

@@ -151,6 +151,7 @@ def type_in(page: Page, **fields: str) -> None:
     page.click("button", "Add")
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium")
 async def test_the_page_in_a_browser(app: FastAPI, tmp_path: Path) -> None:
     """CITYKIT_SCREENSHOTS names a directory in which the picture of the page is kept."""

@@ -136,6 +136,7 @@ def test_serve_says_who_else_may_write(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "CITYKIT_TOKEN" in said[0]
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("words", "said"),
     [(["--port", "70000"], "--port"), (["--host", "nowhere.invalid"], "nowhere.invalid"), ([], "in use")],
@@ -151,6 +152,7 @@ def test_a_place_that_cannot_be_served(words: list[str], said: str) -> None:
     assert said in line
 
 
+@pytest.mark.server
 def test_a_database_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CITYKIT_URL", "postgresql://ada:s3cr3t@127.0.0.1:1/geo")
     command = [sys.executable, "-m", "citykit", "serve", "--port", "0"]
