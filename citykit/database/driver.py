@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -39,14 +39,14 @@ def transport_of(raw: Any) -> asyncio.Transport | None:
     return transport
 
 
-def keep_alive(connection: Any, _record: object) -> None:
-    """Let the operating system notice a peer that is gone (`KEEPALIVE`); nothing on a Unix socket."""
+def keep_alive(connection: Any, options: Mapping[str, int]) -> None:
+    """Let the operating system notice a peer that is gone; nothing on a Unix socket, or without options."""
     transport = transport_of(connection.driver_connection)
     connected = transport.get_extra_info("socket") if transport else None
-    if connected is None or connected.family not in (socket.AF_INET, socket.AF_INET6):
+    if not options or connected is None or connected.family not in (socket.AF_INET, socket.AF_INET6):
         return
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
+    for name, value in options.items():
         with contextlib.suppress(AttributeError, OSError):  # macOS has fewer
             connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 

@@ -12,11 +12,11 @@ from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.util import await_only
 
-from citykit.database.driver import cancelled_on_server, keep_alive
+from citykit.database.driver import KEEPALIVE, cancelled_on_server, keep_alive
 from citykit.database.pool import PoolPerLoop
 from citykit.database.server_errors import DRIVER_ERRORS, unreachable
 from citykit.database.transactions import LOCK_OPTION, LOCK_SECONDS, SILENCE_OPTION, SILENCE_SECONDS
-from citykit.database.urls import asyncpg_url, shown_url
+from citykit.database.urls import asyncpg_url, set_url_options, shown_url, socket_options
 from citykit.database.waking import wake_for_interrupts
 from citykit.errors import DatabaseUnavailableError
 from citykit.runtime import says_await
@@ -86,7 +86,9 @@ async def connect(
         raise DatabaseUnavailableError(
             f"No engine could be made for {shown_url(target)}: {exc}", transient=False
         ) from exc
-    event.listen(engine.sync_engine, "connect", keep_alive)
+    options = socket_options(target, KEEPALIVE)
+    event.listen(engine.sync_engine, "connect", lambda opened, _: keep_alive(opened, options))
+    event.listen(engine.sync_engine, "do_connect", set_url_options)
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
     event.listen(engine.sync_engine, "invalidate", _end_cancelled)
     if not wanted:

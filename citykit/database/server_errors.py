@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import asyncpg
+from asyncpg.exceptions import TargetServerAttributeNotMatched
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -20,6 +21,13 @@ from citykit.errors import CitykitError, DatabaseUnavailableError, MissingTableE
 _ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 DRIVER_ERRORS = (OSError, SQLAlchemyError, *_ASYNCPG_ERRORS)  # everything that a connection may raise
 
+_OF_AN_OPTION = "Change that in the URL (CITYKIT_URL), in connect_args or in the environment (PG…)."
+_FILES = {"sslcert", "sslcrl", "sslkey", "sslrootcert"}  # the options of a URL that name one
+_OF_THE_SERVER = (
+    "Check that the server runs there and that CITYKIT_URL is right; "
+    "without CITYKIT_URL citykit brings a server of its own."
+)
+
 # What to do about a server that refuses a connection, by SQLSTATE.
 _CONNECTION_HINTS: Mapping[str, str] = {
     Condition.INVALID_PASSWORD: "The password is wrong.",
@@ -27,6 +35,7 @@ _CONNECTION_HINTS: Mapping[str, str] = {
     "see its pg_hba.conf.",
     Condition.INVALID_CATALOG_NAME: "Create the database first: createdb NAME.",
     Condition.INSUFFICIENT_PRIVILEGE: "Ask its owner for the right: GRANT CONNECT ON DATABASE …",
+    Condition.UNDEFINED_OBJECT: _OF_AN_OPTION,
     Condition.TOO_MANY_CONNECTIONS: "It has no connection left: close some, or raise max_connections.",
     Condition.CANNOT_CONNECT_NOW: "It is starting or stopping: try again in a moment.",
 }
@@ -96,12 +105,13 @@ def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> D
     if silent and seconds:
         said = f"no answer within {seconds:g} s"
     code = sqlstate(exc) or ""
-    permanent = code.startswith(_PERMANENT) or isinstance(exc, (TypeError, ValueError, ssl.SSLError))
-    hint = _CONNECTION_HINTS.get(
-        code,
-        "Check that the server runs there and that CITYKIT_URL is right; "
-        "without CITYKIT_URL citykit brings a server of its own.",
+    original = getattr(getattr(exc, "orig", None) or exc, "__cause__", None) or exc
+    ours = isinstance(original, (TypeError, ValueError, ssl.SSLError)) or (
+        isinstance(original, (FileNotFoundError, PermissionError)) and not _FILES.isdisjoint(url.query)
     )
+    permanent = ours or code.startswith(_PERMANENT)
+    other_role = isinstance(original, TargetServerAttributeNotMatched)  # which a failover may change
+    hint = _CONNECTION_HINTS.get(code, _OF_AN_OPTION if ours or other_role else _OF_THE_SERVER)
     return DatabaseUnavailableError(
         f"No connection to {shown_url(url)}: {said}. {hint}", transient=not permanent
     )

@@ -1,21 +1,23 @@
 """Each helper's transaction: on which connection, ended by whom, and when it is made again.
 
-The work of a helper runs in a task of its own. If the helper is cancelled, however often, that task is
-cancelled once, and it rolls back and gives its connection back before the helper ends.
+The work of a helper runs in a task of its own. If the helper is cancelled, however often (a cancel scope of
+anyio cancels at every await), that task is cancelled once, and it rolls back and gives its connection back
+before the helper ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from citykit.database.driver import cancelled_on_server, check_loop, driver_of
 from citykit.database.server_errors import (
@@ -25,7 +27,7 @@ from citykit.database.server_errors import (
     server_errors_named,
     unreachable,
 )
-from citykit.errors import DatabaseUnavailableError
+from citykit.errors import CitykitError, DatabaseUnavailableError
 
 Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
 T = TypeVar("T")
@@ -78,6 +80,11 @@ async def in_transaction(
         raise
     finally:
         task.cancel()  # nothing where it is done; else this coroutine was closed, and cannot wait
+    if attempt.transaction_ended:
+        raise CitykitError(
+            "The transaction was rolled back before the statement had returned all rows; nothing changed. "
+            "Read them before the transaction ends."
+        )
     return task.result()
 
 
@@ -108,6 +115,7 @@ class _Attempt:
     committing: bool = False
     lost: bool = False  # an attempt before this one has lost its connection
     silent: float = 0.0  # seconds after which the connection was given up
+    transaction_ended: bool = False  # by the caller, whose it is
 
     def may_be_made_again(self) -> bool:
         return self.repeatable() and not self.committing
@@ -186,7 +194,7 @@ async def _in_savepoint(bind: AsyncConnection | AsyncSession, work: Work[T], att
         connection = await bind.connection() if isinstance(bind, AsyncSession) else bind
     check_loop(connection)
     attempt.connection = connection
-    with server_errors_named(connection):
+    with server_errors_named(connection), _ended_before_rollback(connection, attempt):
         savepoint = await bind.begin_nested()
         try:
             if isinstance(bind, AsyncSession):
@@ -195,10 +203,41 @@ async def _in_savepoint(bind: AsyncConnection | AsyncSession, work: Work[T], att
         except BaseException as exc:
             if isinstance(exc, asyncio.CancelledError):
                 await _end_cancelled(connection)
-            await _roll_back(connection, savepoint.rollback)
+            if not attempt.transaction_ended:
+                await _roll_back(connection, savepoint.rollback)
             raise
         await savepoint.commit()
         return result
+
+
+_working: WeakKeyDictionary[Connection, dict[asyncio.Task[Any], _Attempt]] = WeakKeyDictionary()
+
+
+@contextmanager
+def _ended_before_rollback(connection: AsyncConnection, attempt: _Attempt) -> Iterator[None]:
+    """Let this task be ended when the caller rolls back the transaction or closes the connection.
+
+    `stream_frames` may be left without being closed: Starlette's StreamingResponse does so when the client
+    leaves. While the statement runs, asyncpg refuses the ROLLBACK, and the connection is not given back.
+    """
+    key, task = _synchronous(connection), asyncio.current_task()
+    assert task is not None  # noqa: S101  for the type checker
+    if key not in _working:
+        _working[key] = {}
+        event.listen(key, "rollback", _end_work)
+        event.listen(key, "rollback_savepoint", _end_work)  # a session's first step
+    _working[key][task] = attempt
+    try:
+        yield
+    finally:
+        _working[key].pop(task)
+
+
+def _end_work(connection: Connection, *_: object) -> None:
+    for task, attempt in list(_working[connection].items()):
+        if task is not asyncio.current_task():
+            attempt.transaction_ended = True
+            await_only(cancelled(task))
 
 
 async def _roll_back(connection: AsyncConnection, rollback: Callable[[], Awaitable[None]]) -> None:

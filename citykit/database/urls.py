@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from citykit.errors import DatabaseUnavailableError
 
-# What a URL made for libpq (psql, psycopg, hosted databases) says, in asyncpg's words; None: it has none.
-_LIBPQ_OPTIONS = {
-    "sslmode": "ssl",
-    "application_name": None,
-    "channel_binding": None,
-    "connect_timeout": None,
+# The options of libpq that asyncpg reads from a URL only, and not as arguments.
+_BY_URL = (
+    "application_name", "gsslib", "krbsrvname", "options", "passfile", "sslcert",
+    "sslcrl", "sslkey", "ssl_max_protocol_version", "ssl_min_protocol_version", "sslnegotiation",
+    "sslrootcert", "target_session_attrs",
+)  # fmt: skip
+# Those that set an option of the socket, by its name in Python.
+_BY_SOCKET = {
+    "keepalives_idle": "TCP_KEEPIDLE",
+    "keepalives_interval": "TCP_KEEPINTVL",
+    "keepalives_count": "TCP_KEEPCNT",
+    "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
+# Those that asyncpg lacks: the values that ask for no more than it does, and what to type for others.
+_LACKING: dict[str, tuple[tuple[str, ...], str]] = {
+    "channel_binding": (("disable", "prefer"), "sslmode=verify-full with sslrootcert=FILE checks the server"),
+    "client_encoding": (("utf8", "utf-8", "auto"), "leave it out: text travels as UTF-8"),
+    "gssencmode": (("disable", "prefer"), "leave it out and encrypt with sslmode=require"),
+    "hostaddr": ((), "write the address as the host: postgresql://user@192.0.2.1/database"),
+    "load_balance_hosts": (("disable",), "leave it out: the hosts are tried in their order"),
+    "require_auth": ((), "sslmode=verify-full with sslrootcert=FILE checks the server"),
+    "requiressl": (("0",), "write sslmode=require"),
+    "service": ((), "write what the service file says into the URL"),
+    "servicefile": ((), "write what the service file says into the URL"),
+    "sslpassword": ((), "give connect_args={'ssl': context} with an ssl.SSLContext that has loaded the key"),
+}
+# Those that this module or the engine carries out, and the arguments of asyncpg and its dialect.
+_KNOWN = {
+    *_BY_URL, *_BY_SOCKET, "command_timeout", "connect_timeout", "database", "direct_tls",
+    "fallback_application_name", "host", "keepalives", "max_cacheable_statement_size",
+    "max_cached_statement_lifetime", "password", "port", "prepared_statement_cache_size", "ssl", "sslmode",
+    "statement_cache_size", "timeout", "user",
+}  # fmt: skip
 
 
 def asyncpg_url(url: str | URL) -> URL:
@@ -34,12 +63,49 @@ def asyncpg_url(url: str | URL) -> URL:
         )
     query: dict[str, Any] = {}
     for name, value in target.query.items():
-        word = _LIBPQ_OPTIONS.get(name, name)
-        if word:
-            query[word] = value
+        if name in _LACKING:
+            accepted, instead = _LACKING[name]
+            if str(value).lower() not in accepted:
+                raise _refused(name, f"is not supported: {instead}")
+        elif name not in _KNOWN:
+            close = difflib.get_close_matches(name, sorted({*_KNOWN, *_LACKING}), n=1)
+            raise _refused(name, "is not known" + (f": did you mean {close[0]}?" if close else ""))
+        else:
+            query["ssl" if name == "sslmode" else name] = value
+    if fallback := query.pop("fallback_application_name", None):
+        query.setdefault("application_name", fallback)
+    for name in {*_BY_SOCKET, "connect_timeout", "keepalives", "timeout", "command_timeout"} & query.keys():
+        if not str(query[name]).isdecimal():
+            raise _refused(name, "is a whole number")
     if isinstance(password := query.pop("password", None), str):  # nothing would hide it there
         target = target.set(password=password)
     return target.set(drivername="postgresql+asyncpg", query=query)
+
+
+def _refused(name: str, why: str) -> DatabaseUnavailableError:
+    return DatabaseUnavailableError(
+        f"The option {name!r} of the database URL {why}; nothing was sent.", transient=False
+    )
+
+
+def set_url_options(_dialect: object, _record: object, _args: object, parameters: dict[str, Any]) -> None:
+    """Turn the URL's options into what asyncpg.connect takes (SQLAlchemy's event ``do_connect``)."""
+    for name in ("keepalives", *_BY_SOCKET):
+        parameters.pop(name, None)  # see `socket_options`
+    if seconds := float(parameters.pop("connect_timeout", 0)):
+        parameters["timeout"] = seconds
+    for name in {"command_timeout", "timeout"} & parameters.keys():
+        parameters[name] = parameters[name] and float(parameters[name])
+    if given := {name: parameters.pop(name) for name in _BY_URL if name in parameters}:
+        parameters["dsn"] = f"postgresql://?{urlencode(given)}"
+
+
+def socket_options(url: URL, default: Mapping[str, int]) -> dict[str, int]:
+    """Return the options of a TCP socket that a URL asks for; none with ``keepalives=0``, as in libpq."""
+    if url.query.get("keepalives") == "0":
+        return {}
+    asked = {word: int(str(url.query[name])) for name, word in _BY_SOCKET.items() if name in url.query}
+    return {name: value for name, value in {**default, **asked}.items() if value}  # 0: the system's own
 
 
 def shown_url(url: URL) -> str:

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any, get_args
 
 import pandas as pd
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.database import Bind, cancelled, in_transaction
 from citykit.decode import DtypeBackend, UnfitColumnError, Values, to_frame
@@ -154,6 +154,12 @@ async def stream_frames(
     reading = asyncio.ensure_future(
         in_transaction(bind, work, effect="any", repeatable=lambda: not yielded and frames.empty())
     )
+
+    def end_with(consumer: asyncio.Task[Any]) -> None:
+        if consumer.cancelled() or consumer.get_stack(limit=1):  # the latter: it has raised
+            reading.cancel()
+
+    consumer: asyncio.Task[Any] | None = None
     try:
         while not reading.done() or not frames.empty():
             taking = asyncio.ensure_future(frames.get())
@@ -161,9 +167,15 @@ async def stream_frames(
                 await asyncio.wait([taking, reading], return_when=asyncio.FIRST_COMPLETED)
                 if taking.done():
                     yielded = True
+                    # A task that ends between two frames may leave this generator open (StreamingResponse
+                    # does when the client leaves). In a caller's transaction the rollback ends the read.
+                    if consumer := asyncio.current_task() if isinstance(bind, AsyncEngine) else None:
+                        consumer.add_done_callback(end_with)
                     yield taking.result()
             finally:
                 taking.cancel()
+                if consumer:
+                    consumer.remove_done_callback(end_with)
         await reading  # which has committed, or says why it has not
     finally:
         await cancelled(reading)

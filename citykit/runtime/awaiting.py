@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Coroutine
-from types import TracebackType
+from types import CoroutineType, TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -57,12 +57,32 @@ class NotAwaited(Coroutine[Any, Any, T]):
     def _refuse(self, *_: object) -> NoReturn:
         raise TypeError(self._said())
 
-    __getitem__ = __setitem__ = __len__ = __iter__ = __contains__ = __call__ = _refuse
-    __add__ = __sub__ = __mul__ = __truediv__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
-    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __enter__ = __exit__ = _refuse
+    __getitem__ = __setitem__ = __delitem__ = __len__ = __iter__ = __reversed__ = __contains__ = _refuse
+    __call__ = __int__ = __float__ = __complex__ = __index__ = __enter__ = __exit__ = _refuse
+    __aenter__ = __aexit__ = __aiter__ = __anext__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _refuse
+    __hash__ = object.__hash__
+    __neg__ = __pos__ = __abs__ = __invert__ = __round__ = __trunc__ = __floor__ = __ceil__ = _refuse
+    __add__ = __sub__ = __mul__ = __matmul__ = __truediv__ = __floordiv__ = __mod__ = __divmod__ = _refuse
+    __pow__ = __lshift__ = __rshift__ = __and__ = __or__ = __xor__ = _refuse
+    __radd__ = __rsub__ = __rmul__ = __rmatmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = _refuse
+    __rdivmod__ = __rpow__ = __rlshift__ = __rrshift__ = __rand__ = __ror__ = __rxor__ = _refuse
 
     def __bool__(self) -> bool:
-        return True  # or __len__ would be asked
+        return True  # asyncio asks for it in the repr of a task (Python 3.12)
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            self._refuse()
+        return repr(self)
+
+    @property
+    def __class__(self) -> type:  # what `inspect.iscoroutine` asks
+        return CoroutineType
+
+    @__class__.setter
+    def __class__(self, _: type) -> None:
+        self._refuse()
 
 
 def says_await(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:

@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pandas as pd
@@ -20,10 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
 from citykit.database.driver import started
-from tests.support.cancelling import WAYS, Watch, Way, cancelled_at, plain_connection
+from tests.support.cancelling import APPLICATION, WAYS, Watch, Way, bound, cancelled_at, plain_connection
 from tests.support.proxy import proxied
 
-APPLICATION = "citykit-cancelled"
 STEP = 1 if os.environ.get("CITYKIT_EVERY_AWAIT") else 5
 new_names = (f"added {number}" for number in itertools.count())
 CITIES = pd.DataFrame({"name": [f"n{number}" for number in range(300)], "population": range(300)})
@@ -53,39 +51,6 @@ HELPERS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "create_tables": lambda bind: citykit.create_tables(bind),
     "create_tables, reset": lambda bind: citykit.create_tables(bind, reset=True),
 }
-
-
-@pytest.fixture
-async def cancelling(engine: AsyncEngine) -> AsyncIterator[AsyncEngine]:
-    """An engine with two connections whose sessions can be told from others."""
-    other = await citykit.connect(
-        engine.url,
-        pool_size=2,
-        max_overflow=0,
-        connect_args={"server_settings": {"application_name": APPLICATION}},
-    )
-    await citykit.add_city(engine, "b", 1)
-    yield other
-    await other.dispose()
-
-
-@pytest.fixture
-async def watch(engine: AsyncEngine) -> AsyncIterator[Watch]:
-    connection = await plain_connection(engine)
-    yield Watch(connection, APPLICATION)
-    await connection.close()
-
-
-@asynccontextmanager
-async def bound(engine: AsyncEngine, kind: str) -> AsyncIterator[Any]:
-    if kind == "engine":
-        yield engine
-    elif kind == "connection":
-        async with engine.connect() as connection:
-            yield connection
-    else:
-        async with citykit.sessions(engine)() as session:
-            yield session
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -12,8 +12,9 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import citykit
+from citykit.database.driver import KEEPALIVE
 from citykit.database.transactions import in_transaction
-from citykit.database.urls import asyncpg_url
+from citykit.database.urls import asyncpg_url, socket_options
 from tests.support.database import scalar, stored
 
 SECRET = "s3cr3t-w0rd"  # noqa: S105
@@ -120,14 +121,74 @@ async def test_engine_options_are_passed_on(engine: AsyncEngine) -> None:
         ("postgresql+asyncpg://ada@h/geo", "postgresql+asyncpg://ada@h/geo"),
         ("postgresql+psycopg://ada@h/geo", "postgresql+asyncpg://ada@h/geo"),
         (
-            "postgresql://h/geo?sslmode=require&channel_binding=require&connect_timeout=3&application_name=x",
-            "postgresql+asyncpg://h/geo?ssl=require",
+            "postgresql://h/geo?sslmode=require&channel_binding=prefer&fallback_application_name=x",
+            "postgresql+asyncpg://h/geo?application_name=x&ssl=require",
         ),
     ],
 )
 def test_urls_are_sent_through_asyncpg(given: str, used: str) -> None:
     assert asyncpg_url(given) == make_url(used)
     assert asyncpg_url(make_url(given)) == make_url(used)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("channel_binding=require", "sslmode=verify-full"),
+        ("client_encoding=latin1", "UTF-8"),
+        ("gssencmode=require", "sslmode=require"),
+        ("hostaddr=127.0.0.1", "as the host"),
+        ("load_balance_hosts=random", "in their order"),
+        ("require_auth=scram-sha-256", "sslmode=verify-full"),
+        ("requiressl=1", "sslmode=require"),
+        (f"sslpassword={SECRET}", "SSLContext"),
+        ("service=geo", "into the URL"),
+        ("sslmodes=require", "did you mean sslmode?"),
+        ("connect_timeout=soon", "whole number"),
+        ("sslrootcert=/no/such/file&sslmode=verify-full", "/no/such/file"),
+        ("target_session_attrs=nothing", "target_session_attrs"),
+    ],
+)
+async def test_an_option_of_the_url_is_refused_by_its_name(closed_port: int, option: str, said: str) -> None:
+    message = await refusal(f"postgresql://ada@127.0.0.1:{closed_port}/geo?{option}")
+    assert option.partition("=")[0] in message
+    assert said in message
+    assert "server runs there" not in message
+
+
+async def test_a_setting_that_the_server_does_not_know_is_not_the_servers_absence(
+    engine: AsyncEngine,
+) -> None:
+    said = await refusal(engine.url.update_query_dict({"options": "-c no_such_setting=1"}))
+    assert "no_such_setting" in said
+    assert "server runs there" not in said
+
+
+async def test_a_server_in_another_role_is_not_a_server_that_is_absent(engine: AsyncEngine) -> None:
+    said = await refusal(engine.url.update_query_dict({"target_session_attrs": "standby"}))
+    assert "standby" in said
+    assert "server runs there" not in said
+
+
+async def test_an_option_of_the_url_reaches_the_session(engine: AsyncEngine) -> None:
+    options = {"application_name": "ada", "options": "-c statement_timeout=61s -c geqo=off"}
+    options |= {"target_session_attrs": "read-write", "connect_timeout": "4", "keepalives_idle": "7"}
+    url = engine.url.update_query_dict(options)
+    other = await citykit.connect(url)
+    for _ in range(2):
+        assert await scalar(other, "SHOW application_name") == "ada"
+        assert await scalar(other, "SHOW statement_timeout") == "61s"
+        assert await scalar(other, "SHOW geqo") == "off"
+        await other.dispose()
+    again = await citykit.connect(other.url)  # which has them still
+    assert await scalar(again, "SHOW application_name") == "ada"
+    await again.dispose()
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [("keepalives_idle=7", 7), ("keepalives=1", 30)])
+def test_the_options_of_a_socket_come_from_the_url(asked: str, seconds: int) -> None:
+    assert socket_options(asyncpg_url(f"postgresql://h/geo?{asked}"), KEEPALIVE)["TCP_KEEPIDLE"] == seconds
+    assert socket_options(asyncpg_url("postgresql://h/geo?keepalives=0"), KEEPALIVE) == {}
 
 
 async def test_the_url_comes_from_the_environment(

@@ -35,6 +35,21 @@ async def answer(question: str, *, plus: int = 0) -> int:
         lambda frame: "name" in frame,
         lambda frame: frame > 1,
         lambda frame: frame(),
+        lambda frame: frame == 1,
+        lambda frame: frame != 1,
+        lambda frame: f"{frame:,.1f}",
+        lambda frame: frame % 2,
+        lambda frame: 2**frame,
+        lambda frame: 7 // frame,
+        lambda frame: frame & frame,
+        lambda frame: frame @ frame,
+        lambda frame: operator.setitem(frame, "name", 1),
+        operator.neg,
+        int,
+        float,
+        round,
+        iter,
+        reversed,
     ],
 )
 def test_using_it_like_its_result_says_await_it(use: Callable[[Any], object]) -> None:
@@ -42,6 +57,8 @@ def test_using_it_like_its_result_says_await_it(use: Callable[[Any], object]) ->
     with pytest.raises((AttributeError, TypeError), match=r"await it \(await answer\(…\)\)"):
         use(waiting)
     assert "await it" in repr(waiting)
+    assert waiting  # in the repr of a task, Python 3.12 asks for that
+    assert f"{waiting}" == str(waiting) == repr(waiting)
     waiting.close()
 
 
@@ -50,6 +67,8 @@ def test_it_is_taken_for_an_async_function() -> None:
     waiting = answer("life")
     assert asyncio.iscoroutine(waiting)
     assert inspect.isawaitable(waiting)
+    assert inspect.iscoroutine(waiting)
+    assert inspect.getcoroutinestate(waiting) == inspect.CORO_CREATED
     waiting.close()
     assert list(inspect.signature(answer).parameters) == ["question", "plus"]
     assert answer.__doc__ == "Answer."

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, get_args
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+import citykit
+
+APPLICATION = "citykit-cancelled"  # of the sessions that a `Watch` looks at
 
 Way = Literal["while it waits", "with the answer", "twice", "again and again"]
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -126,3 +130,16 @@ async def plain_connection(engine: AsyncEngine) -> asyncpg.Connection:
     place: dict[str, Any] = {"host": url.host, "port": url.port} if url.host else dict(url.query)
     place["port"] = int(place["port"])
     return await asyncpg.connect(**place, user=url.username, password=url.password, database=url.database)
+
+
+@asynccontextmanager
+async def bound(engine: AsyncEngine, kind: str) -> AsyncIterator[Any]:
+    """The engine, or a connection or a session of it."""
+    if kind == "engine":
+        yield engine
+    elif kind == "connection":
+        async with engine.connect() as connection:
+            yield connection
+    else:
+        async with citykit.sessions(engine)() as session:
+            yield session
