@@ -9,16 +9,16 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 from sqlalchemy import FromClause
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.database import Bind, in_transaction, lock_bound
 from citykit.encode import key_of, rules_of, table_of
 from citykit.load.catalogue import with_labels
+from citykit.load.execute import SERVER_ERRORS, Load, Outcome, PlanName
 from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
-from citykit.load.plan import Load, Outcome
-from citykit.load.refusals import without_identity
+from citykit.load.plan import Limits
+from citykit.load.refusals import used_up, without_identity
 from citykit.load.source import Rows
 from citykit.runtime import Progress, reporting, says_await
 
@@ -37,7 +37,7 @@ class LoadReport:
         ``row`` (the frame's index label), ``column``, ``value``, ``reason``; empty when all were valid.
     seconds : float
         From the call to the end of the transaction (to the end of the work, in a caller's own one).
-    plan : str
+    plan : {"copy", "copy and rebuild", "merge", "join", "join and rebuild"}
         How it was done: "copy" (straight into the table), "merge" (staged, then inserted by key order
         beside others who write), "join" (staged, then joined with the table while no other writes); the
         first and the last also "… and rebuild" (the indexes dropped before and built again after).
@@ -48,7 +48,7 @@ class LoadReport:
     skipped: int
     rejects: pd.DataFrame = field(repr=False, compare=False)
     seconds: float = field(compare=False)
-    plan: str = field(default="", compare=False)
+    plan: PlanName = field(default="copy", compare=False)
 
     def _counts(self) -> dict[str, int]:
         counts = {"inserted": self.inserted, "updated": self.updated, "skipped": self.skipped}
@@ -131,6 +131,23 @@ async def load_frame(
     >>> report.inserted
     2
     """
+    return await load_rows(
+        bind, frame, table, key=key, on_conflict=on_conflict, on_invalid=on_invalid, progress=progress
+    )
+
+
+async def load_rows(
+    bind: Bind,
+    frame: Any,
+    table: type[Any] | FromClause,
+    *,
+    key: Sequence[str] | str | None,
+    on_conflict: OnConflict,
+    on_invalid: OnInvalid,
+    progress: Progress = None,
+    limits: Limits = Limits(),  # noqa: B008  a frozen value
+) -> LoadReport:
+    """Do what `load_frame` does, with other numbers of rows at which the plan changes."""
     _check_choice("on_conflict", on_conflict, OnConflict)
     _check_choice("on_invalid", on_invalid, OnInvalid)
     started = time.perf_counter()
@@ -140,7 +157,7 @@ async def load_frame(
     enums = any("enum" in (rule.kind, rule.item and rule.item.kind) for rule in rows.rules)
     if not enums:
         await rows.check()
-    begun = False
+    begun, callers = False, not isinstance(bind, AsyncEngine)
 
     async def work(connection: AsyncConnection) -> Outcome:
         nonlocal begun
@@ -152,12 +169,15 @@ async def load_frame(
                     rows.rules = await with_labels(connection, into, rows.rules)
                     await rows.check()
                 with reporting(progress, rows.total, "loading") as report:
-                    outcome = await Load(rows, into, columns, on_conflict, connection, report).run()
-                if not isinstance(bind, AsyncEngine):  # whose transaction may have made the table
+                    outcome = await Load(
+                        rows, into, columns, on_conflict, connection, report, callers, limits
+                    ).run()
+                if callers:  # whose transaction may have made the table
                     await settle_numbers(connection, name)
-        except DBAPIError as exc:
-            if error := await without_identity(connection, name, exc):
-                raise error from exc
+        except SERVER_ERRORS as exc:
+            for explain in (without_identity, used_up):
+                if error := await explain(connection, name, exc):
+                    raise error from exc
             raise
         return outcome
 
