@@ -20,6 +20,7 @@ Mode: TypeAlias = Literal["ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"]
 # other than that of publications.
 _FACTS = text("""
 SELECT json_build_object(
+'oid', c.oid::bigint,
 'kind', c.relkind,
 'instead', EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgtype & 64 = 64),
 'secured', row_security_active(c.oid),
@@ -166,6 +167,7 @@ class Facts:
 
     columns: Mapping[str, Column]
     keys: Mapping[frozenset[str], bool]  # each set of columns that is unique; whether at once, not DEFERRABLE
+    oid: int = 0
     kind: str = "r"  # pg_class.relkind
     instead: bool = False  # a view with INSTEAD OF triggers, which takes no ON CONFLICT
     secured: bool = False  # row security holds for the role
@@ -189,9 +191,16 @@ class Facts:
 
 
 async def facts_of(connection: AsyncConnection, target: Target) -> Facts | None:
-    """Ask the catalogue; None where there is no such table, for the next statement to say so."""
+    """Ask the catalogue; None where there is no such table, or it is being dropped."""
     found = await connection.scalar(_FACTS, {"name": target.named(connection)})
-    return None if found is None else _facts(json.loads(found))
+    facts = json.loads(found) if found else {}
+    return None if facts.get("selectable") is None else _facts(facts)
+
+
+async def is_still(connection: AsyncConnection, table: str, facts: Facts) -> bool:
+    """Tell whether a table, by its name in SQL, is the one that the facts are about."""
+    oid = await connection.scalar(text("SELECT CAST(to_regclass(:name) AS oid)"), {"name": table})
+    return bool(oid == facts.oid)
 
 
 def _facts(found: dict[str, Any]) -> Facts:

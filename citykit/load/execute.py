@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.database import Condition, lock, server_message, sqlstate
 from citykit.encode import POSITION, rejects_frame, types_in_binary
 from citykit.errors import CitykitError, InvalidFrameError
-from citykit.load.catalogue import Facts, Mode, facts_of
+from citykit.load.catalogue import Facts, Mode, facts_of, is_still
 from citykit.load.indexes import build_indexes, drop_indexes
 from citykit.load.join import Join, Keys, unload
 from citykit.load.merge import Merge, OnConflict, refuse_duplicates
@@ -89,20 +89,21 @@ class Load:
             if first is None:
                 return 0, 0, "copy"
             self._first: AsyncIterator[pa.Table] | None = _chain(first, batches)
-            await self._read_facts(first)
+            self.target = _target(self.table, self.key, first)
+            await self._read_facts()
             held = await self._lock()
+            while held and not await is_still(self.connection, self._name, self.facts):
+                await self._read_facts()  # the table was replaced meanwhile; from now on it stays
             if held == "SHARE ROW EXCLUSIVE":
                 self.by = await asyncio.to_thread(dearest, first, self.facts.orders)
             outcome = await self._follow(held)
             await self.highest.settle(self.connection)
             return outcome
 
-    async def _read_facts(self, first: pa.Table) -> None:
-        self.target = _target(self.table, self.key, first)
-        facts = await facts_of(self.connection, self.target)
-        if facts is None:  # the error is the server's own
-            await self._execute(f"SELECT FROM {self._name}")
-            raise AssertionError
+    async def _read_facts(self) -> None:
+        while (facts := await facts_of(self.connection, self.target)) is None:
+            # The server's own error if there is no such table; else a new one has taken its place.
+            await self._execute(f"SELECT FROM {self._name} LIMIT 0")
         rules = {rule.name: rule for rule in self.rows.rules}
         self.facts = facts
         self.wanted = Wanted(
