@@ -14,7 +14,9 @@ from citykit.encode.rejects import rejects_frame
 from citykit.encode.rules import Rule
 from citykit.errors import InvalidFrameError
 
-POSITION = "citykit_position"  # of a row in its frame: where two rows have one key, their order counts
+# The column of each row's position in its frame: where two rows have one key, their order counts.
+# No column of PostgreSQL can have this name.
+POSITION = "\0position"
 
 
 def validate(frame: pd.DataFrame, rules: Sequence[Rule], start: int = 0) -> tuple[pa.Table, pd.DataFrame]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,42 +13,87 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.encode import Rule
 from citykit.load.staging import Target
 
-# What a plan depends on. An index of which a new one would not be an exact copy is not in `rebuildable`,
-# and nothing is of a table that others build on or where the rebuild itself would show: a subscriber gets
-# the TRUNCATE of a table that is published in any way, and so does who decodes the log by another plugin than
-# that of publications.
+Mode: TypeAlias = Literal["ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"]
+
+# `rebuildable` is false where dropping and building the indexes would show to others: to tables that inherit,
+# to event triggers, to subscribers (who get the TRUNCATE of a published table), to a logical decoding plugin
+# other than that of publications.
 _FACTS = text("""
-SELECT c.relkind = 'r' AND NOT c.relrowsecurity
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid) AS alone,
-       NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid
-                   AND (NOT g.tgisinternal OR g.tgconstraint <> 0)) AS plain,
-       ARRAY(SELECT k.conname::text FROM pg_catalog.pg_constraint k
-             WHERE k.conrelid = c.oid AND k.contype = 'c') AS checks,
-       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
-             WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum) AS columns,
-       ARRAY(SELECT t.typname::text FROM pg_catalog.pg_attribute a
-             LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-                                           AND t.typnamespace = 'pg_catalog'::regnamespace
-             WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum) AS types,
-       ARRAY(SELECT (SELECT string_agg(a.attname, chr(31)) FROM pg_catalog.pg_attribute a
-                     WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
-             FROM pg_catalog.pg_index i
-             WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
-               AND i.indpred IS NULL AND i.indexprs IS NULL) AS keys,
-       ARRAY(SELECT (SELECT string_agg(a.attname, chr(31) ORDER BY k.place)
+SELECT json_build_object(
+'oid', c.oid::bigint,
+'kind', c.relkind,
+'instead', EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgtype & 64 = 64),
+'secured', row_security_active(c.oid),
+'inherited', EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid),
+'rewritten', EXISTS (SELECT FROM pg_catalog.pg_trigger g  -- BEFORE … FOR EACH ROW
+                     WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 3),
+'only_keys_refuse', NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid
+                                AND (NOT g.tgisinternal OR g.tgconstraint <> 0))
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid
+                    AND (i.indisexclusion OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL))
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+                    WHERE a.attrelid = c.oid AND a.attnum > 0
+                      AND (t.typtype = 'd' OR a.attgenerated <> '')),
+'checks', (SELECT json_agg(k.conname) FROM pg_catalog.pg_constraint k
+           WHERE k.conrelid = c.oid AND k.contype = 'c'),
+'columns', (SELECT json_agg(json_build_object(
+    'name', a.attname,
+    'type', (SELECT t.typname FROM pg_catalog.pg_type t
+             WHERE t.oid = a.atttypid AND t.typnamespace = 'pg_catalog'::regnamespace),
+    'definition', (
+        -- A domain's base type: its CHECK is for the table to refuse, whose error then names the row.
+        WITH RECURSIVE base (depth, oid, typmod) AS (
+            SELECT 0, a.atttypid, a.atttypmod
+            UNION ALL
+            SELECT depth + 1, coalesce(nullif(t.typbasetype, 0), (
+                       SELECT b.typarray FROM pg_catalog.pg_type e
+                       JOIN pg_catalog.pg_type b ON b.oid = e.typbasetype
+                       WHERE e.oid = t.typelem AND e.typtype = 'd' AND t.typlen = -1)),
+                   CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE -1 END
+            FROM base JOIN pg_catalog.pg_type t USING (oid)
+        )
+        SELECT format_type(oid, typmod) FROM base WHERE oid IS NOT NULL ORDER BY depth DESC LIMIT 1)
+        || coalesce((SELECT format(' COLLATE %I.%I', n.nspname, o.collname) FROM pg_catalog.pg_collation o
+                     JOIN pg_catalog.pg_namespace n ON n.oid = o.collnamespace
+                     WHERE o.oid = a.attcollation AND o.collname <> 'default'), ''),
+    'domain', (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_type t
+               LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typlen = -1
+               WHERE t.oid = a.atttypid AND 'd' IN (t.typtype, e.typtype)),
+    'not_null', a.attnotnull,
+    'refuses', CASE WHEN a.attgenerated <> '' THEN 'generated' WHEN a.attidentity = 'a' THEN 'identity' END,
+    'sequence', coalesce(pg_get_serial_sequence(CAST(:name AS text), a.attname), (
+        SELECT s.oid::regclass::text FROM pg_catalog.pg_attrdef f
+        JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = f.oid
+             AND d.refclassid = 'pg_catalog.pg_class'::regclass
+        JOIN pg_catalog.pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
+        WHERE f.adrelid = c.oid AND f.adnum = a.attnum LIMIT 1)),
+    'granted', array_remove(ARRAY[
+        CASE WHEN has_column_privilege(c.oid, a.attnum, 'INSERT') THEN 'INSERT' END,
+        CASE WHEN has_column_privilege(c.oid, a.attnum, 'SELECT') THEN 'SELECT' END,
+        CASE WHEN has_column_privilege(c.oid, a.attnum, 'UPDATE') THEN 'UPDATE' END], NULL)
+    ) ORDER BY a.attnum)
+    FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+'keys', (SELECT json_agg(json_build_object('immediate', i.indimmediate, 'columns', (
+                    SELECT json_agg(a.attname) FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))))
+         FROM pg_catalog.pg_index i
+         WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
+           AND i.indpred IS NULL AND i.indexprs IS NULL),
+'orders', (SELECT json_agg((SELECT json_agg(a.attname ORDER BY k.place)
                      FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k (attnum, place)
                      JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum)
-             FROM pg_catalog.pg_index i
-             JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
-             JOIN pg_catalog.pg_am m ON m.oid = x.relam
-             WHERE i.indrelid = c.oid AND m.amname = 'btree' AND i.indexprs IS NULL
-                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_index o
-                                   JOIN pg_catalog.pg_class y ON y.oid = o.indexrelid
-                                   JOIN pg_catalog.pg_am b ON b.oid = y.relam
-                                   WHERE o.indrelid = c.oid AND b.amname = 'brin')
-             ORDER BY i.indexrelid) AS orders,
-       (SELECT ARRAY[a.attname, t.typname, q.seqrelid::regclass::text, q.seqmax::text,
-                     s.relowner::regrole::text]::text[]
+                           ORDER BY i.indexrelid)
+           FROM pg_catalog.pg_index i
+           JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+           JOIN pg_catalog.pg_am m ON m.oid = x.relam
+           WHERE i.indrelid = c.oid AND m.amname = 'btree' AND i.indexprs IS NULL
+                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_index o
+                                 JOIN pg_catalog.pg_class y ON y.oid = o.indexrelid
+                                 JOIN pg_catalog.pg_am b ON b.oid = y.relam
+                                 WHERE o.indrelid = c.oid AND b.amname = 'brin')),
+'counter', (SELECT json_build_object('column', a.attname, 'type', t.typname,
+                     'sequence', q.seqrelid::regclass::text, 'highest', q.seqmax,
+                     'owner', s.relowner::regrole::text)
         FROM pg_catalog.pg_attribute a
         JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
         JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
@@ -55,28 +102,52 @@ SELECT c.relkind = 'r' AND NOT c.relrowsecurity
         JOIN pg_catalog.pg_sequence q ON q.seqrelid = d.objid
         JOIN pg_catalog.pg_class s ON s.oid = q.seqrelid
         WHERE a.attrelid = c.oid AND a.attidentity <> '' AND q.seqincrement = 1 AND NOT q.seqcycle
-        LIMIT 1) AS counter,
-       pg_relation_size(c.oid) / current_setting('block_size')::bigint
-           * coalesce(nullif(greatest(c.reltuples, 0) / nullif(c.relpages, 0), 0), 60)::float8 AS rows,
-       current_setting('transaction_isolation') = 'read committed' AS fresh,
-       c.relkind = 'r' AND NOT c.relispartition
-           AND pg_has_role(c.relowner, 'USAGE')
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE c.oid IN (h.inhrelid, h.inhparent))
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger e WHERE e.evtenabled <> 'D')
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_tables p
-                           WHERE (p.schemaname, p.tablename) = (n.nspname, c.relname))
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots r
-                           WHERE r.database = current_database() AND r.plugin <> 'pgoutput')
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension x WHERE x.extname IN ('citus', 'timescaledb'))
-           AS exact,
-       NOT EXISTS (SELECT FROM pg_catalog.pg_constraint f
-                   WHERE f.contype = 'f' AND f.confrelid = c.oid)
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
-                           WHERE g.tgrelid = c.oid AND g.tgtype & 32 = 32)
-           AND has_table_privilege(c.oid, 'TRUNCATE') AS truncatable
+        LIMIT 1),
+'deferred', (SELECT json_agg(format('%I.%I', n.nspname, k.conname)) FROM pg_catalog.pg_constraint k
+             JOIN pg_catalog.pg_namespace n ON n.oid = k.connamespace
+             WHERE k.conrelid = c.oid AND k.condeferred),
+'deferrable', EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgdeferrable),
+'rows', CASE WHEN c.relkind IN ('r', 'm') THEN
+            pg_relation_size(c.oid) / current_setting('block_size')::bigint
+            * coalesce(nullif(greatest(c.reltuples, 0) / nullif(c.relpages, 0), 0), 60)::float8 ELSE 0 END,
+'read_committed', current_setting('transaction_isolation') = 'read committed',
+'selectable', has_table_privilege(c.oid, 'SELECT'),
+'may_lock', CASE WHEN has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE') THEN 'SHARE ROW EXCLUSIVE'
+                WHEN has_table_privilege(c.oid, 'INSERT') THEN 'ROW EXCLUSIVE' END,
+'truncatable', NOT EXISTS (SELECT FROM pg_catalog.pg_constraint f
+                           WHERE f.contype = 'f' AND f.confrelid = c.oid)
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgtype & 32 = 32)
+    AND has_table_privilege(c.oid, 'TRUNCATE'),
+'rebuildable', c.relkind = 'r' AND NOT c.relispartition
+    AND pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(c.relnamespace, 'CREATE')
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE c.oid IN (h.inhrelid, h.inhparent))
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger e WHERE e.evtenabled <> 'D')
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_tables p
+                    WHERE (p.schemaname, p.tablename) = (n.nspname, c.relname))
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots r
+                    WHERE r.database = current_database() AND r.plugin <> 'pgoutput')
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension x WHERE x.extname IN ('citus', 'timescaledb')),
+'temporary', has_database_privilege(current_database(), 'TEMPORARY'),
+'database', quote_ident(current_database()),
+'role', quote_ident(current_user)
+)::text
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = to_regclass(:name)
 """)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table, as the server has it."""
+
+    name: str
+    type: str | None = None  # where it is one of PostgreSQL's own
+    definition: str = "text"  # the type in SQL with its collation; of a domain, its base type
+    domain: str | None = None  # the type in SQL, where it is a domain or an array of one
+    not_null: bool = False
+    refuses: str | None = None  # "generated" or "identity" (ALWAYS), where it takes no value
+    sequence: str | None = None  # that numbers it, its name in SQL
+    granted: frozenset[str] = frozenset({"INSERT", "SELECT", "UPDATE"})  # what the role may do
 
 
 @dataclass(frozen=True)
@@ -92,34 +163,63 @@ class Counter:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the server's catalogue says of a table."""
+    """What the server's catalogue says of a table, and what the role may do."""
 
-    rows: float  # an estimate, as the planner makes it
-    alone: bool  # a table of its own file, without row-level security
-    fresh: bool  # each statement of the transaction sees what was committed before it
-    exact: bool  # its indexes can be dropped and built again without a trace
-    truncatable: bool
-    plain: bool  # no trigger and no foreign key looks at its rows
-    checks: frozenset[str]  # the names of its check constraints
-    types: dict[str, str | None]  # of its columns, where they are PostgreSQL's own
-    keys: frozenset[frozenset[str]]  # each set of columns that is unique
-    orders: tuple[tuple[str, ...], ...]  # in which b-trees sort it, if the order of its file is for no index
-    counter: Counter | None
+    columns: Mapping[str, Column]
+    keys: Mapping[frozenset[str], bool]  # each set of columns that is unique; whether at once, not DEFERRABLE
+    oid: int = 0
+    kind: str = "r"  # pg_class.relkind
+    instead: bool = False  # a view with INSTEAD OF triggers, which takes no ON CONFLICT
+    secured: bool = False  # row security holds for the role
+    inherited: bool = False  # other tables inherit from it, or are its partitions
+    rewritten: bool = False  # a BEFORE trigger may replace values, before its other rules are checked
+    only_keys_refuse: bool = True  # but for NOT NULL and `checks`, unique keys alone can refuse a row
+    checks: frozenset[str] = frozenset()  # the names of its check constraints
+    orders: tuple[tuple[str, ...], ...] = ()  # in which b-trees sort it, if no index needs the file's order
+    counter: Counter | None = None
+    deferred: tuple[str, ...] = ()  # constraints that are INITIALLY DEFERRED, their names in SQL
+    deferrable: bool = False  # a constraint or trigger of it, or one that refers to it, can be deferred
+    rows: float = 0  # an estimate, as the planner makes it
+    read_committed: bool = True  # each statement of the transaction sees what was committed before it
+    selectable: bool = True  # the role may read all of it, with the system columns
+    may_lock: Mode | None = "SHARE ROW EXCLUSIVE"  # the strongest mode in which the role may LOCK it
+    truncatable: bool = True
+    rebuildable: bool = True  # its indexes can be dropped and built again, and nobody else sees that
+    temporary: bool = True  # the role may make temporary tables
+    database: str = "postgres"  # its name in SQL
+    role: str = "postgres"  # its name in SQL
 
 
 async def facts_of(connection: AsyncConnection, target: Target) -> Facts | None:
-    """Ask the catalogue; None where there is no such table, for the next statement to say so."""
-    found = (await connection.execute(_FACTS, {"name": target.named(connection)})).mappings().one_or_none()
-    if found is None:
-        return None
-    facts = dict(found)
-    facts["types"] = dict(zip(facts.pop("columns"), facts["types"], strict=True))
-    facts["keys"] = frozenset(frozenset(names.split(chr(31))) for names in facts["keys"])
-    facts["checks"] = frozenset(facts["checks"])
-    facts["orders"] = tuple(tuple(names.split(chr(31))) for names in facts["orders"])
-    if counter := facts["counter"]:
-        facts["counter"] = Counter(counter[0], counter[1], counter[2], int(counter[3]), counter[4])
-    return Facts(**facts)
+    """Ask the catalogue; None where there is no such table, or it is being dropped."""
+    found = await connection.scalar(_FACTS, {"name": target.named(connection)})
+    facts = json.loads(found) if found else {}
+    return None if facts.get("selectable") is None else _facts(facts)
+
+
+async def is_still(connection: AsyncConnection, table: str, facts: Facts) -> bool:
+    """Tell whether a table, by its name in SQL, is the one that the facts are about."""
+    oid = await connection.scalar(text("SELECT CAST(to_regclass(:name) AS oid)"), {"name": table})
+    return bool(oid == facts.oid)
+
+
+def _facts(found: dict[str, Any]) -> Facts:
+    columns = (Column(**{**column, "granted": frozenset(column["granted"])}) for column in found["columns"])
+    keys: dict[frozenset[str], bool] = {}
+    for key in found["keys"] or ():
+        names = frozenset(key["columns"])
+        keys[names] = keys.get(names, False) or key["immediate"]
+    return Facts(
+        **{
+            **found,
+            "columns": {column.name: column for column in columns},
+            "keys": keys,
+            "checks": frozenset(found["checks"] or ()),
+            "orders": tuple(tuple(names) for names in found["orders"] or ()),
+            "counter": Counter(**found["counter"]) if found["counter"] else None,
+            "deferred": tuple(found["deferred"] or ()),
+        }
+    )
 
 
 _LABELS = text("""

@@ -10,12 +10,10 @@ import pyarrow.compute as pc
 from sqlalchemy import ColumnClause, TableClause, and_, column, func, insert, or_, select, table, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.encode import POSITION
 from citykit.load.catalogue import Counter
 from citykit.load.merge import Merge, OnConflict, refuse_duplicates
 from citykit.load.staging import Target, staging_of
 
-_PLACE = "citykit_place"  # of the row to update, in the table's file
 KEYS_BYTES = 64 * 2**20  # of keys that are kept to compare them: some 2,000,000 of the names of cities
 _MEMORY = "128MB"  # for the join's hash table; the server's default of 4 MB would send it to the disk
 
@@ -69,7 +67,7 @@ class Join:
         self.staged = staged
         self.inserted = self.updated = 0
         self.memory = ""  # what the transaction had for a join before
-        columns = (*self.target.columns, _PLACE)
+        columns = (*self.target.columns, self.target.place)
         self.changes = table(f"citykit_changes_{self.target.suffix}", *map(_named, columns), schema="pg_temp")
 
     async def find(self) -> int:
@@ -92,7 +90,7 @@ class Join:
         if repeated or not written:
             first = self.merge.first_or_last().subquery("staged")
             await self._write(first if repeated else self.merge.staging)
-        place = self.changes.c[_PLACE]
+        place = self.changes.c[self.target.place]
         counts = select(func.count().filter(place.is_(None)), func.count().filter(place.is_not(None)))
         self.inserted, self.updated = (await self.connection.execute(counts)).one()
         if self.on_conflict == "error" and self.inserted != self.staged:
@@ -115,7 +113,9 @@ class Join:
         new = stored.c["ctid"].is_(None)
         wanted = new if self.on_conflict != "update" else or_(new, self.merge.differs(source.c, stored.c))
         rows = (
-            select(*(source.c[name] for name in self.target.columns), stored.c["ctid"].label(_PLACE))
+            select(
+                *(source.c[name] for name in self.target.columns), stored.c["ctid"].label(self.target.place)
+            )
             .select_from(source.outerjoin(stored, and_(*same)))
             .where(wanted)
         )
@@ -126,14 +126,14 @@ class Join:
     async def apply(self) -> None:
         """Write the changes into the table, page by page."""
         columns = self.target.columns
-        place = self.changes.c[_PLACE]
+        place = self.changes.c[self.target.place]
         # Also for no rows: the server refuses the UPDATE or not (SQLSTATE 55000), as it does for few.
         if self.on_conflict == "update" and self.target.values:
             stored = self._stored
             ordered = select(self.changes).where(place.is_not(None)).order_by(place).subquery()
             values = {name: ordered.c[name] for name in self.target.values}
             await self.connection.execute(
-                update(stored).values(values).where(stored.c["ctid"] == ordered.c[_PLACE])
+                update(stored).values(values).where(stored.c["ctid"] == ordered.c[self.target.place])
             )
         if self.inserted:
             new = select(*(self.changes.c[name] for name in columns)).where(place.is_(None))
@@ -154,7 +154,7 @@ async def unload(connection: AsyncConnection, target: Target, counter: Counter |
     quote = connection.dialect.identifier_preparer.quote
     order = quote(counter.column) if counter else "ctid"
     columns, name = ", ".join(map(quote, target.columns)), target.named(connection)
-    rows = f"SELECT row_number() OVER (ORDER BY {order}) - 1 AS {POSITION}, {columns} FROM {name}"  # noqa: S608
+    rows = f"SELECT row_number() OVER (ORDER BY {order}) - 1 AS {target.position}, {columns} FROM {name}"  # noqa: S608
     await connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {target.staging} ON COMMIT DROP AS {rows}")
     await connection.exec_driver_sql(f"TRUNCATE {name}")
     return await connection.scalar(select(func.count()).select_from(staging_of(target))) or 0

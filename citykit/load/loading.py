@@ -9,16 +9,16 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 from sqlalchemy import FromClause
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.database import Bind, in_transaction, lock_bound
 from citykit.encode import key_of, rules_of, table_of
 from citykit.load.catalogue import with_labels
+from citykit.load.execute import SERVER_ERRORS, Load, Outcome, PlanName
 from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
-from citykit.load.plan import Load, Outcome, Plan
-from citykit.load.refusals import without_identity
+from citykit.load.plan import Limits
+from citykit.load.refusals import used_up, without_identity
 from citykit.load.source import Rows, Source
 from citykit.pgtypes import ENUM
 from citykit.runtime import Progress, reporting, says_await
@@ -49,7 +49,7 @@ class LoadReport:
     skipped: int
     rejects: pd.DataFrame = field(repr=False, compare=False)
     seconds: float = field(compare=False)
-    plan: Plan = field(default="copy", compare=False)
+    plan: PlanName = field(default="copy", compare=False)
 
     def _counts(self) -> dict[str, int]:
         counts = {"inserted": self.inserted, "updated": self.updated, "skipped": self.skipped}
@@ -132,6 +132,23 @@ async def load_frame(
     >>> report.inserted
     2
     """
+    return await load_rows(
+        bind, source, table, key=key, on_conflict=on_conflict, on_invalid=on_invalid, progress=progress
+    )
+
+
+async def load_rows(
+    bind: Bind,
+    source: Source,
+    table: type[Any] | FromClause,
+    *,
+    key: Sequence[str] | str | None,
+    on_conflict: OnConflict,
+    on_invalid: OnInvalid,
+    progress: Progress = None,
+    limits: Limits = Limits(),  # noqa: B008  a frozen value
+) -> LoadReport:
+    """Do what `load_frame` does, with other numbers of rows at which the plan changes."""
     _check_choice("on_conflict", on_conflict, OnConflict)
     _check_choice("on_invalid", on_invalid, OnInvalid)
     started = time.perf_counter()
@@ -141,7 +158,7 @@ async def load_frame(
     enums = any(rule.type is ENUM for rule in rows.rules)
     if not enums:
         await rows.check()
-    begun = False
+    begun, callers = False, not isinstance(bind, AsyncEngine)
 
     async def work(connection: AsyncConnection) -> Outcome:
         nonlocal begun
@@ -153,12 +170,15 @@ async def load_frame(
                     rows.rules = await with_labels(connection, into, rows.rules)
                     await rows.check()
                 with reporting(progress, rows.total, "loading") as report:
-                    outcome = await Load(rows, into, columns, on_conflict, connection, report).run()
-                if not isinstance(bind, AsyncEngine):  # whose transaction may have made the table
+                    outcome = await Load(
+                        rows, into, columns, on_conflict, connection, report, callers, limits
+                    ).run()
+                if callers:  # whose transaction may have made the table
                     await settle_numbers(connection, name)
-        except DBAPIError as exc:
-            if error := await without_identity(connection, name, exc):
-                raise error from exc
+        except SERVER_ERRORS as exc:
+            for explain in (without_identity, used_up):
+                if error := await explain(connection, name, exc):
+                    raise error from exc
             raise
         return outcome
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import (
     Select,
     TableClause,
     Text,
-    Update,
     and_,
     case,
     cast,
+    exists,
     func,
     literal_column,
     null,
@@ -23,11 +23,8 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import Insert, distinct_on, insert
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database import Condition, sqlstate
-from citykit.encode import POSITION
 from citykit.errors import DuplicateKeyError
 from citykit.load.staging import Target, staging_of
 
@@ -44,19 +41,28 @@ class Merge:
 
     connection: AsyncConnection
     target: Target
-    staging: TableClause = field(init=False)
+    arbiter: bool = True  # ON CONFLICT takes its key
+    system_columns: bool = True  # xmax and ctid can be read
+    staging: Any = None  # the temporary table, or some of its rows
     table: TableClause = field(init=False)
 
     def __post_init__(self) -> None:
-        self.staging, self.table = staging_of(self.target), self.target.clause
+        self.table = self.target.clause
+        if self.staging is None:
+            self.staging = staging_of(self.target)
+
+    def only(self, first: int, last: int) -> Merge:
+        """Return the same of the staged rows between two positions."""
+        position = self.staging.c[self.target.position]
+        some = select(self.staging).where(position.between(first, last)).subquery("some")
+        return replace(self, staging=some)
 
     async def run(self, on_conflict: OnConflict, staged: int) -> tuple[int, int]:
         """Return how many rows were inserted and how many updated."""
         if on_conflict == "error":
             return (await self.connection.execute(self._insert_all())).rowcount, 0
         if on_conflict == "skip":
-            statement = self._insert().on_conflict_do_nothing(index_elements=self.target.key)
-            return (await self.connection.execute(statement)).rowcount, 0
+            return (await self.connection.execute(self._insert_new())).rowcount, 0
         return await self._upsert(staged)
 
     async def conflicts(self) -> list[tuple[Any, ...]]:
@@ -68,7 +74,7 @@ class Merge:
             .where(*(column.is_not(None) for column in self._key))
             .group_by(*self._key)
             .having(or_(func.count() > 1, func.count(self.table.c[self.target.key[0]]) > 0))
-            .order_by(func.min(self.staging.c[POSITION]))
+            .order_by(func.min(self.staging.c[self.target.position]))
         )
         return [tuple(row) for row in await self.connection.execute(statement)]
 
@@ -87,7 +93,7 @@ class Merge:
             return self._key
         # A NULL in a key equals no other NULL: such a row is one of its own.
         lacking = or_(*(column.is_(None) for column in self._key))
-        return [*self._key, case((lacking, self.staging.c[POSITION]), else_=null())]
+        return [*self._key, case((lacking, self.staging.c[self.target.position]), else_=null())]
 
     def keys(self) -> Select[Any]:
         """SELECT each staged key once."""
@@ -95,7 +101,7 @@ class Merge:
 
     def first_or_last(self, *, last: bool = False, only_repeated: bool = False) -> Select[Any]:
         """SELECT one staged row of each key, the earliest or the latest, in the order of the keys."""
-        position = self.staging.c[POSITION]
+        position = self.staging.c[self.target.position]
         order = position.desc() if last else position
         rows = select(*self._columns).ext(distinct_on(*self._same)).order_by(*self._same, order)
         if only_repeated:
@@ -110,40 +116,53 @@ class Merge:
     def _insert(self, **which: bool) -> Insert:
         return insert(self.table).from_select(list(self.target.columns), self.first_or_last(**which))
 
+    def _insert_new(self) -> Insert:
+        """INSERT the first row of each key that the table does not have."""
+        if self.arbiter:
+            return self._insert().on_conflict_do_nothing(index_elements=self.target.key)
+        first = self.first_or_last().subquery("staged")
+        there = exists().where(*(self.table.c[name] == first.c[name] for name in self.target.key))
+        new = select(*(first.c[name] for name in self.target.columns)).where(~there)
+        return insert(self.table).from_select(list(self.target.columns), new)
+
     async def _upsert(self, staged: int) -> tuple[int, int]:
         """Merge the earliest row of each key, which the database counts; then what repeats them.
 
         Once the earliest are in, no other transaction can change these rows, so that what the repeats
         would have done one by one follows from the frame alone, and only the latest need be written.
         """
-        merged = self._or_update(self._insert()).returning(literal_column("xmax = 0").label("fresh")).cte()
-        fresh = merged.c["fresh"]
         distinct = select(func.count()).select_from(self.keys().subquery())
-        counts = select(
-            func.count().filter(fresh), func.count().filter(~fresh), distinct.scalar_subquery()
-        ).select_from(merged)
-        try:
-            async with self.connection.begin_nested():
-                inserted, updated, keys = (await self.connection.execute(counts)).one()
-        except DBAPIError as exc:
-            if sqlstate(exc) not in (Condition.FEATURE_NOT_SUPPORTED, Condition.UNDEFINED_COLUMN):
-                raise
-            # A partitioned table or a view has no xmax to tell: new rows first, then those that differ.
+        if self.arbiter and self.system_columns:
+            merged = (
+                self._or_update(self._insert()).returning(literal_column("xmax = 0").label("fresh")).cte()
+            )
+            fresh = merged.c["fresh"]
+            counts = select(
+                func.count().filter(fresh), func.count().filter(~fresh), distinct.scalar_subquery()
+            ).select_from(merged)
+            inserted, updated, keys = (await self.connection.execute(counts)).one()
+        else:
             keys = await self.connection.scalar(distinct) or 0
-            do_nothing = self._insert().on_conflict_do_nothing(index_elements=self.target.key)
-            inserted = (await self.connection.execute(do_nothing)).rowcount
-            updated = (await self.connection.execute(self._update_different())).rowcount
+            inserted = (await self.connection.execute(self._insert_new())).rowcount
+            updated = await self._update_different(self.first_or_last())
         if keys == staged:
             return inserted, updated
         changed = (await self.connection.execute(self.changes_of_repeats())).scalar_one()
-        await self.connection.execute(self._or_update(self._insert(last=True, only_repeated=True)))
+        if self.arbiter:
+            await self.connection.execute(self._or_update(self._insert(last=True, only_repeated=True)))
+        else:
+            await self._update_different(self.first_or_last(last=True, only_repeated=True))
         return inserted, updated + changed
 
-    def _update_different(self) -> Update:
-        first = self.first_or_last().subquery("staged")
-        same = [first.c[name] == self.table.c[name] for name in self.target.key]
-        values = {name: first.c[name] for name in self.target.values}
-        return update(self.table).values(values).where(*same, self.differs(self.table.c, first.c))
+    async def _update_different(self, rows: Select[Any]) -> int:
+        """UPDATE the stored rows that differ from these staged ones; return how many they are."""
+        if not self.target.values:
+            return 0
+        given = rows.subquery("staged")
+        same = [given.c[name] == self.table.c[name] for name in self.target.key]
+        values = {name: given.c[name] for name in self.target.values}
+        statement = update(self.table).values(values).where(*same, self.differs(self.table.c, given.c))
+        return (await self.connection.execute(statement)).rowcount
 
     def _or_update(self, statement: Insert) -> Insert:
         if not self.target.values:
@@ -165,7 +184,7 @@ class Merge:
 
     def changes_of_repeats(self) -> Select[Any]:
         """Count the rows after the first of their key that differ from the one before."""
-        position = self.staging.c[POSITION]
+        position = self.staging.c[self.target.position]
         over: dict[str, Any] = {"partition_by": self._same, "order_by": position}
         before = {name: func.lag(self.staging.c[name]).over(**over) for name in self.target.values}
         repeats = func.row_number().over(**over) > 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -82,8 +82,8 @@ async def numbered(
     alone = f"ALTER SEQUENCE {counter.sequence} OWNER TO {counter.owner}"
     if not await locked_by(connection, alone, SEQUENCE_MILLISECONDS):
         return AS_THEY_COME
-    state = text(f"SELECT last_value + CASE WHEN is_called THEN 1 ELSE 0 END FROM {counter.sequence}")  # noqa: S608
-    first = int(await connection.scalar(state))
+    state = f"SELECT last_value + CASE WHEN is_called THEN 1 ELSE 0 END FROM {counter.sequence}"  # noqa: S608
+    first = int((await connection.exec_driver_sql(state)).scalar_one())
     return Arrangement(by, counter, first) if first + rows <= counter.highest else AS_THEY_COME
 
 
@@ -95,6 +95,37 @@ async def go_on(connection: AsyncConnection, arrangement: Arrangement, rows: int
 
 
 _SET_LAST = text("SELECT setval(CAST(CAST(:sequence AS text) AS regclass), :last)")
+
+
+@dataclass
+class Highest:
+    """The highest value given to each column that a sequence numbers."""
+
+    sequences: Mapping[str, str]  # by column, their names in SQL
+    values: dict[str, int] = field(default_factory=dict)
+
+    async def noted(self, batches: AsyncIterator[pa.Table]) -> AsyncIterator[pa.Table]:
+        """Yield the batches, and remember."""
+        async for rows in batches:
+            for name in self.sequences:
+                highest = pc.max(rows[name]).as_py() if pa.types.is_integer(rows[name].type) else None
+                if highest is not None:
+                    self.values[name] = max(highest, self.values.get(name, highest))
+            yield rows
+
+    async def settle(self, connection: AsyncConnection) -> None:
+        """Let each sequence go on after that value, where the role may set it."""
+        for name, highest in self.values.items():
+            await connection.execute(_GO_PAST, {"sequence": self.sequences[name], "highest": highest})
+
+
+_GO_PAST = text("""
+SELECT setval(q.seqrelid::regclass, CAST(:highest AS bigint)) FROM pg_catalog.pg_sequence q
+WHERE q.seqrelid = CAST(CAST(:sequence AS text) AS regclass) AND q.seqincrement > 0
+  AND has_sequence_privilege(q.seqrelid, 'UPDATE') AND has_sequence_privilege(q.seqrelid, 'USAGE, SELECT')
+  AND CAST(:highest AS bigint) <= q.seqmax
+  AND CAST(:highest AS bigint) > coalesce(pg_sequence_last_value(q.seqrelid), q.seqstart - 1)
+""")
 
 
 async def settle_numbers(connection: AsyncConnection, table: str) -> None:

@@ -1,291 +1,188 @@
-"""Which way rows go into a table, by what the catalogue says of it, and the way itself."""
+"""Which plan a load follows: a choice from facts that were read before. No I/O, no database.
+
+Each plan does what "merge" would do, only faster. Where the server refuses a row, or a lock, the plan is
+undone and ruled out, and the next one of `PLANS` is chosen. The last is "merge", which also finds out which
+rows are refused and why; so the result of a load does not depend on the number of its rows.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias, TypeVar
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
-import asyncpg
-import pyarrow as pa
-from sqlalchemy import JSON, Table, exists, select, text
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from citykit.load.catalogue import Facts, Mode
+from citykit.load.merge import OnConflict
 
-from citykit.database import Condition, lock, sqlstate
-from citykit.encode import POSITION, refuse, types_in_binary
-from citykit.errors import CitykitError
-from citykit.load.catalogue import Facts, facts_of
-from citykit.load.indexes import build_indexes, drop_indexes
-from citykit.load.join import Join, Keys, unload
-from citykit.load.merge import Merge, OnConflict, refuse_duplicates
-from citykit.load.order import AS_THEY_COME, Arrangement, dearest, go_on, numbered
-from citykit.load.refusals import REFUSALS, find_violations, violated_by
-from citykit.load.source import Rows
-from citykit.load.staging import Report, Target, copy, stage
+Plan: TypeAlias = Literal["fill", "copy and rebuild", "copy", "join", "merge"]
+PLANS: tuple[Plan, ...] = (
+    "fill",  # an empty table: drop its indexes, TRUNCATE, COPY, build the indexes
+    "copy and rebuild",  # the same beside the rows that are there
+    "copy",  # COPY into the table as it is
+    "join",  # COPY into a temporary table, one join finds what changes, then UPDATE and INSERT
+    "merge",  # COPY into a temporary table, then INSERT … ON CONFLICT in the order of the keys
+)
+EXCLUSIVE: frozenset[Plan] = frozenset({"fill", "copy and rebuild"})  # need ACCESS EXCLUSIVE
+STAGED: frozenset[Plan] = frozenset({"join", "merge"})  # begin from the temporary table
 
-Plan: TypeAlias = Literal["copy", "copy and rebuild", "merge", "join", "join and rebuild"]
-Outcome: TypeAlias = tuple[int, int, Plan]  # rows inserted, rows updated, and how
-REFUSED = (DBAPIError, asyncpg.PostgresError)
-T = TypeVar("T")
-
-FEW_ROWS = 20_000  # below, nothing is asked of the catalogue, and nobody is kept out of the table
+FEW_ROWS = 20_000  # below, a load lets others write to the table meanwhile
 REBUILD_SHARE = 0.25  # of a table's rows: to write so many takes longer than to build its indexes again
-LOCK_MILLISECONDS = 2_000  # that a large load waits for other writers before it goes in beside them
-STREAM_ROWS = 2**40  # at most, of what has no length
-REFUSED_ROUNDS = 20  # of finding rows that only the server refuses, before it gives up
 
 
-@dataclass
-class Load:
-    """One load: its rows and where they go."""
+@dataclass(frozen=True)
+class Limits:
+    """Numbers of rows at which another plan is the faster one."""
 
-    rows: Rows
-    table: Table
+    few_rows: float = FEW_ROWS
+    rebuild_share: float = REBUILD_SHARE
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be loaded, as far as the choice depends on it."""
+
+    columns: tuple[str, ...]
     key: tuple[str, ...]
     on_conflict: OnConflict
-    connection: AsyncConnection
-    report: Report
-    target: Target = field(init=False)
-    by: list[str] = field(default_factory=list)  # columns by which each batch is sorted
+    rows: int | None  # None: a stream, of which only the end will tell
+    repeatable: bool = True  # the rows can be sent again
+    staged: bool = False  # they are in the temporary table, and no longer in the source
+    callers: bool = False  # the transaction is the caller's
+    sortable: bool = True  # Arrow sorts the keys as the server does
+    checked: frozenset[str] = frozenset()  # names of check constraints that no typed row violates
+    not_null: frozenset[str] = frozenset()  # columns that have a value in each typed row
 
-    async def run(self) -> Outcome:
-        """Load the rows by the plan that suits them and the table."""
-        async with aclosing(self.rows.batches()) as batches:
-            first = await anext(batches, None)
-            self.rows.refuse()
-            if first is None:
-                return 0, 0, "copy"
-            self.target = _target(self.table, self.key, first)
-            source = _chain(first, batches)
-            if self.rows.can_repeat and self.rows.valid < FEW_ROWS:
-                return await self._few(source)
-            facts = await facts_of(self.connection, self.target)
-            # Without the constraint, only the statement of the few would say that it is missing.
-            if facts is None or not (facts.alone and facts.fresh and frozenset(self.key) in facts.keys):
-                return await self._few(source)
-            types = types_in_binary(self.target.columns, self.rows.rules, facts.types)
-            self.target = replace(self.target, types=types)
-            self.by = await asyncio.to_thread(dearest, first, facts.orders)
-            return await self._many(facts, source)
-
-    async def _few(self, source: AsyncIterator[pa.Table]) -> Outcome:
-        """Load beside other writers of the table, in the order of the keys."""
-        # Held to the end, so that a reset that waits for it meanwhile cannot come in between.
-        await self._execute(f"LOCK TABLE {self.target.named(self.connection)} IN ROW EXCLUSIVE MODE")
-        few = self.rows.can_repeat and self.rows.valid < FEW_ROWS
-        if self.on_conflict == "error" and few and self._compares_alike():
-            copied = await self._tried(lambda: self._copy(_sorted(source, self.key)))
-            if copied is not None:
-                return copied, 0, "copy"
-            source = self.rows.batches()
-        return await self._staged(source, self._merge)
-
-    async def _many(self, facts: Facts, source: AsyncIterator[pa.Table]) -> Outcome:
-        """Keep other writers out if they let us, and readers too where that pays."""
-        if not await lock(
-            self.connection, self.target.named(self.connection), "SHARE ROW EXCLUSIVE", LOCK_MILLISECONDS
-        ):
-            return await self._few(source)
-        if await self._may_fill(facts):
-            filled = await self._tried(lambda: self._fill(facts, source))
-            if filled is not None:
-                return filled
-            source = self.rows.batches()
-        elif self.on_conflict == "error" and self.rows.can_repeat:
-            rebuild = await self._may_rebuild(facts, self.rows.valid)
-            copied = await self._tried(lambda: self._copy_beside(facts, source, rebuild=rebuild))
-            if copied is not None:
-                return copied, 0, "copy and rebuild" if rebuild else "copy"
-            source = self.rows.batches()
-
-        keys = Keys(self.key)
-
-        async def way(staged: int) -> Outcome:
-            return await (self._merge(staged) if staged < FEW_ROWS else self._join(facts, staged, keys))
-
-        return await self._staged(_noted(source, keys) if self._compares_alike() else source, way)
-
-    async def _may_fill(self, facts: Facts) -> bool:
-        """Tell whether the table is empty and, from now on, ours alone."""
-        owners = (self.table, *self.table.columns)
-        checked = {c.name for owner in owners for c in owner.constraints if c.info.get("checked")}
-        # What only the server can refuse can only be explained with rows that can be sent again.
-        explained = self.rows.can_repeat or (facts.plain and facts.checks <= checked)
-        if not (facts.exact and facts.truncatable and explained):
-            return False
-        stored = select(exists(select(text("1")).select_from(self.target.clause)))
-        if await self.connection.scalar(stored):
-            return False
-        return await lock(self.connection, self.target.named(self.connection), "ACCESS EXCLUSIVE", 0)
-
-    async def _may_rebuild(self, facts: Facts, written: int) -> bool:
-        """Tell whether so many rows are worth a rebuild that nobody has to wait for before it begins."""
-        worth = written >= max(FEW_ROWS, REBUILD_SHARE * (facts.rows + written))
-        return (
-            facts.exact
-            and worth
-            and await lock(self.connection, self.target.named(self.connection), "ACCESS EXCLUSIVE", 0)
-        )
-
-    async def _tried(self, way: Callable[[], Awaitable[T]]) -> T | None:
-        """Go one way; None where the server refused the rows, which another way is to explain."""
-        try:
-            async with self.connection.begin_nested():
-                return await way()
-        except REFUSED as exc:
-            code = sqlstate(exc) or ""
-            if self.rows.can_repeat and (
-                code.startswith(REFUSALS) or code == Condition.FEATURE_NOT_SUPPORTED
-            ):
-                return None
-            if code == Condition.UNIQUE_VIOLATION:
-                raise await self._duplicates(exc, staged=False) from exc
-            raise
-
-    async def _copy(self, source: AsyncIterator[pa.Table], arranged: Arrangement = AS_THEY_COME) -> int:
-        into = arranged.into(self.target)
-        return await copy(self.connection, into.clause, into.types, source, self.report, arranged.of)
-
-    async def _numbered(self, facts: Facts) -> Arrangement:
-        most = self.rows.valid if self.rows.can_repeat else STREAM_ROWS
-        return await numbered(self.connection, self.target, facts, self.by, most)
-
-    async def _copy_beside(self, facts: Facts, source: AsyncIterator[pa.Table], *, rebuild: bool) -> int:
-        if not rebuild:
-            return await self._copy(source)
-        indexes = await drop_indexes(self.connection, self.target)
-        arranged = await self._numbered(facts)
-        copied = await self._copy(source, arranged)
-        await build_indexes(self.connection, self.target, indexes)
-        await go_on(self.connection, arranged, self.rows.valid)
-        return copied
-
-    async def _fill(self, facts: Facts, source: AsyncIterator[pa.Table]) -> Outcome:
-        """Copy straight into the empty table; where keys repeat, sort that out afterwards."""
-        indexes = await drop_indexes(self.connection, self.target)
-        # A file of its own: what this transaction has made need not go through the log (wal_level minimal).
-        await self._execute(f"TRUNCATE {self.target.named(self.connection)}")
-        arranged = await self._numbered(facts)
-        copied = await self._copy(source, arranged)
-        self.rows.refuse()
-        try:
-            async with self.connection.begin_nested():
-                await build_indexes(self.connection, self.target, indexes)
-                await go_on(self.connection, arranged, self.rows.valid)
-            return copied, 0, "copy and rebuild"
-        except DBAPIError as exc:
-            if sqlstate(exc) != Condition.UNIQUE_VIOLATION:
-                raise
-        staged = await unload(self.connection, self.target, arranged.counter)
-        join = Join(self._merging(), self.on_conflict, staged)
-        await join.find()
-        await join.apply()
-        await build_indexes(self.connection, self.target, indexes)
-        await join.drop()
-        await self._unstaged()
-        return join.inserted, join.updated, "join and rebuild"
-
-    async def _staged(
-        self, source: AsyncIterator[pa.Table], way: Callable[[int], Awaitable[Outcome]]
-    ) -> Outcome:
-        """Stage the rows and go on from there; rows that the server refuses are found and become rejects."""
-        staged = await stage(self.connection, self.target, source, self.report, Arrangement(self.by).of)
-        self.rows.refuse()
-        for _ in range(REFUSED_ROUNDS):
-            try:
-                async with self.connection.begin_nested():
-                    outcome = await way(staged)
-                await self._unstaged()
-                return outcome
-            except DBAPIError as exc:
-                if sqlstate(exc) == Condition.UNIQUE_VIOLATION:
-                    raise await self._duplicates(exc) from exc
-                if not (sqlstate(exc) or "").startswith(REFUSALS):
-                    raise
-                found = await find_violations(self.connection, self.target)
-                if not found:
-                    raise
-                self.rows.reject(found)
-                self.rows.refuse(exc)
-                staged -= await self._unstage({position for position, *_ in found})
-        raise refuse(self.rows.rejects, {})
-
-    def _merging(self) -> Merge:
-        return Merge(self.connection, self.target)
-
-    async def _merge(self, staged: int) -> Outcome:
-        return *(await self._merging().run(self.on_conflict, staged)), "merge"
-
-    async def _join(self, facts: Facts, staged: int, keys: Keys) -> Outcome:
-        join = Join(self._merging(), self.on_conflict, staged, keys)
-        changes = await join.find()
-        rebuild = await self._may_rebuild(facts, changes)
-        indexes = await drop_indexes(self.connection, self.target) if rebuild else []
-        await join.apply()
-        await build_indexes(self.connection, self.target, indexes)
-        await join.drop()
-        return join.inserted, join.updated, "join and rebuild" if rebuild else "join"
-
-    async def _duplicates(self, exc: BaseException, *, staged: bool = True) -> CitykitError:
-        """Return the error of rows that are not unique: by the key, another constraint or a number."""
-        name = self.target.named(self.connection)
-        violated = await violated_by(self.connection, name, exc)
-        if behind := violated.behind(name, self.target.columns, "nothing was loaded"):
-            return behind
-        by_key = violated.columns in (frozenset(self.key), frozenset())
-        keys = await self._merging().conflicts() if staged and by_key and self.on_conflict == "error" else []
-        return refuse_duplicates(keys, violated.said)
-
-    async def _unstaged(self) -> None:
-        """Leave nothing in the caller's transaction; where a load fails, its savepoint sees to that."""
-        await self._execute(f"DROP TABLE pg_temp.{self.target.staging}")
-
-    async def _unstage(self, positions: set[int]) -> int:
-        statement = text(f"DELETE FROM pg_temp.{self.target.staging} WHERE {POSITION} = ANY(:positions)")  # noqa: S608
-        return (await self.connection.execute(statement, {"positions": sorted(positions)})).rowcount
-
-    async def _execute(self, sql: str) -> None:
-        await self.connection.exec_driver_sql(sql)
-
-    def _compares_alike(self) -> bool:
-        alike = {rule.name: rule.compared_alike for rule in self.rows.rules}
-        return all(
-            alike[name] == "always"
-            or (
-                alike[name] == "in the C collation"
-                and getattr(self.table.c[name].type, "collation", None) == "C"
-            )
-            for name in self.key
-        )
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The columns that are not the key."""
+        return tuple(name for name in self.columns if name not in self.key)
 
 
-def _target(table: Table, key: tuple[str, ...], first: pa.Table) -> Target:
-    columns = tuple(name for name in first.column_names if name != POSITION)
-    nullable = any(column.nullable for column in table.columns if column.name in key)
-    types = {column.name: getattr(column.type, "item_type", column.type) for column in table.columns}
-    without_equality = (
-        n for n, type_ in types.items() if isinstance(type_, JSON) and not isinstance(type_, JSONB)
-    )
-    return Target(table, columns, key, nullable, frozenset(without_equality))
+@dataclass(frozen=True)
+class Lock:
+    """The lock with which a load begins."""
+
+    mode: Mode | None  # None: what each statement takes by itself
+    required: bool = False  # no plan is possible without it, so that the load waits for it as for any other
 
 
-async def _chain(first: pa.Table, rest: AsyncIterator[pa.Table]) -> AsyncIterator[pa.Table]:
-    yield first
-    async for batch in rest:
-        yield batch
+def first_lock(facts: Facts, wanted: Wanted, limits: Limits) -> Lock:
+    """Return the lock to ask for before the plan is chosen."""
+    if facts.may_lock == "SHARE ROW EXCLUSIVE":
+        if needs_lock(facts, wanted):
+            return Lock("SHARE ROW EXCLUSIVE", required=True)
+        plain = facts.kind == "r" and not facts.inherited and not facts.secured
+        if plain and facts.read_committed and _is_unique(facts, wanted) and _is_large(wanted, limits):
+            return Lock("SHARE ROW EXCLUSIVE")
+    return Lock("ROW EXCLUSIVE" if facts.may_lock else None)
 
 
-async def _noted(source: AsyncIterator[pa.Table], keys: Keys) -> AsyncIterator[pa.Table]:
-    async for batch in source:
-        await asyncio.to_thread(keys.note, batch)
-        yield batch
+def needs_lock(facts: Facts, wanted: Wanted) -> bool:
+    """Tell whether rows are found by their key without ON CONFLICT, which takes no DEFERRABLE constraint."""
+    return wanted.on_conflict != "error" and facts.keys.get(frozenset(wanted.key)) is False
 
 
-async def _sorted(source: AsyncIterator[pa.Table], key: tuple[str, ...]) -> AsyncIterator[pa.Table]:
-    """Bring (few) rows into the order of their keys, so that two loads at once do not deadlock."""
-    whole = pa.concat_tables([batch async for batch in source])
-    yield await asyncio.to_thread(whole.sort_by, [(name, "ascending") for name in key])
+def choose(
+    facts: Facts,
+    wanted: Wanted,
+    held: Mode | None,
+    ruled_out: Collection[Plan] = (),
+    limits: Limits = Limits(),
+    *,
+    empty: bool = False,
+) -> Plan | None:
+    """Return the first plan that is possible and worth it; None where no way is left.
+
+    Parameters
+    ----------
+    facts : Facts
+    wanted : Wanted
+    held : {"ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"}, optional
+        The lock that was granted.
+    ruled_out : collection of Plan
+        What was tried in vain: its lock was not granted, or the server refused a row.
+    limits : Limits
+    empty : bool
+        Whether the table has no row. Ask under the lock.
+    """
+    allowed = (plan for plan in _possible(facts, wanted, held, limits, empty=empty) if plan not in ruled_out)
+    return next(allowed, None)
+
+
+def _possible(
+    facts: Facts, wanted: Wanted, held: Mode | None, limits: Limits, *, empty: bool
+) -> Iterator[Plan]:
+    alone = held == "SHARE ROW EXCLUSIVE"  # no other session writes to the table
+    if not wanted.staged:
+        # A stream cannot be sent again, so nothing but a key may refuse its rows: those are moved from the
+        # table to the temporary table.
+        explained = wanted.repeatable or (facts.temporary and _only_keys_refuse(facts, wanted))
+        if alone and empty and facts.truncatable and may_rebuild(facts, wanted) and explained:
+            yield "fill"
+        copied = wanted.on_conflict == "error" and facts.kind in ("r", "p") and not facts.secured
+        if copied and wanted.repeatable:
+            worth = wanted.rows is not None and is_worth_a_rebuild(facts, wanted.rows, limits)
+            if alone and worth and may_rebuild(facts, wanted):
+                yield "copy and rebuild"
+            if alone or (wanted.sortable and not _is_large(wanted, limits)):
+                yield "copy"
+        if copied and not facts.temporary:
+            yield "copy"
+    if facts.temporary:
+        # A trigger BEFORE INSERT also sees the rows that ON CONFLICT turns into updates.
+        joined = facts.kind == "r" and facts.selectable and not facts.rewritten
+        if alone and joined and _is_large(wanted, limits):
+            yield "join"
+        yield "merge"
+
+
+def may_rebuild(facts: Facts, wanted: Wanted) -> bool:
+    """Tell whether indexes may be dropped: not under triggers that are pending in a caller's transaction."""
+    return facts.rebuildable and not (wanted.callers and facts.deferrable)
+
+
+def is_worth_a_rebuild(facts: Facts, written: int, limits: Limits) -> bool:
+    """Tell whether so many rows are written faster if the indexes are built again afterwards."""
+    return written >= max(limits.few_rows, limits.rebuild_share * (facts.rows + written))
+
+
+def _is_large(wanted: Wanted, limits: Limits) -> bool:
+    return wanted.rows is None or wanted.rows >= limits.few_rows
+
+
+def _is_unique(facts: Facts, wanted: Wanted) -> bool:
+    return frozenset(wanted.key) in facts.keys
+
+
+def _only_keys_refuse(facts: Facts, wanted: Wanted) -> bool:
+    not_null = {column.name for column in facts.columns.values() if column.not_null}
+    checked = facts.checks <= wanted.checked and not_null & set(wanted.columns) <= wanted.not_null
+    return facts.only_keys_refuse and checked
+
+
+def missing_grants(facts: Facts, wanted: Wanted, table: str) -> list[str]:
+    """Return the statements that give the role the rights without which no plan is possible.
+
+    Parameters
+    ----------
+    facts : Facts
+    wanted : Wanted
+    table : str
+        Its name in SQL.
+    """
+    needed = {"INSERT": wanted.columns}
+    if wanted.on_conflict != "error":
+        needed["SELECT"] = wanted.key if wanted.on_conflict == "skip" else wanted.columns
+    if wanted.on_conflict == "update" and wanted.values:
+        needed["UPDATE"] = wanted.values
+    lacking = [
+        right
+        for right, names in needed.items()
+        if any(name in facts.columns and right not in facts.columns[name].granted for name in names)
+    ]
+    if needs_lock(facts, wanted) and facts.may_lock != "SHARE ROW EXCLUSIVE" and "UPDATE" not in lacking:
+        lacking.append("UPDATE")
+    grants = [f"GRANT {', '.join(lacking)} ON {table} TO {facts.role}"] if lacking else []
+    if wanted.on_conflict != "error" and not facts.temporary:
+        grants.append(f"GRANT TEMPORARY ON DATABASE {facts.database} TO {facts.role}")
+    return grants

@@ -11,11 +11,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database import Condition, ConditionClass, server_message, sqlstate
-from citykit.encode import POSITION
 from citykit.errors import CitykitError
-from citykit.load.staging import Target, staging_of
+from citykit.load.catalogue import Facts
+from citykit.load.merge import Merge, OnConflict
 
 Violation: TypeAlias = tuple[int, str, Any, str]  # position, column, value, reason
+TRIED_ROWS = 1_000  # refused rows that are found one by one, before those are reported or left out
 
 # Each row of this is a rule of the table: what it is called, the columns that it is about, and a condition
 # that the rows breaking it fulfil. The conditions are made of the server's own texts and quoted names.
@@ -61,12 +62,58 @@ WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped
 """)
 
 
-async def find_violations(connection: AsyncConnection, target: Target) -> list[Violation]:
-    """Return the staged rows that break a rule of the table.
+# The classes of SQLSTATE by which a server refuses values: data, integrity, a trigger's exception, a view's
+# WITH CHECK OPTION.
+REFUSALS = (
+    ConditionClass.DATA_EXCEPTION,
+    ConditionClass.INTEGRITY_CONSTRAINT_VIOLATION,
+    ConditionClass.PLPGSQL_ERROR,
+    ConditionClass.WITH_CHECK_OPTION_VIOLATION,
+)
 
-    Constraints are asked for all their rows at once. What else refused (a trigger, a domain) is found by
-    halves: the one row that cannot be inserted.
+
+def refuses_rows(exc: BaseException, facts: Facts) -> bool:
+    """Tell whether the server refused values, which another row need not have."""
+    code = sqlstate(exc) or ""
+    if code == Condition.INSUFFICIENT_PRIVILEGE:
+        return facts.secured  # the policy's: what the role may not do at all was seen before
+    return code.startswith(REFUSALS) and code != Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED
+
+
+async def find_violations(
+    merge: Merge, on_conflict: OnConflict, facts: Facts, check: str | None
+) -> list[Violation]:
+    """Return the staged rows that the table refuses.
+
+    Constraints are asked for all their rows at once. What else refuses (a trigger, a domain, an exclusion
+    constraint, a policy) is found by merging the rows part by part; the last part is undone.
+
+    Parameters
+    ----------
+    merge : Merge
+    on_conflict : {"error", "skip", "update"}
+    facts : Facts
+    check : str, optional
+        The statement that has deferred constraints checked, if they are.
     """
+    trial = await merge.connection.begin_nested()
+    try:
+        if not facts.rewritten:
+            found, certain = await _by_rules(merge)
+            if found:
+                return found
+        else:
+            certain = False
+        if check:
+            await merge.connection.exec_driver_sql(check)
+        return await _Trial(merge, on_conflict, facts, references_hold=certain).run()
+    finally:
+        await trial.rollback()
+
+
+async def _by_rules(merge: Merge) -> tuple[list[Violation], bool]:
+    """Return the rows that break a constraint, and whether the server let each constraint be asked."""
+    connection, target = merge.connection, merge.target
     quote = connection.dialect.identifier_preparer.quote
     name = {"name": target.named(connection)}
     defaults = (await connection.execute(_DEFAULTS, name)).all()
@@ -74,58 +121,109 @@ async def find_violations(connection: AsyncConnection, target: Target) -> list[V
     filled = "".join(f", CAST({row.value} AS {row.type}) AS {quote(row.name)}" for row in absent)
     staged = f"(SELECT *{filled} FROM pg_temp.{target.staging}) AS staged"  # noqa: S608  the server's own texts
     found: list[Violation] = []
+    certain = True
     for columns, broken, reason in (
         await connection.execute(_RULES, {**name, "staging": target.staging})
     ).all():
         if not set(columns) & set(target.columns):
             continue
         shown = ", ".join(map(quote, columns))
-        rows = await connection.exec_driver_sql(
-            f"SELECT {POSITION}, {shown} FROM {staged} WHERE {broken}"  # noqa: S608  the server's own text
-        )
+        question = f"SELECT {target.position}, {shown} FROM {staged} WHERE {broken}"  # noqa: S608
+        try:
+            async with connection.begin_nested():
+                rows = (await connection.exec_driver_sql(question)).all()
+        except DBAPIError:  # no right to read the other table, or a default that only a real INSERT has
+            certain = False
+            continue
         for row in rows:
             position, *values = tuple(row)
             value = values[0] if len(columns) == 1 else tuple(values)
             found.append((position, ", ".join(columns), value, reason))
-    return sorted(found, key=lambda violation: violation[:2]) or await _by_halves(connection, target)
+    return sorted(found, key=lambda violation: violation[:2]), certain
 
 
-async def _by_halves(connection: AsyncConnection, target: Target) -> list[Violation]:
-    position = staging_of(target).c[POSITION]
-    positions = list((await connection.scalars(select(position).order_by(position))).all())
-    low, high = 0, len(positions)
-    while high - low > 1:
-        middle = (low + high) // 2
-        refused = await _refusal(connection, target, positions[low:middle])
-        low, high = (low, middle) if refused else (middle, high)
-    last = await _refusal(connection, target, positions[low:high])
-    if last is None:
-        return []
-    column = getattr(getattr(last.orig, "__cause__", None), "column_name", None)
-    return [(positions[low], column or "", None, f"refused: {server_message(last)}")]
+@dataclass
+class _Trial:
+    """Merges staged rows in the order of the frame, in ever smaller parts, to find those that are refused."""
 
+    merge: Merge
+    on_conflict: OnConflict
+    facts: Facts
+    references_hold: bool  # every foreign key was looked up: one that fails here refers to a later row
 
-async def _refusal(
-    connection: AsyncConnection, target: Target, positions: Sequence[int]
-) -> DBAPIError | None:
-    """Try to insert some staged rows, and undo it; return what the server had against them."""
-    if not positions:
-        return None
-    columns = ", ".join(map(connection.dialect.identifier_preparer.quote, target.columns))
-    trial = await connection.begin_nested()
-    try:
-        await connection.exec_driver_sql(
-            f"INSERT INTO {target.named(connection)} ({columns}) "  # noqa: S608
-            f"SELECT {columns} FROM pg_temp.{target.staging} "
-            f"WHERE {POSITION} BETWEEN {int(positions[0])} AND {int(positions[-1])} ON CONFLICT DO NOTHING"
+    async def run(self) -> list[Violation]:
+        position = self.merge.staging.c[self.merge.target.position]
+        positions = (await self.merge.connection.scalars(select(position).order_by(position))).all()
+        found: list[Violation] = []
+        await self._part(positions, found)
+        return found
+
+    async def _part(self, positions: Sequence[int], found: list[Violation]) -> None:
+        if not positions or len(found) >= TRIED_ROWS:
+            return
+        try:
+            async with self.merge.connection.begin_nested():
+                await self.merge.only(positions[0], positions[-1]).run(self.on_conflict, len(positions))
+        except DBAPIError as exc:
+            if not refuses_rows(exc, self.facts):
+                raise
+            if len(positions) > 1:
+                middle = len(positions) // 2
+                await self._part(positions[:middle], found)
+                await self._part(positions[middle:], found)
+            elif not self._is_other(exc):
+                found.append(await self._named(positions[0], exc))
+
+    def _is_other(self, exc: DBAPIError) -> bool:
+        """Tell whether a row is refused for a repeated key, or for one that a later row brings."""
+        code = sqlstate(exc)
+        return code == Condition.UNIQUE_VIOLATION or (
+            code == Condition.FOREIGN_KEY_VIOLATION and self.references_hold
         )
-        await connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
-    except DBAPIError as exc:
-        return exc if (sqlstate(exc) or "")[:2] in REFUSALS else None
-    finally:
-        await trial.rollback()
-    return None
 
+    async def _named(self, position: int, exc: DBAPIError) -> Violation:
+        original = getattr(exc.orig, "__cause__", None)
+        names: Sequence[str] = [getattr(original, "column_name", None) or ""]
+        if constraint := getattr(original, "constraint_name", None):
+            asked = {"name": self.merge.target.named(self.merge.connection), "constraint": constraint}
+            names = await self.merge.connection.scalar(_COLUMNS_OF, asked) or names
+        if getattr(original, "data_type_name", None):
+            names = await self._of_domain(position) or names
+        names = [name for name in names if name in self.merge.target.columns]
+        values = await self._values(position, names)
+        value = values[0] if len(values) == 1 else values or None
+        return position, ", ".join(names), value, f"refused: {server_message(exc)}"
+
+    async def _of_domain(self, position: int) -> list[str]:
+        """Return the columns whose value their domain refuses."""
+        refused = []
+        for name in self.merge.target.columns:
+            if domain := self.facts.columns[name].domain:
+                try:
+                    async with self.merge.connection.begin_nested():
+                        await self._values(position, [name], domain)
+                except DBAPIError:
+                    refused.append(name)
+        return refused
+
+    async def _values(self, position: int, names: Sequence[str], type_: str = "") -> tuple[Any, ...]:
+        if not names:
+            return ()
+        target, quote = self.merge.target, self.merge.connection.dialect.identifier_preparer.quote
+        shown = ", ".join(f"CAST({quote(name)} AS {type_})" if type_ else quote(name) for name in names)
+        row = await self.merge.connection.exec_driver_sql(
+            f"SELECT {shown} FROM pg_temp.{target.staging} WHERE {target.position} = {int(position)}"  # noqa: S608
+        )
+        return tuple(row.one())
+
+
+_COLUMNS_OF = text("""
+SELECT array_agg(a.attname::text ORDER BY u.place)
+FROM pg_catalog.pg_constraint k
+CROSS JOIN LATERAL unnest(k.conkey) WITH ORDINALITY AS u (number, place)
+JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number
+WHERE k.conrelid = to_regclass(:name) AND k.conname = :constraint
+""")
 
 _VIOLATED = text("""
 SELECT array_agg(a.attname::text) AS columns,
@@ -208,9 +306,37 @@ async def without_identity(
     )
 
 
-# The classes of SQLSTATE by which a server refuses values: data, integrity, a trigger's exception.
-REFUSALS = (
-    ConditionClass.DATA_EXCEPTION,
-    ConditionClass.INTEGRITY_CONSTRAINT_VIOLATION,
-    ConditionClass.PLPGSQL_ERROR,
-)
+_USED_UP = text("""
+SELECT q.seqrelid::regclass::text AS sequence, quote_ident(a.attname) AS name,
+       q.seqmax < CASE q.seqtypid WHEN 'int2'::regtype THEN 32767 WHEN 'int4'::regtype THEN 2147483647
+                                  ELSE 9223372036854775807 END AS bounded
+FROM pg_catalog.pg_attribute a
+LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+JOIN pg_catalog.pg_depend d
+  ON d.classid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'i'
+     AND d.refclassid = 'pg_catalog.pg_class'::regclass
+     AND (d.refobjid, d.refobjsubid) = (a.attrelid, a.attnum)
+  OR d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = f.oid
+     AND d.refclassid = 'pg_catalog.pg_class'::regclass
+JOIN pg_catalog.pg_sequence q ON q.seqrelid IN (d.objid, d.refobjid)
+WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0
+ORDER BY q.seqmax - coalesce(pg_sequence_last_value(q.seqrelid), q.seqstart) LIMIT 1
+""")
+
+
+async def used_up(connection: AsyncConnection, table: str, exc: BaseException) -> CitykitError | None:
+    """Return the error of a table whose sequence has no number left; None where that is not it."""
+    if sqlstate(exc) != Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED:
+        return None
+    found = (await connection.execute(_USED_UP, {"name": table})).one_or_none()
+    if found is None:
+        return None
+    mend = f"ALTER SEQUENCE {found.sequence} AS bigint"
+    if found.bounded:
+        mend = f"ALTER SEQUENCE {found.sequence} NO MAXVALUE"
+    else:
+        mend = f"ALTER TABLE {table} ALTER COLUMN {found.name} TYPE bigint; {mend}"
+    return CitykitError(
+        f"table {table}: the sequence that numbers column {found.name} is used up ({server_message(exc)}); "
+        f"nothing was loaded. Give it more numbers with SQL: {mend}"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -50,6 +50,16 @@ class Target:
         """The name of the temporary table in which its rows wait."""
         return f"citykit_staging_{self.suffix}"
 
+    @property
+    def position(self) -> str:
+        """The column of that table which has each row's position in the frame."""
+        return f"citykit_position_{self.suffix}"
+
+    @property
+    def place(self) -> str:
+        """The column of a temporary table that has the ctid of the row to update."""
+        return f"citykit_place_{self.suffix}"
+
     def named(self, connection: AsyncConnection) -> str:
         """Return the name of the table as SQL has it."""
         return connection.dialect.identifier_preparer.format_table(self.table)
@@ -57,42 +67,48 @@ class Target:
 
 def staging_of(target: Target) -> TableClause:
     """Return the staging table of a target's rows."""
-    return table(target.staging, column(POSITION), *map(column, target.columns), schema="pg_temp")
+    return table(target.staging, column(target.position), *map(column, target.columns), schema="pg_temp")
 
 
 async def stage(
     connection: AsyncConnection,
     target: Target,
+    definitions: Mapping[str, str],
     batches: AsyncIterable[pa.Table],
     report: Report,
     arrange: Arrange | None = None,
 ) -> int:
-    """Copy rows into a temporary table that has the types of the target; return how many there are."""
+    """Copy rows into a temporary table, whose columns are so defined; return how many there are."""
     quote = connection.dialect.identifier_preparer.quote
-    columns = ", ".join(map(quote, target.columns))
-    none = f"SELECT 0::bigint AS {POSITION}, {columns} FROM {target.named(connection)} WITH NO DATA"  # noqa: S608
-    await connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {target.staging} ON COMMIT DROP AS {none}")
+    columns = "".join(f", {quote(name)} {definitions[name]}" for name in target.columns)
+    await connection.exec_driver_sql(
+        f"CREATE TEMPORARY TABLE {target.staging} ({target.position} bigint{columns}) ON COMMIT DROP"
+    )
     types = ("int8", *target.types) if target.types else None
-    return await copy(connection, staging_of(target), types, batches, report, arrange)
+    return await copy(connection, target, staging_of(target), types, batches, report, arrange)
 
 
 async def copy(
     connection: AsyncConnection,
+    target: Target,
     into: TableClause,
     types: Sequence[str] | None,
     batches: AsyncIterable[pa.Table],
     report: Report,
     arrange: Arrange | None = None,
 ) -> int:
-    """Send rows to a table by COPY, in binary where its types are given; return how many it has taken.
+    """Send a target's rows into it, or into its temporary table, by COPY; return how many were taken.
+
+    They are sent in binary where the `types` are given.
 
     A statement must have been executed in the transaction before: COPY goes past SQLAlchemy, which
     would not begin one for it (asyncpg dialect).
     """
     columns = list(into.c.keys())
+    taken = [*([POSITION] if into.name == target.staging else []), *target.columns]
 
     def encode(rows: pa.Table, before: int) -> list[Encoded]:
-        rows = (arrange(rows, before) if arrange else rows).select(columns)
+        rows = (arrange(rows, before) if arrange else rows).select(taken)
         parts = (rows.slice(start, SENT_ROWS) for start in range(0, rows.num_rows, SENT_ROWS))
         return [encode_binary(part, types) if types else encode_csv(part) for part in parts]
 

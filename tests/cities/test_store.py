@@ -341,7 +341,7 @@ async def test_a_connection_lost_at_the_commit_is_not_said_to_have_stored_nothin
             )
         )
     with pytest.raises(citykit.DatabaseUnavailableError, match="may have been stored"):
-        await citykit.load_cities(engine, many(1))
+        await citykit.add_city(engine, "one", 1)  # a load has such triggers fire before it commits
     assert await stored(engine) == {}
 
 
