@@ -66,6 +66,8 @@ _STATEMENT_HINTS: Mapping[str, str] = {
     Condition.INVALID_COLUMN_REFERENCE: "The table in the database has no unique constraint on this key: "
     "create one, or give another.",
     Condition.DISK_FULL: "The server's disk is full.",
+    Condition.TOO_MANY_COLUMNS: "To skip or update, citykit stages the rows in a table with one column more: "
+    "load the columns in two frames, each with the key, or with on_conflict='error'.",
     Condition.LOCK_NOT_AVAILABLE: "Another transaction holds the table: run it again.",
     Condition.QUERY_CANCELED: "It was cancelled, or took longer than the server's statement_timeout.",
 }

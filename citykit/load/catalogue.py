@@ -26,7 +26,8 @@ SELECT json_build_object(
 'secured', row_security_active(c.oid),
 'inherited', EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid),
 'rewritten', EXISTS (SELECT FROM pg_catalog.pg_trigger g  -- BEFORE … FOR EACH ROW
-                     WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 3),
+                     WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 3
+                       AND g.tgenabled <> 'D'),
 'only_keys_refuse', NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid
                                 AND (NOT g.tgisinternal OR g.tgconstraint <> 0))
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid
@@ -166,7 +167,9 @@ class Facts:
     """What the server's catalogue says of a table, and what the role may do."""
 
     columns: Mapping[str, Column]
-    keys: Mapping[frozenset[str], bool]  # each set of columns that is unique; whether at once, not DEFERRABLE
+    keys: Mapping[
+        frozenset[str], bool
+    ]  # each set of columns that is unique; whether ON CONFLICT takes it: none is DEFERRABLE
     oid: int = 0
     kind: str = "r"  # pg_class.relkind
     instead: bool = False  # a view with INSTEAD OF triggers, which takes no ON CONFLICT
@@ -208,7 +211,7 @@ def _facts(found: dict[str, Any]) -> Facts:
     keys: dict[frozenset[str], bool] = {}
     for key in found["keys"] or ():
         names = frozenset(key["columns"])
-        keys[names] = keys.get(names, False) or key["immediate"]
+        keys[names] = keys.get(names, True) and key["immediate"]
     return Facts(
         **{
             **found,

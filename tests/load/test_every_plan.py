@@ -61,6 +61,11 @@ CASES: dict[str, Case] = {
         "CREATE TABLE t (k int UNIQUE DEFERRABLE INITIALLY DEFERRED, v int); INSERT INTO t VALUES (1, 1)",
         **numbers(k=[2, 1, 2], v=[1, 2, 3]), said="already there",
     ),
+    "a deferred unique key beside one that is not": Case(
+        "CREATE TABLE t (k int UNIQUE, v int, UNIQUE (k) DEFERRABLE INITIALLY DEFERRED); "
+        "INSERT INTO t VALUES (1, 1)",
+        **numbers(k=[2, 1, 2], v=[1, 2, 3]), said="already there",
+    ),
     "deferred trigger": Case(
         "CREATE FUNCTION no_nine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.v = 9 THEN "
         "RAISE ''no nine''; END IF; RETURN NULL; END'; CREATE TABLE t (k int PRIMARY KEY, v int); "
@@ -207,3 +212,17 @@ async def test_every_plan_has_the_same_outcome(
     elif case.said and policy == "error":
         assert issubclass(expected[0], citykit.CitykitError)
         assert re.search(case.said, expected[1])
+
+
+@pytest.mark.parametrize("plan", ["few", "large"])
+async def test_as_many_columns_as_a_table_may_have_leave_no_room_for_staging(
+    engine: AsyncEngine, plan: str
+) -> None:
+    values = [f"c{n}" for n in range(1_599)]
+    case = Case(
+        f"CREATE TABLE t (k int PRIMARY KEY, {', '.join(f'{name} int' for name in values)})",
+        **numbers(**dict.fromkeys(["k", *values], [1, 2, 3])),
+    )
+    error, said, *_ = await outcome(engine, case, plan, "update", "error")
+    assert error is citykit.CitykitError
+    assert "load the columns in two frames" in said
