@@ -220,8 +220,9 @@ async def test_as_many_columns_as_a_table_may_have_leave_no_room_for_staging(
 ) -> None:
     values = [f"c{n}" for n in range(1_599)]
     case = Case(
-        f"CREATE TABLE t (k int PRIMARY KEY, {', '.join(f'{name} int' for name in values)})",
-        **numbers(**dict.fromkeys(["k", *values], [1, 2, 3])),
+        f"CREATE TABLE t (k int PRIMARY KEY, {', '.join(f'{name} int' for name in values)}); "
+        "INSERT INTO t (k) VALUES (1)",
+        **numbers(**{name: [1, 2, 3] for name in ["k", *values]}),
     )
     error, said, *_ = await outcome(engine, case, plan, "update", "error")
     assert error is citykit.CitykitError
