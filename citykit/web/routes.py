@@ -27,11 +27,11 @@ from citykit.cities import (
     biggest_rows,
     find_cities,
     load_cities,
+    read_cities,
     summarize_countries,
 )
 from citykit.database import in_transaction
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
-from citykit.files import read_cities
 from citykit.load import OnConflict, OnInvalid
 from citykit.read import stream_frames
 from citykit.web.answers import Answer, rejected
@@ -41,6 +41,7 @@ from citykit.web.schemas import (
     Code,
     Country,
     Duplicates,
+    ExactRoute,
     Health,
     Invalid,
     InvalidBody,
@@ -61,7 +62,7 @@ KINDS = {  # of a bulk body, and how a file of it ends
 _WRITE_BYTES = 2**20
 
 reading = APIRouter(tags=["cities"])
-writing = APIRouter(tags=["cities"])
+writing = APIRouter(tags=["cities"], route_class=ExactRoute)
 
 
 def _json(content: Any) -> Response:
