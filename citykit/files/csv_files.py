@@ -23,8 +23,11 @@ def read(path: Path, dtypes: Mapping[str, str]) -> Iterator[pd.DataFrame]:
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         names = next(csv.reader(file), None)
-    if names is None:
-        raise ValueError("it is empty")
+        if names is None:
+            raise ValueError("it is empty")
+        if next(file, None) is None:  # Arrow reads no header that is the whole file
+            yield pd.DataFrame(columns=names, dtype=object)
+            return
     start = 0
     with arrow_csv.open_csv(
         path,

@@ -12,6 +12,7 @@ import pandas as pd
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.routing import Match
 
 from citykit.database import Condition, ConditionClass, sqlstate
 from citykit.errors import (
@@ -109,6 +110,18 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(InvalidFrameError, _invalid_frame)
     app.add_exception_handler(DuplicateCityError, _duplicate)
+    app.add_exception_handler(405, _method_not_allowed)
+
+
+async def _method_not_allowed(request: Request, _: Exception) -> JSONResponse:
+    """Name every method of the path in ``Allow``; Starlette names those of the first route alone."""
+    allowed = [
+        method
+        for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    ]
+    return JSONResponse({"detail": "Method Not Allowed"}, 405, {"Allow": ", ".join(dict.fromkeys(allowed))})
 
 
 async def _invalid_request(_: Request, exc: Exception) -> JSONResponse:

@@ -183,6 +183,7 @@ _MEANINGS = {
     401: "The bearer token is missing or wrong",
     403: "A browser sends this for a page of another site",
     404: "There is no such city",
+    405: "The path has other methods",
     408: "The body stopped coming",
     409: STORED_ALREADY,
     413: "The body is too large",
@@ -193,13 +194,21 @@ _MEANINGS = {
     "in_doubt is true: look first whether what was sent has been stored",
 }
 
+_HEADERS = {
+    401: ("WWW-Authenticate", "Bearer.", "string"),
+    405: ("Allow", "The methods of the path.", "string"),
+    503: ("Retry-After", "Seconds.", "integer"),
+}
+
 
 def documented(*statuses: int, **models: Any) -> dict[int | str, dict[str, Any]]:
     """Return the answers of a route beside its success, for OpenAPI; `models` (``_422=…``) go first."""
     usual = {422: Invalid, 500: Failure, 503: Failure}
     found: dict[int | str, dict[str, Any]] = {}
-    for status in (400, *statuses, 500, 503):
+    for status in (400, *statuses, 405, 500, 503):
         model = models.get(f"_{status}", usual.get(status, Problem))
         found[status] = {"description": _MEANINGS[status], "model": model}
-    found[503]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+        if status in _HEADERS:
+            name, described, type_ = _HEADERS[status]
+            found[status]["headers"] = {name: {"description": described, "schema": {"type": type_}}}
     return found

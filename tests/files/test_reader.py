@@ -46,6 +46,14 @@ def test_a_csv_file_with_a_byte_order_mark_and_quoted_line_ends(tmp_path: Path) 
     assert frame["population"].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_csv_file_of_a_header_alone_has_its_columns_and_no_row(tmp_path: Path, end: str) -> None:
+    (tmp_path / "cities.csv").write_text(f"name,population{end}")
+    frame = whole(tmp_path / "cities.csv")
+    assert frame.columns.tolist() == ["name", "population"]
+    assert frame.empty
+
+
 def test_a_quote_that_is_never_closed_is_named(tmp_path: Path) -> None:
     (tmp_path / "cities.csv").write_text('name,population\na,1\n"b,2\n' + "c,3\n" * 600_000)
     with pytest.raises(citykit.CitykitError, match="longer than 1,048,576 bytes; perhaps a quote is never"):

@@ -479,9 +479,13 @@ async def test_it_disposes_of_its_own_engine_and_of_no_other(engine: AsyncEngine
 
 
 async def test_methods_that_are_not_there(client: httpx.AsyncClient) -> None:
-    for method in ("PUT", "DELETE", "PATCH"):
-        answer = await client.request(method, "/cities/biggest")
-        assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+    for url, allowed in (
+        ("/cities/biggest", "GET"), ("/cities/bulk", "GET, POST"), ("/cities/1", "GET"), ("/", "GET, POST"),
+        ("/cities/", "POST"), ("/openapi.json", "GET, HEAD"),
+    ):  # fmt: skip
+        for method in {"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"} - set(allowed.split(", ")):
+            answer = await client.request(method, url)
+            assert (answer.status_code, answer.headers["allow"]) == (405, allowed), (method, url)
     assert (await client.get("/cities/../../etc/passwd")).status_code == 404
     assert (await client.get("/docs")).status_code == 200
 

@@ -468,6 +468,9 @@ async def test_what_an_answer_may_be_is_documented(engine: AsyncEngine) -> None:
     assert sorted(schema["required"]) == ["detail", "in_doubt"]
     for path, routes in document["paths"].items():
         for method, route in routes.items():
+            assert {"400", "405", "500", "503"} <= route["responses"].keys()
+            assert ("403" in route["responses"]) == ("requestBody" in route)
+            assert ("408" in route["responses"]) == ("413" in route["responses"]) == ("requestBody" in route)
             for status in ("500", "503"):
                 content = route["responses"][status]["content"]["application/json"]
                 assert content["schema"]["$ref"].endswith("/Failure"), (path, method, status)
