@@ -30,7 +30,7 @@ from citykit.cities import (
     summarize_countries,
 )
 from citykit.database import in_transaction
-from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
+from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError
 from citykit.load import OnConflict, OnInvalid
 from citykit.read import stream_frames
 from citykit.web.answers import Answer, rejected
@@ -174,7 +174,7 @@ async def stored(request: Request, engine: AsyncEngine, id_: int) -> Row[Any] | 
 
 @reading.get("/healthz", response_model=Health, responses=documented(), tags=["server"])
 async def health(request: Request, engine: EngineOf) -> Health:
-    """Tell whether the database answers."""
+    """Tell whether the database answers a query; this says nothing of rights, nor of the table."""
     async with patience(request):
         await in_transaction(engine, lambda connection: connection.scalar(select(1)), effect="reads")
     return Health(status="ok")
@@ -238,7 +238,7 @@ async def load(
             said = str(exc).replace("See error.rejects for all; ", "")
             body = {"detail": said, **rejected(exc.rejects)}
             return Response(to_json(body, inf_nan_mode="null"), 422, media_type="application/json")
-        except DuplicateCityError as exc:
+        except DuplicateKeyError as exc:
             return JSONResponse(
                 {"detail": str(exc), "keys": exc.keys[:LISTED], "keys_total": len(exc.keys)}, 409
             )
