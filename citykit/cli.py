@@ -135,7 +135,7 @@ def load(
     ] = "error",
 ) -> None:
     """Store the cities of a CSV or Parquet file: all of them or none."""
-    from citykit.files import read_cities
+    from citykit.cities import read_cities
 
     async def work() -> citykit.LoadReport:
         async with _database() as engine:

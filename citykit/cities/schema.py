@@ -10,6 +10,8 @@ from citykit.database import CREATING, Bind, in_transaction, lock_bound, lock_wi
 from citykit.errors import CitykitError
 from citykit.runtime import says_await
 
+UNDONE = "nothing was changed"
+
 
 @says_await
 async def create_tables(bind: Bind, *, reset: bool = False) -> None:
@@ -53,9 +55,6 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
             await connection.run_sync(_create_missing_indexes)
 
     await in_transaction(bind, work, repeatable=lambda: True)
-
-
-UNDONE = "nothing was changed"
 
 
 def _stored(connection: Connection) -> list[str]:

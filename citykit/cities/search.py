@@ -16,7 +16,7 @@ from citykit.cities.folding import (
     indexed_name,
     spelled,
 )
-from citykit.cities.store import COLUMNS
+from citykit.cities.model import COLUMNS
 from citykit.database import Condition, in_transaction, sqlstate
 
 SELECTED = ", ".join(COLUMNS)

@@ -1,33 +1,24 @@
-"""What one does with cities: load many, add one."""
+"""Storing cities: those of a frame or a file, and a single one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Table
+import pyarrow as pa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
-from citykit.cities.model import City
+from citykit.cities.model import CITIES, COLUMNS, KEY, City
+from citykit.cities.schema import UNDONE
 from citykit.database import Bind, Condition, in_transaction, lock_bound, sqlstate
 from citykit.encode import rules_of, validate
 from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
+from citykit.files import read_file
 from citykit.load import LoadReport, OnConflict, OnInvalid, Source, load_frame, settle_numbers, violated_by
 from citykit.runtime import Progress, says_await
-
-KEY = ("name", "country", "region")
-COLUMNS = {
-    "name": "str",
-    "country": "str",
-    "region": "str",
-    "population": "int64",
-    "latitude": "float64",
-    "longitude": "float64",
-}
-assert isinstance(City.__table__, Table)  # noqa: S101  what a mapped class has, for the type checker
-CITIES = City.__table__
-UNDONE = "nothing was changed"
 
 
 @says_await
@@ -92,6 +83,17 @@ async def load_cities(
         if not exc.keys:  # another constraint than the key of a city
             raise
         raise DuplicateCityError(str(exc), exc.keys) from exc
+
+
+def read_cities(path: str | Path) -> Iterator[pd.DataFrame | pa.RecordBatch]:
+    """Yield the rows of a file (CSV, Parquet, .ndjson or .arrows) chunk by chunk, for `load_cities`.
+
+    Raises
+    ------
+    CitykitError
+        If there is no such file, it is of another kind, or it cannot be read.
+    """
+    return read_file(path, COLUMNS)
 
 
 @says_await

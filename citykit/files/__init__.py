@@ -1,5 +1,5 @@
 """CSV, JSON, Parquet and Arrow files to frames."""
 
-from citykit.files.reader import read_cities
+from citykit.files.reader import read_file
 
-__all__ = ["read_cities"]
+__all__ = ["read_file"]

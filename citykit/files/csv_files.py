@@ -1,9 +1,9 @@
-"""CSV: every field is text, unless its column is one of numbers; only an empty field is missing."""
+"""CSV: every field is text, except in the columns of numbers; only an empty field is missing."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,22 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-BLOCK_BYTES = 2**20  # of which Arrow reads some ahead
-_PARSE: dict[str, Callable[[str], object]] = {"population": Decimal, "latitude": float, "longitude": float}
+BLOCK_BYTES = 2**20  # Arrow reads a few blocks ahead
+_PARSE: dict[str, Callable[[str], object]] = {"int64": Decimal, "float64": float}  # by dtype
 
 
-def read(path: Path) -> Iterator[pd.DataFrame]:
-    """Read every field as text, and an empty one as missing; a row of another length is an error."""
+def read(path: Path, dtypes: Mapping[str, str]) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a file in blocks; a row of another length than the first is an error.
+
+    `dtypes` says which columns are of numbers (int64, float64); an empty field is missing.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
         names = next(csv.reader(file), None)
-    if names is None:
-        raise ValueError("it is empty")
+        if names is None:
+            raise ValueError("it is empty")
+        if next(file, None) is None:  # Arrow reads no header that is the whole file
+            yield pd.DataFrame(columns=names, dtype=object)
+            return
     start = 0
     with arrow_csv.open_csv(
         path,
@@ -34,16 +40,18 @@ def read(path: Path) -> Iterator[pd.DataFrame]:
         for batch in reader:
             frame = batch.to_pandas().set_axis(pd.RangeIndex(start, start + batch.num_rows))
             parsed = {
-                name: _numbers(frame[name], parse) for name, parse in _PARSE.items() if names.count(name) == 1
+                name: _numbers(frame[name], _PARSE[dtype])
+                for name, dtype in dtypes.items()
+                if dtype in _PARSE and names.count(name) == 1
             }
             yield frame.assign(**parsed)
             start += len(frame)
-    if not start:  # its columns are to be checked all the same
+    if not start:  # the names of the columns are checked, too
         yield pd.DataFrame(columns=names, dtype=object)
 
 
 def _numbers(texts: pd.Series[Any], parse: Callable[[str], object]) -> pd.Series[Any]:
-    """Make numbers of a column of texts; a text that is none stays, for the check to name its row."""
+    """Convert texts to numbers; one that is no number stays, so that the check can name its row."""
     if parse is float or texts.dropna().str.fullmatch(r"[0-9]{1,15}").all():
         try:
             return pd.Series(

@@ -1,9 +1,10 @@
-"""A file of rows, read chunk by chunk, by its ending."""
+"""A file of rows, read chunk by chunk; its suffix says how."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -14,11 +15,17 @@ from citykit.errors import CitykitError
 from citykit.files import csv_files, ndjson
 
 
-def read_cities(path: str | Path) -> Iterator[pd.DataFrame | pa.RecordBatch]:
-    """Yield what is in a file chunk by chunk, for `load_cities` to check.
+def read_file(path: str | Path, dtypes: Mapping[str, str]) -> Iterator[pd.DataFrame | pa.RecordBatch]:
+    """Yield the rows of a file chunk by chunk, for a load to check.
 
-    It is CSV, Parquet, lines of JSON objects (``.ndjson``) or an Arrow stream (``.arrows``). Nothing in a CSV
-    file is guessed to be missing but an empty field, so that Namibia's ``NA`` stays.
+    Parameters
+    ----------
+    path : str or Path
+        CSV, Parquet, lines of JSON objects (``.ndjson``) or an Arrow stream (``.arrows``). In a CSV file only
+        an empty field is missing, so that Namibia's ``NA`` stays.
+    dtypes : mapping of str to str
+        For the kinds that do not say it themselves: which columns are of numbers ("int64", "float64"). All
+        others are text.
 
     Raises
     ------
@@ -27,9 +34,9 @@ def read_cities(path: str | Path) -> Iterator[pd.DataFrame | pa.RecordBatch]:
     """
     path = Path(path)
     readers: dict[str, Callable[[Path], Iterator[pd.DataFrame | pa.RecordBatch]]] = {
-        ".csv": csv_files.read,
+        ".csv": functools.partial(csv_files.read, dtypes=dtypes),
         ".parquet": _read_parquet,
-        ".ndjson": ndjson.read,
+        ".ndjson": functools.partial(ndjson.read, dtypes=dtypes),
         ".arrows": _read_arrow,
     }
     if path.suffix.lower() not in readers:
@@ -38,7 +45,7 @@ def read_cities(path: str | Path) -> Iterator[pd.DataFrame | pa.RecordBatch]:
         yield from readers[path.suffix.lower()](path)
     except (OSError, ValueError, csv.Error, pa.ArrowException) as exc:
         said = getattr(exc, "strerror", None) or " ".join(str(exc).split())
-        if said.startswith("straddling object"):  # which is all that Arrow says
+        if said.startswith("straddling object"):  # Arrow has no code for a row beyond a block
             said = (
                 f"a row of it is longer than {csv_files.BLOCK_BYTES:,} bytes; perhaps a quote is never closed"
             )
@@ -56,5 +63,7 @@ def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
 def _read_arrow(path: Path) -> Iterator[pa.RecordBatch]:
     with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
         for batch in reader:
-            batch.validate(full=True)  # what a stream says of itself may be wrong, and is relied on later
+            batch.validate(
+                full=True
+            )  # offsets and UTF-8 may be wrong in a stream, and later code relies on them
             yield batch

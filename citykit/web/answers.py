@@ -12,12 +12,14 @@ import pandas as pd
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.routing import Match
 
 from citykit.database import Condition, ConditionClass, sqlstate
 from citykit.errors import (
     CitykitError,
     DatabaseUnavailableError,
     DuplicateCityError,
+    DuplicateKeyError,
     InvalidFrameError,
     MissingTableError,
 )
@@ -50,44 +52,65 @@ class Answer(NamedTuple):
         return JSONResponse({"detail": self.detail, "in_doubt": self.in_doubt}, self.status, self.headers)
 
 
-# What passes by itself, by SQLSTATE: lost connections, deadlocks, resources, locks, cancels and shutdowns.
-_PASSES = (
+# SQLSTATEs of what ends by itself, so that a client may ask again.
+_TRANSIENT = (
     ConditionClass.CONNECTION_EXCEPTION,
     ConditionClass.TRANSACTION_ROLLBACK,
     ConditionClass.INSUFFICIENT_RESOURCES,
     ConditionClass.LOCK_NOT_AVAILABLE,
     ConditionClass.OPERATOR_INTERVENTION,
 )
-_LASTS: Mapping[str, str] = {  # and what does not, by SQLSTATE or its class
-    Condition.READ_ONLY_SQL_TRANSACTION: "The database may only be read: nothing can be stored.",
-    ConditionClass.INVALID_AUTHORIZATION_SPECIFICATION: "The database does not let this server in: "
-    "its user or password is refused.",
-    ConditionClass.INVALID_CATALOG_NAME: "The database that this server was given does not exist.",
-    ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE: "The table of cities in the database is not as this "
-    "server needs it; the server's log says more.",
-    Condition.INSUFFICIENT_PRIVILEGE: "This server's database user has no right to do this.",
+_OTHER_TABLE = (
+    "The table of cities in the database is not as this server needs it; the server's log says more."
+)
+_BAD_VALUE = "The database cannot store such a value."
+# By SQLSTATE or its class: what does not end by itself.
+_PERMANENT: Mapping[str, tuple[int, str]] = {
+    Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED: (
+        500,
+        "The table can give no more ids: its sequence has ended.",
+    ),
+    Condition.UNTRANSLATABLE_CHARACTER: (422, "The encoding of the database lacks one of these characters."),
+    Condition.NOT_NULL_VIOLATION: (500, _OTHER_TABLE),
+    Condition.UNIQUE_VIOLATION: (
+        500,
+        "The table gave an id that is there already; the server's log has the SQL that mends its sequence.",
+    ),
+    Condition.READ_ONLY_SQL_TRANSACTION: (500, "The database may only be read: nothing can be stored."),
+    Condition.INSUFFICIENT_PRIVILEGE: (500, "This server's database user has no right to do this."),
+    Condition.OBJECT_NOT_IN_PREREQUISITE_STATE: (500, "The database accepts no connections."),
+    ConditionClass.DATA_EXCEPTION: (422, _BAD_VALUE),
+    ConditionClass.INTEGRITY_CONSTRAINT_VIOLATION: (422, _BAD_VALUE),
+    ConditionClass.PLPGSQL_ERROR: (422, "The database refuses this."),  # as a trigger does with RAISE
+    ConditionClass.INVALID_AUTHORIZATION_SPECIFICATION: (
+        500,
+        "The database does not let this server in: its user or password is refused.",
+    ),
+    ConditionClass.INVALID_CATALOG_NAME: (500, "The database that this server was given does not exist."),
+    ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE: (500, _OTHER_TABLE),
 }
 
 
 def answer(exc: BaseException, *, writes: bool) -> Answer:
-    """Return what is said of an error, for programs and for the page alike.
+    """Return the answer to an error, for programs and for the page.
 
-    `writes` tells whether the request was to store something: where nobody thought of an error, that may
-    have been done before it.
+    `writes` tells whether the request was to store something: that may have been done before an error that
+    no code foresaw.
     """
     code = _code(exc)
     if isinstance(exc, DatabaseUnavailableError) and exc.in_doubt and writes:
         return Answer(503, _IN_DOUBT, in_doubt=True)
     if isinstance(exc, MissingTableError):
         return Answer(500, "The table of cities does not exist yet: citykit init creates it.")
-    if code.startswith((ConditionClass.DATA_EXCEPTION, ConditionClass.INTEGRITY_CONSTRAINT_VIOLATION)):
-        return Answer(422, "The database cannot store such a value.")
-    passes = exc.transient if isinstance(exc, DatabaseUnavailableError) else code.startswith(_PASSES)
-    if isinstance(exc, CitykitError) and passes:
+    if isinstance(exc, DuplicateKeyError):
+        return Answer(409, "Another city has a value that the table takes only once.")
+    if permanent := _PERMANENT.get(code) or _PERMANENT.get(code[:2]):
+        return Answer(*permanent)
+    transient = exc.transient if isinstance(exc, DatabaseUnavailableError) else code.startswith(_TRANSIENT)
+    if isinstance(exc, CitykitError) and transient:
         return Answer(503, "The database is busy or does not answer. Try again in a moment.")
-    if isinstance(exc, CitykitError) or code:  # the server's refusal, also that of a COMMIT, undoes all
-        said = _LASTS.get(code) or _LASTS.get(code[:2])
-        return Answer(500, said or "The database cannot do this; the server's log says why.")
+    if isinstance(exc, CitykitError) or code:  # an error of the server undoes the transaction, also at COMMIT
+        return Answer(500, "The database cannot do this; the server's log says why.")
     if writes:
         return Answer(500, f"{_FAILED} What was sent may have been stored: {_LOOK}", in_doubt=True)
     return Answer(500, _FAILED)
@@ -109,6 +132,18 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(InvalidFrameError, _invalid_frame)
     app.add_exception_handler(DuplicateCityError, _duplicate)
+    app.add_exception_handler(405, _method_not_allowed)
+
+
+async def _method_not_allowed(request: Request, _: Exception) -> JSONResponse:
+    """Name every method of the path in ``Allow``; Starlette names those of the first route alone."""
+    allowed = [
+        method
+        for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    ]
+    return JSONResponse({"detail": "Method Not Allowed"}, 405, {"Allow": ", ".join(dict.fromkeys(allowed))})
 
 
 async def _invalid_request(_: Request, exc: Exception) -> JSONResponse:
@@ -133,7 +168,8 @@ async def _duplicate(_: Request, __: Exception) -> JSONResponse:
 
 async def _failure(request: Request, exc: Exception) -> JSONResponse:
     said = logged(request, exc)
-    return invalid((("body",), said.detail)) if said.status == 422 else said.as_json()
+    part = "query" if request.method in READING else "body"
+    return invalid(((part,), said.detail)) if said.status == 422 else said.as_json()
 
 
 def logged(request: Request, exc: Exception) -> Answer:

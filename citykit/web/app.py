@@ -19,7 +19,7 @@ try:
 
     from citykit.web import answers, depends, page, routes, schemas
     from citykit.web.guard import Guard
-except ImportError as exc:
+except ModuleNotFoundError as exc:
     raise MissingDependencyError(
         f"The web application needs {exc.name}, which is not installed: pip install 'citykit[web]'"
     ) from exc

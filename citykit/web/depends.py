@@ -12,6 +12,7 @@ from fastapi import Depends, HTTPException, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from citykit.cities import CITIES
 from citykit.errors import DatabaseUnavailableError
 from citykit.web.schemas import Code
 
@@ -30,6 +31,15 @@ async def engine_of(request: Request) -> AsyncEngine:
 
 EngineOf = Annotated[AsyncEngine, Depends(engine_of)]
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many at most.")]
+Sought = Annotated[
+    str,
+    Query(
+        max_length=CITIES.c.name.info["high"],
+        # At least one character that is visible, whichever dialect of regular expressions reads \s.
+        pattern=r"^[^\x00]*[^\s\x00-\x1f\x7f-\x9f\ufeff][^\x00]*$",
+        description="A part of a name; case and accents do not count.",
+    ),
+]
 InCountry = Annotated[Code | None, Query(description="Only this one, spelled as stored.", examples=["IS"])]
 
 

@@ -9,62 +9,41 @@ import hashlib
 import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from html import escape
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qs, urlencode
 
 import pandas as pd
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import ValidationError
+from sqlalchemy import Column
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from citykit.cities import biggest_cities, summarize_countries
+from citykit.cities import CITIES, COLUMNS, biggest_cities, summarize_countries
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
 from citykit.web.answers import Answer, logged
 from citykit.web.depends import EngineOf, InCountry, knows_token, soon
 from citykit.web.routes import store, stored
-from citykit.web.schemas import STORED_ALREADY, NewCity
+from citykit.web.schemas import STORED_ALREADY, NewCity, required
 
 SHOWN = 20
 page = APIRouter()
 _artist = ThreadPoolExecutor(1, thread_name_prefix="citykit-chart")  # matplotlib draws one at a time
 
-_STYLE = """
-:root { --ink: #1c2430; --soft: #5c6776; --line: #e3e7ec; --blue: #0072b2; color-scheme: light }
-* { box-sizing: border-box }
-body { margin: 0; background: #f6f7f9; color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-main, header, footer { max-width: 76rem; margin: 0 auto; padding: 0 1.5rem }
-header { padding-top: 2.25rem; padding-bottom: 1.25rem }
-h1 { margin: 0; font-size: 2rem; line-height: 1.2; letter-spacing: -.02em }
-h2 { margin: 0 0 1rem; font-size: 1.1rem }
-header p { margin: .25rem 0 0; color: var(--soft) }
-.card { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 1.25rem 1.5rem;
-  margin: 0 0 1.5rem }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1.5rem;
-  align-items: start }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; width: 100%; font-size: .95rem }
-th { text-align: left; font-weight: 600; color: var(--soft); font-size: .8rem }
-th, td { padding: .36rem .75rem .36rem 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere }
-tr:last-child td { border-bottom: 0 }
-.number { text-align: right; padding-right: 0; font-variant-numeric: tabular-nums; white-space: nowrap }
-td:first-child { color: var(--soft); width: 2.5rem; font-variant-numeric: tabular-nums }
-img { display: block; width: 100%; height: auto }
-form { display: flex; flex-wrap: wrap; gap: 1rem; align-items: end }
-label { display: grid; gap: .25rem; font-size: .85rem; color: var(--soft); flex: 1 1 9rem }
-.filter label { flex: 0 1 20rem }
-input, select, button { font: inherit; color: inherit; padding: .5rem .7rem; border: 1px solid #c3cad3;
-  border-radius: 6px; background: #fff; width: 100%; min-width: 0 }
-button { width: auto; background: var(--blue); border-color: var(--blue); color: #fff; font-weight: 600;
-  cursor: pointer; font-size: .85rem }
-:focus-visible { outline: 3px solid #56b4e9; outline-offset: 1px }
-.said { border-left: 5px solid var(--blue); padding: .8rem 1.25rem; overflow-wrap: anywhere }
-.wrong { border-left-color: #d55e00 }
-footer { color: var(--soft); font-size: .85rem; padding-bottom: 2rem }
-a { color: var(--blue) }
-"""
-_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_TEMPLATES = Environment(
+    loader=PackageLoader("citykit", "web"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,  # in page.css, whose hash the policy names
+)
+_HTML = _TEMPLATES.get_template("page.html")
+_HASH = base64.b64encode(
+    hashlib.sha256(_TEMPLATES.get_template("page.css").render().encode()).digest()
+).decode()
 _HEADERS = {
     "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_HASH}'; img-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -75,14 +54,31 @@ _HEADERS = {
 }
 _SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
-_FIELDS = {  # of the form: what is written above, and attributes
-    "name": ("Name", "required maxlength=400"),
-    "population": ("Population (persons)", "required inputmode=numeric"),
-    "country": ("Country (code)", "maxlength=100 placeholder=IS"),
-    "region": ("Region", "maxlength=100"),
-    "latitude": ("Latitude (degrees)", "inputmode=decimal placeholder=64.13548"),
-    "longitude": ("Longitude (degrees)", "inputmode=decimal placeholder=-21.89541"),
-}
+
+class _Field(NamedTuple):
+    """An input of the form."""
+
+    name: str
+    label: str
+    required: bool
+    max_length: int | None
+    keyboard: str  # of a phone: HTML's inputmode
+    hint: str
+
+
+def _field(column: Column[Any]) -> _Field:
+    type_, unit = column.type.python_type, column.info["unit"]
+    return _Field(
+        column.name,
+        column.name.capitalize() + (f" ({unit})" if unit else ""),
+        required(column),
+        column.info["high"] if type_ is str else None,
+        {str: "text", int: "numeric", float: "decimal"}[type_],
+        str(column.info["example"]) if unit and not required(column) else "",
+    )
+
+
+_FIELDS = {name: _field(CITIES.c[name]) for name in COLUMNS}
 
 
 @page.get("/")
@@ -116,7 +112,7 @@ async def add(request: Request, engine: EngineOf) -> Response:
     try:
         city = await store(request, engine, _new(given).model_dump())
     except ValidationError as exc:
-        wrong = " ".join(f"{_FIELDS[str(each['loc'][0])][0]}: {each['msg']}." for each in exc.errors())
+        wrong = " ".join(f"{_FIELDS[str(each['loc'][0])].label}: {each['msg']}." for each in exc.errors())
         return await _page(request, engine, status=422, wrong=wrong, given=given)
     except InvalidFrameError as exc:
         return await _page(request, engine, status=422, wrong=str(exc), given=given)
@@ -151,13 +147,19 @@ def _drawn(rows: tuple[tuple[str, str, int], ...]) -> bytes:
     return out.getvalue()
 
 
-def _new(given: Mapping[str, str]) -> NewCity:
-    """Check what was typed; a thing that is no number is left for the check to refuse."""
-    values: dict[str, Any] = {name: given[name] for name in _FIELDS if name in given}
-    typed = values.get("population", "").replace(",", "").replace(" ", "")
-    if typed.isascii() and typed.isdecimal() and len(typed) < 19:
-        values["population"] = int(typed)
-    return NewCity(**values)
+def _new(given: Mapping[str, str]) -> Any:
+    """Check what was typed. A number that cannot be read stays text, which the check refuses."""
+    return NewCity(**{name: _typed(given[name], dtype) for name, dtype in COLUMNS.items() if name in given})
+
+
+def _typed(text: str, dtype: str) -> str | int | float:
+    with suppress(ValueError):
+        if dtype == "int64":
+            digits = text.replace(",", "").replace(" ", "")
+            return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 19 else text
+        if dtype == "float64":
+            return float(text) if "_" not in text else text
+    return text
 
 
 async def _page(
@@ -171,78 +173,28 @@ async def _page(
     failed: Answer | None = None,
     given: Mapping[str, str] | None = None,
 ) -> HTMLResponse:
+    cities = countries = None
     try:
-        biggest = await soon(request, biggest_cities(engine, SHOWN, country=country))
-        countries = await soon(request, summarize_countries(engine))
-        content = _filter(countries, country) + _cities(biggest, country)
+        cities = (await soon(request, biggest_cities(engine, SHOWN, country=country))).to_dict("records")
+        countries = sorted(filter(None, (await soon(request, summarize_countries(engine)))["country"]))
     except CitykitError as exc:
-        content = ""
-        # What became of the form goes before: that this page has no table says nothing of it.
+        # What became of the form comes first: that the database cannot show cities now says nothing of it.
         failed = failed or (None if wrong else logged(request, exc))
     headers = dict(_HEADERS)
     if failed is not None:
         status, wrong = failed.status, failed.detail
         headers |= failed.headers
-    notes = (("said", said), ("said wrong", wrong))
-    noted = "".join(f'<p role=status class="card {kind}">{escape(text)}</p>' for kind, text in notes if text)
-    form = _form(given or {}, with_token=bool(request.app.state.token))
-    return HTMLResponse(_framed(noted + content + form), status, headers)
-
-
-def _framed(content: str) -> str:
-    return (
-        "<!doctype html><html lang=en><head><meta charset=utf-8><title>Cities</title>"
-        f'<meta name=viewport content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
-        "<body><header><h1>Cities</h1><p>The most populated ones that are stored here.</p></header>"
-        f"<main>{content}</main><footer>The cities that <code>citykit seed</code> stores are "
-        '<a href="https://www.geonames.org" rel=noreferrer>GeoNames</a>, CC BY 4.0. For programs: '
-        '<a href="/docs">the API</a>.</footer></body></html>'
+    html = _HTML.render(
+        said=said,
+        wrong=wrong,
+        cities=cities,
+        countries=countries,
+        country=country,
+        fields=sorted(_FIELDS.values(), key=lambda field: not field.required),
+        given=given or {},
+        with_token=bool(request.app.state.token),
     )
-
-
-def _filter(countries: pd.DataFrame, country: str | None) -> str:
-    known = sorted(countries["country"])
-    options = "".join(
-        f'<option value="{escape(code)}"{" selected" if code == country else ""}>{escape(code)}</option>'
-        for code in known
-        if code
-    )
-    return (
-        '<section class="card filter"><form method=get action="/"><label>Country<select name=country>'
-        f'<option value="">All countries</option>{options}</select></label>'
-        "<button>Show</button></form></section>"
-    )
-
-
-def _cities(frame: pd.DataFrame, country: str | None) -> str:
-    where = f" of {escape(country)}" if country else ""
-    if frame.empty:
-        return f"<section class=card><h2>The biggest cities{where}</h2><p>None are stored.</p></section>"
-    rows = "".join(
-        f"<tr><td>{rank}</td><td>{escape(str(row.name))}</td><td>{escape(str(row.country))}</td>"
-        f"<td>{escape(str(row.region))}</td><td class=number>{row.population:,}</td></tr>"
-        for rank, row in enumerate(frame.itertuples(index=False), 1)
-    )
-    source = "/biggest.svg" + (f"?{urlencode({'country': country})}" if country else "")
-    return (
-        f"<div class=two><section class='card wide'><h2>The biggest cities{where}</h2><table><thead><tr>"
-        "<th></th><th>City</th><th>Country</th><th>Region</th><th class=number>Population</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></section><section class=card><h2>As a chart</h2>"
-        f'<img src="{escape(source)}" alt="The same as horizontal bars"></section></div>'
-    )
-
-
-def _form(given: Mapping[str, str], *, with_token: bool) -> str:
-    inputs = "".join(
-        f'<label>{label}<input name={name} value="{escape(given.get(name, ""))}" {attributes}></label>'
-        for name, (label, attributes) in _FIELDS.items()
-    )
-    if with_token:
-        inputs += "<label>Token<input name=token type=password required autocomplete=off></label>"
-    return (
-        '<section class=card><h2>Add a city</h2><form method=post action="/" autocomplete=off>'
-        f"{inputs}<button>Add</button></form></section>"
-    )
+    return HTMLResponse(html, status, headers)
 
 
 def _called(city: Any) -> str:

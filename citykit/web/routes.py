@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 import pyarrow as pa
-from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, HTTPException, Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pyarrow import csv
 from pydantic_core import to_json
@@ -27,20 +26,20 @@ from citykit.cities import (
     biggest_rows,
     find_cities,
     load_cities,
+    read_cities,
     summarize_countries,
 )
 from citykit.database import in_transaction
-from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
-from citykit.files import read_cities
+from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError
 from citykit.load import OnConflict, OnInvalid
 from citykit.read import stream_frames
 from citykit.web.answers import Answer, rejected
-from citykit.web.depends import EngineOf, InCountry, Limit, patience, soon
+from citykit.web.depends import EngineOf, InCountry, Limit, Sought, patience, soon
 from citykit.web.schemas import (
     LISTED,
-    Code,
     Country,
     Duplicates,
+    ExactRoute,
     Health,
     Invalid,
     InvalidBody,
@@ -58,10 +57,20 @@ KINDS = {  # of a bulk body, and how a file of it ends
     "application/vnd.apache.parquet": ".parquet",
     "application/vnd.apache.arrow.stream": ".arrows",
 }
+_ROWS = {"type": "array", "items": {"$ref": "#/components/schemas/NewCity"}}
+_CONTENT: dict[str, Any] = {
+    kind: {
+        "schema": {
+            "type": "string", "minLength": 1, "contentMediaType": kind, "contentSchema": _ROWS,
+            **({"format": "binary"} if kind.startswith("application/vnd.") else {}),
+        }
+    }
+    for kind in KINDS
+}  # fmt: skip
 _WRITE_BYTES = 2**20
 
 reading = APIRouter(tags=["cities"])
-writing = APIRouter(tags=["cities"])
+writing = APIRouter(tags=["cities"], route_class=ExactRoute)
 
 
 def _json(content: Any) -> Response:
@@ -83,12 +92,10 @@ async def biggest(
 async def search(
     request: Request,
     engine: EngineOf,
-    q: Annotated[Code, Query(min_length=1, description="A part of a name; case and accents do not count.")],
+    q: Sought,
     limit: Limit = 20,
 ) -> Response:
     """Find cities by a part of their names; the name itself first."""
-    if not q.strip():
-        raise RequestValidationError([{"loc": ("query", "q"), "msg": "It is blank", "type": "value_error"}])
     return _json((await soon(request, find_cities(engine, q, limit))).to_dict("records"))
 
 
@@ -167,14 +174,14 @@ async def stored(request: Request, engine: AsyncEngine, id_: int) -> Row[Any] | 
 
 @reading.get("/healthz", response_model=Health, responses=documented(), tags=["server"])
 async def health(request: Request, engine: EngineOf) -> Health:
-    """Tell whether the database answers."""
+    """Tell whether the database answers a query; this says nothing of rights, nor of the table."""
     async with patience(request):
         await in_transaction(engine, lambda connection: connection.scalar(select(1)), effect="reads")
     return Health(status="ok")
 
 
 @writing.post(
-    "/cities/", status_code=201, response_model=StoredCity, responses=documented(403, 409, 413, 422)
+    "/cities/", status_code=201, response_model=StoredCity, responses=documented(403, 408, 409, 413, 422)
 )
 async def add(request: Request, response: Response, engine: EngineOf, city: NewCity) -> City:
     """Store one city."""
@@ -202,15 +209,9 @@ async def store(request: Request, engine: AsyncEngine, values: dict[str, Any]) -
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {
-                kind: {"schema": {"type": "string", "format": "binary"}}
-                if kind != "text/csv"
-                else {
-                    "schema": {"type": "string"},
-                    "example": "name,country,population\nReykjavík,IS,118918\n",
-                }
-                for kind in KINDS
-            },
+            "description": "Rows whose columns are the fields of NewCity: CSV with a header line "
+            "(`name,country,population`), a JSON object on each line, a Parquet file, or an Arrow stream.",
+            "content": _CONTENT,
         }
     },
 )
@@ -237,7 +238,7 @@ async def load(
             said = str(exc).replace("See error.rejects for all; ", "")
             body = {"detail": said, **rejected(exc.rejects)}
             return Response(to_json(body, inf_nan_mode="null"), 422, media_type="application/json")
-        except DuplicateCityError as exc:
+        except DuplicateKeyError as exc:
             return JSONResponse(
                 {"detail": str(exc), "keys": exc.keys[:LISTED], "keys_total": len(exc.keys)}, 409
             )

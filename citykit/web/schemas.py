@@ -2,62 +2,98 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Coroutine
+from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, create_model
+from sqlalchemy import Column
+
+from citykit.cities import CITIES, COLUMNS
 
 LISTED = 100  # rejects and keys that an answer lists at most
 STORED_ALREADY = "The city is already stored"
-_WITHOUT_NUL = r"^[^\x00]*$"  # which PostgreSQL's text cannot hold
-
-Name = Annotated[str, StringConstraints(min_length=1, max_length=400, pattern=_WITHOUT_NUL)]
-Code = Annotated[str, StringConstraints(max_length=100, pattern=_WITHOUT_NUL)]
-Persons = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1, description="Persons.")]
-Latitude = Annotated[float | None, Field(ge=-90, le=90, allow_inf_nan=False, description="Degrees.")]
-Longitude = Annotated[float | None, Field(ge=-180, le=180, allow_inf_nan=False, description="Degrees.")]
-
-_REYKJAVIK: dict[str, JsonValue] = {
-    "name": "Reykjavík",
-    "country": "IS",
-    "region": "39",
-    "population": 118918,
-    "latitude": 64.13548,
-    "longitude": -21.89541,
-}
+_WITHOUT_NUL = r"^[^\x00]*$"  # PostgreSQL's text cannot hold it
 
 
-class NewCity(BaseModel):
-    """A city to be stored."""
+class ExactRequest(Request):
+    """A request whose JSON numbers are decimals: a float would round 0.99999999999999999 to 1."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_REYKJAVIK]})
-
-    name: Name
-    population: Persons
-    country: Code = ""
-    region: Code = ""
-    latitude: Latitude = None
-    longitude: Longitude = None
+    async def json(self) -> Any:
+        """Return the body."""
+        return json.loads(await self.body(), parse_float=Decimal)
 
 
-class ListedCity(BaseModel):
-    """A city in a list."""
+class ExactRoute(APIRoute):
+    """A route that reads its body as an `ExactRequest`."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_REYKJAVIK]})
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        answer = super().get_route_handler()
 
-    name: str
-    country: str
-    region: str
-    population: int
-    latitude: float | None
-    longitude: float | None
+        async def answer_exactly(request: Request) -> Response:
+            return await answer(ExactRequest(request.scope, request.receive))
+
+        return answer_exactly
 
 
-class StoredCity(ListedCity):
-    """A city as stored."""
+def _as_json_schema_counts(value: object) -> object:
+    """Return an int for a number without a fraction: 2900.0 and 29e2 are integers in JSON Schema."""
+    # The range first: int() of 1e999999999 would take hours.
+    if isinstance(value, Decimal) and -(2**63) < value < 2**63 and value == value.to_integral_value():
+        return int(value)
+    return value
 
-    model_config = ConfigDict(from_attributes=True, json_schema_extra={"examples": [{"id": 1, **_REYKJAVIK}]})
 
-    id: int
+def _as_double(value: object) -> object:
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def taken(column: Column[Any]) -> Any:
+    """Return the type of what may be given for a column, with its limits as JSON Schema has them."""
+    low, high, meaning = (column.info[word] for word in ("low", "high", "meaning"))
+    type_ = column.type.python_type
+    if type_ is str:
+        limits = StringConstraints(strict=True, min_length=low, max_length=high, pattern=_WITHOUT_NUL)
+        return Annotated[str, limits, Field(description=meaning)]
+    convert = BeforeValidator(_as_json_schema_counts if type_ is int else _as_double)
+    finite = {} if type_ is int else {"allow_inf_nan": False}
+    number = Annotated[type_, Field(strict=True, ge=low, le=high, **finite)]  # type: ignore[valid-type]
+    return Annotated[number | None if column.nullable else number, convert, Field(description=meaning)]
+
+
+_EXAMPLE = {name: CITIES.c[name].info["example"] for name in COLUMNS}
+
+
+def _city(name: str, doc: str, type_of: Callable[[Column[Any]], Any], **settings: Any) -> Any:
+    """Make a schema whose fields are the columns of the table."""
+    fields: Any = {column: type_of(CITIES.c[column]) for column in COLUMNS}
+    config: Any = {"json_schema_extra": {"examples": [_EXAMPLE]}, **settings}
+    return create_model(name, __doc__=doc, __config__=config, **fields)
+
+
+def _of_request(column: Column[Any]) -> Any:
+    default = column.info["missing"] if column.server_default is not None else None
+    return taken(column), ... if required(column) else default
+
+
+def _of_answer(column: Column[Any]) -> Any:
+    type_ = column.type.python_type
+    return type_ | None if column.nullable else type_
+
+
+def required(column: Column[Any]) -> bool:
+    """Tell whether every city has to be given a value of a column."""
+    return column.server_default is None and not column.nullable
+
+
+Code = taken(CITIES.c.country)
+NewCity = _city("NewCity", "A city to be stored.", _of_request, extra="forbid")
+ListedCity = _city("ListedCity", "A city in a list.", _of_answer, from_attributes=True)
+StoredCity: Any = create_model("StoredCity", __doc__="A city as stored.", __base__=ListedCity, id=int)
 
 
 class Country(BaseModel):
@@ -147,6 +183,7 @@ _MEANINGS = {
     401: "The bearer token is missing or wrong",
     403: "A browser sends this for a page of another site",
     404: "There is no such city",
+    405: "The path has other methods",
     408: "The body stopped coming",
     409: STORED_ALREADY,
     413: "The body is too large",
@@ -157,13 +194,21 @@ _MEANINGS = {
     "in_doubt is true: look first whether what was sent has been stored",
 }
 
+_HEADERS = {
+    401: ("WWW-Authenticate", "Bearer.", "string"),
+    405: ("Allow", "The methods of the path.", "string"),
+    503: ("Retry-After", "Seconds.", "integer"),
+}
+
 
 def documented(*statuses: int, **models: Any) -> dict[int | str, dict[str, Any]]:
     """Return the answers of a route beside its success, for OpenAPI; `models` (``_422=…``) go first."""
     usual = {422: Invalid, 500: Failure, 503: Failure}
     found: dict[int | str, dict[str, Any]] = {}
-    for status in (400, *statuses, 500, 503):
+    for status in (400, *statuses, 405, 500, 503):
         model = models.get(f"_{status}", usual.get(status, Problem))
         found[status] = {"description": _MEANINGS[status], "model": model}
-    found[503]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+        if status in _HEADERS:
+            name, described, type_ = _HEADERS[status]
+            found[status]["headers"] = {name: {"description": described, "schema": {"type": type_}}}
     return found

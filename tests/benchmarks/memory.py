@@ -36,7 +36,7 @@ async def main(kind: str, rows: int, path: Path) -> None:
     if kind == "frame":
         source = cities(rows)
     else:
-        from citykit.files.reader import read_cities
+        from citykit.cities import read_cities
 
         source = read_cities(path)  # type: ignore[assignment]
     forget()

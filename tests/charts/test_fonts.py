@@ -75,6 +75,10 @@ def test_a_font_that_was_installed_meanwhile_is_found(monkeypatch: pytest.Monkey
         ("ꯏꯝꯐꯥꯜ", "Meetei Mayek", "Noto Sans Meetei Mayek", "fonts-noto-core"),
         ("ལྷ་ས", "Tibetan", "Noto Serif Tibetan", "fonts-noto-core"),
         ("🗼", "symbol", "Symbola", "fonts-symbola"),
+        ("\uff2c\uff21", "Chinese, Japanese or Korean", "Noto Sans CJK", "fonts-noto-cjk"),
+        ("ー、", "Chinese, Japanese or Korean", "Noto Sans CJK", "fonts-noto-cjk"),
+        ("काशी।", "Devanagari", "Noto Sans Devanagari", "fonts-noto-core"),
+        ("Ꞓꟶ", "Latin", "Noto Sans", "fonts-noto-core"),
     ],
 )
 def test_a_script_without_a_font_is_one_warning_that_says_what_to_install(
@@ -98,6 +102,26 @@ def test_one_warning_for_all_scripts_of_a_chart_and_one_for_a_new_script_later()
     with pytest.warns(UserWarning, match="has the Devanagari characters") as later:
         drawn("አዲስ", "दिल्ली")
     assert (len(caught), len(later)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("Reykjavík", "Latin"), ("Москва", "Cyrillic"), ("Αθήνα", "Greek"), ("القاهرة", "Arabic"),
+        ("กรุงเทพ", "Thai"), ("दिल्ली", "Devanagari"), ("北京", "Chinese, Japanese or Korean"),
+    ],
+)  # fmt: skip
+def test_every_letter_of_a_name_is_of_one_script(name: str, script: str) -> None:
+    """Vowel signs and marks included."""
+    assert {fonts._script(letter) for letter in name} == {script}
+
+
+def test_a_name_of_several_scripts_lists_each_that_no_font_has() -> None:
+    said = "Chinese, Japanese or Korean, Devanagari, Thai characters of names such as '北京 Москва دلي'"
+    with pytest.warns(UserWarning, match=said) as caught:
+        ax = drawn("北京 Москва دلي", "กรุงเทพ दिल्ली")
+    assert len(caught) == 1
+    assert families(ax) == ["sans-serif", "Last Resort High-Efficiency"]
 
 
 def test_for_characters_of_no_script_no_font_is_recommended() -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import citykit
-from citykit.cities.store import CITIES
+from citykit.cities import CITIES
 from citykit.encode.frames import POSITION, validate
 from citykit.encode.rejects import refuse
 from citykit.encode.rules import rules_of

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import citykit
-from citykit.files import read_cities
+from citykit.cities import read_cities
 
 
 def whole(path: Path) -> pd.DataFrame:
@@ -46,6 +46,14 @@ def test_a_csv_file_with_a_byte_order_mark_and_quoted_line_ends(tmp_path: Path) 
     assert frame["population"].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_csv_file_of_a_header_alone_has_its_columns_and_no_row(tmp_path: Path, end: str) -> None:
+    (tmp_path / "cities.csv").write_text(f"name,population{end}")
+    frame = whole(tmp_path / "cities.csv")
+    assert frame.columns.tolist() == ["name", "population"]
+    assert frame.empty
+
+
 def test_a_quote_that_is_never_closed_is_named(tmp_path: Path) -> None:
     (tmp_path / "cities.csv").write_text('name,population\na,1\n"b,2\n' + "c,3\n" * 600_000)
     with pytest.raises(citykit.CitykitError, match="longer than 1,048,576 bytes; perhaps a quote is never"):
@@ -59,6 +67,16 @@ def test_numbers_in_a_csv_file_are_not_rounded(tmp_path: Path) -> None:
         5,
         1000,
     ]
+
+
+@pytest.mark.parametrize("number", ["0.99999999999999999999", "1.00000000000000000001"])
+@pytest.mark.parametrize("other", ["1", '"many"'])
+def test_numbers_in_an_ndjson_file_are_not_rounded(tmp_path: Path, number: str, other: str) -> None:
+    lines = [f'{{"name": "a", "population": {each}, "latitude": 1.5}}' for each in (number, other)]
+    (tmp_path / "cities.ndjson").write_text("\n".join(lines))
+    frame = whole(tmp_path / "cities.ndjson")
+    assert frame["population"].tolist() == [Decimal(number), json.loads(other)]
+    assert frame["latitude"].tolist() == [1.5, 1.5]
 
 
 def test_a_word_among_numbers_stays_for_the_check_to_name_it(tmp_path: Path) -> None:

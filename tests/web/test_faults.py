@@ -294,6 +294,38 @@ REFUSALS = {  # what the server is told, which request it then refuses, with whi
         "GRANT ALL ON cities TO visitor; ALTER TABLE cities DROP COLUMN latitude",
         READ, 500, "not as this server needs it",
     ),
+    "a sequence that has ended": (
+        "GRANT ALL ON cities TO visitor; ALTER SEQUENCE cities_id_seq MAXVALUE 5; "
+        "SELECT setval('cities_id_seq', 5)",
+        WRITE, 500, "no more ids",
+    ),
+    "an id that is there already": (
+        "GRANT ALL ON cities TO visitor; "
+        "INSERT INTO cities (id, name, population) OVERRIDING SYSTEM VALUE VALUES (1, 'x', 2)",
+        WRITE, 500, "an id that is there already",
+    ),
+    "a column that citykit does not fill": (
+        "GRANT ALL ON cities TO visitor; ALTER TABLE cities ADD founded integer NOT NULL",
+        WRITE, 500, "not as this server needs it",
+    ),
+    "a unique constraint of others": (
+        "GRANT ALL ON cities TO visitor; INSERT INTO cities (name, population) VALUES ('x', 1); "
+        "ALTER TABLE cities ADD UNIQUE (population)",
+        WRITE, 409, "only once",
+    ),
+    "a load against a unique constraint of others": (
+        "GRANT ALL ON cities TO visitor; INSERT INTO cities (name, population) VALUES ('x', 1); "
+        "ALTER TABLE cities ADD UNIQUE (population)",
+        WRITES[1], 409, "(population)=(1)",
+    ),
+    "a check of others": (
+        "GRANT ALL ON cities TO visitor; ALTER TABLE cities ADD CHECK (population > 1)",
+        WRITE, 422, "cannot store such a value",
+    ),
+    "row security": (
+        "GRANT ALL ON cities TO visitor; ALTER TABLE cities ENABLE ROW LEVEL SECURITY",
+        WRITE, 500, "has no right",
+    ),
     "a role without a connection left": ("ALTER ROLE visitor CONNECTION LIMIT 0", READ, 503, "Try again"),
     "a statement that takes too long": (
         "GRANT ALL ON cities TO visitor; ALTER ROLE visitor SET statement_timeout = 1; "
@@ -314,9 +346,66 @@ async def test_a_refusal_of_the_server_is_said_in_plain_words(
         assert (answer.status_code, said in answer.text) == (status, True), answer.text
         assert ("retry-after" in answer.headers) == (status == 503)
         assert has_no_secret(answer)
-        if url != "/":
+        if url != "/" and status >= 500:
             assert answer.json()["in_doubt"] is False
+        if method == "POST" and status != 503:
+            assert (await client.get("/healthz")).json() == {"status": "ok"}  # for the database answers
     await citykit.create_tables(engine, reset=True)
+
+
+@pytest.fixture
+async def other_database(
+    engine: AsyncEngine, direct_connection: asyncpg.Connection[Any]
+) -> AsyncIterator[URL]:
+    """A database in LATIN1."""
+    create = "CREATE DATABASE citykit_latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
+    await direct_connection.execute(create)
+    yield engine.url.set(database="citykit_latin1")
+    await direct_connection.execute("DROP DATABASE citykit_latin1 WITH (FORCE)")
+
+
+BEIJING = "name,population\n北京,1\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "asked"),
+    [
+        ("GET", "/cities/search?q=北京", {}),
+        ("GET", "/cities/biggest?country=北", {}),
+        ("GET", "/cities/bulk?country=北", {}),
+        ("GET", "/?country=北", {}),
+        ("POST", "/cities/", {"json": {"name": "北京", "population": 1}}),
+        ("POST", "/cities/bulk", {"content": BEIJING.encode(), "headers": CSV}),
+        ("POST", "/", {"data": {"name": "北京", "population": "1"}}),
+    ],
+    ids=name_of,
+)
+async def test_text_that_the_encoding_lacks_is_not_to_be_sent_again(
+    other_database: URL, method: str, url: str, asked: dict[str, Any]
+) -> None:
+    async with disposed(create_async_engine(other_database)) as latin1:
+        await citykit.create_tables(latin1)
+        async with direct(create_app(latin1)) as client:
+            answer = await client.request(method, url, **asked)
+            # A search for what cannot be stored may also find nothing.
+            assert answer.status_code == 422 or (answer.status_code, answer.text) == (200, "[]"), answer.text
+            assert "retry-after" not in answer.headers
+            added = await client.post("/cities/", json={"name": "Köln", "population": 1})
+            assert added.json()["name"] == "Köln"
+
+
+async def test_a_database_that_accepts_no_connections_is_not_to_be_asked_again(
+    other_database: URL, direct_connection: asyncpg.Connection[Any]
+) -> None:
+    await direct_connection.execute("ALTER DATABASE citykit_latin1 ALLOW_CONNECTIONS false")
+    async with (
+        disposed(create_async_engine(other_database)) as closed,
+        direct(create_app(closed)) as client,
+    ):
+        for method, url, asked, _ in [READ, *READS[5:7], *WRITES]:
+            answer = await client.request(method, url, **asked)
+            assert (answer.status_code, "accepts no connections" in answer.text) == (500, True), answer.text
+            assert "retry-after" not in answer.headers
 
 
 NOWHERE: dict[str, tuple[dict[str, Any], int, str]] = {
@@ -468,6 +557,9 @@ async def test_what_an_answer_may_be_is_documented(engine: AsyncEngine) -> None:
     assert sorted(schema["required"]) == ["detail", "in_doubt"]
     for path, routes in document["paths"].items():
         for method, route in routes.items():
+            assert {"400", "405", "500", "503"} <= route["responses"].keys()
+            assert ("403" in route["responses"]) == ("requestBody" in route)
+            assert ("408" in route["responses"]) == ("413" in route["responses"]) == ("requestBody" in route)
             for status in ("500", "503"):
                 content = route["responses"][status]["content"]["application/json"]
                 assert content["schema"]["$ref"].endswith("/Failure"), (path, method, status)
