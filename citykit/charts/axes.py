@@ -1,4 +1,4 @@
-"""What the charts are drawn with: Axes, bars, points, legends and notes that overlap nothing."""
+"""The parts of a chart: Axes, bars, legends and notes that overlap nothing."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def bars(ax: Axes, names: list[str], values: Floats, written: list[str], style: 
 
 
 def bar_legend(ax: Axes, handles: list[Patch], values: Floats, row: float, title: str) -> Artist:
-    """Put a legend where the low bars leave room for it, else below; return what is lowest."""
+    """Put a legend beside the low bars where they leave room, else below; return the lowest artist."""
     if not handles:
         return ax.xaxis.label
     covered = math.ceil((len(handles) + 1.5) * 14 / row)
@@ -118,7 +118,7 @@ def legend_below(ax: Axes, handles: Sequence[Artist], title: str, points: float,
 
 
 def legend(ax: Axes, handles: Sequence[Artist], title: str, **style: Any) -> Legend:
-    """Draw a legend of names: none is taken for a formula, or left out for its underscore in front."""
+    """Draw a legend of plain names: matplotlib would parse ``$`` and drop names that begin with ``_``."""
     labels = [str(handle.get_label()) for handle in handles]
     style |= {"frameon": False, "alignment": "left", "fontsize": "small", "title_fontsize": "small"}
     made: Legend = ax.legend(handles, ["" for _ in handles], title=title, **style)
@@ -128,7 +128,7 @@ def legend(ax: Axes, handles: Sequence[Artist], title: str, **style: Any) -> Leg
 
 
 def note(ax: Axes, frame: pd.DataFrame, below: Artist, remark: str = "") -> None:
-    """Write the frame's attribution, and what had to be left out, in small letters below everything else."""
+    """Write the frame's attribution and a remark in small letters below the lowest artist."""
     source = frame.attrs.get("source")
     said = [remark] if remark else []
     said += textwrap.wrap(clean(f"Source: {source}", 500), 100) if source else []
@@ -149,7 +149,7 @@ def note(ax: Axes, frame: pd.DataFrame, below: Artist, remark: str = "") -> None
 
 
 def nothing(ax: Axes, said: str) -> None:
-    """Say in the middle of an empty chart that it is meant to be empty."""
+    """Write in the middle of an empty chart that there is nothing to draw."""
     ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", va="center", alpha=0.7)
 
 
@@ -171,7 +171,7 @@ def country_colours(countries: Sequence[str], values: Floats) -> tuple[list[str]
 
 
 def largest_parts(ax: Axes, largest: Floats, total: Floats, row: float) -> Artist:
-    """Draw over the bars of countries what their largest cities have of them; return what is lowest."""
+    """Draw the largest cities over the bars of their countries; return the lowest artist."""
     ax.barh(range(len(largest)), largest, color=BLUE)
     handles = [Patch(color=BLUE, label="largest city"), Patch(color=SKY, label="other cities")]
     return bar_legend(ax, handles, total, row, "") if len(largest) else ax.xaxis.label

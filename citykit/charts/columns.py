@@ -1,4 +1,4 @@
-"""The columns of a frame as a chart needs them: checked numbers, lines of text, the largest first."""
+"""The columns of a frame for a chart: checked numbers, lines of text, the largest first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Positions = NDArray[np.intp]
 
 
 def check(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Refuse what is no frame, or has not each of these columns once."""
+    """Raise unless it is a frame that has each of these columns once."""
     if not isinstance(frame, pd.DataFrame):
         hint = ": it wants an await" if hasattr(frame, "__await__") else ""
         raise TypeError(f"a chart is drawn of a DataFrame, not of a {type(frame).__name__}{hint}")
@@ -59,7 +59,7 @@ def texts(frame: pd.DataFrame, column: str) -> list[str]:
 
 
 def descending(values: Floats) -> Positions:
-    """Return the positions of what is known, largest first, ties in the order of the frame."""
+    """Return the positions of values that are not NaN, largest first, ties in the order of the frame."""
     order = np.argsort(-values, kind="stable")
     return order[: len(values) - int(np.isnan(values).sum())]
 
@@ -79,7 +79,7 @@ def in_order(style: dict[str, Any], order: Positions, length: int) -> dict[str, 
 
 
 def clean(text: object, width: int = 40) -> str:
-    """Return one line of at most `width` columns without what cannot be drawn, cut with an ellipsis."""
+    """Return one line of at most `width` columns, without control characters, cut with an ellipsis."""
     kept = "".join(
         "\ufffd" if kind == "Cs" else " " if kind == "Cc" else character
         for character in str(text)

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from citykit.charts.axes import BLUE, VERMILLION, inches, legend_below, open_axes, persons
 from citykit.charts.columns import Floats
 
-MANY = 5_000  # dots that an SVG or PDF holds as a picture
+MANY = 5_000  # dots; more are one raster image in an SVG or PDF
 SMALLEST = 0.3  # area of a dot, points²
 
 
@@ -28,7 +28,9 @@ def ranks(ax: Axes, sizes: Floats, fit: tuple[float, float, float] | None, style
     count = len(sizes)
     rank = np.arange(1, count + 1)
     low, high = (sizes[-1], sizes[0]) if count else (1e3, 1e7)
-    limits = _limits(ax, (0.8, max(count, 8) * 1.25), (low / 1.6, high * 2.5))  # lines may leave those
+    limits = _limits(
+        ax, (0.8, max(count, 8) * 1.25), (low / 1.6, high * 2.5)
+    )  # the fitted lines may leave them
     given: dict[str, Any] = {
         "color": BLUE,
         "marker": "o",
@@ -57,7 +59,7 @@ def ranks(ax: Axes, sizes: Floats, fit: tuple[float, float, float] | None, style
 
 
 def _limits(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> dict[str, tuple[float, float]]:
-    """Return limits that hold these, and what was drawn before."""
+    """Return limits that hold these values and all that was drawn before."""
     if ax.has_data():
         x, y = (
             (min(new[0], old[0]), max(new[1], old[1]))
@@ -130,7 +132,7 @@ def _degrees(letters: str, value: float, _: object = None) -> str:
 
 
 def dots(ax: Axes, longitude: Floats, latitude: Floats, population: Floats, style: dict[str, Any]) -> Artist:
-    """Draw a dot for each city, its area (points²) in proportion to the population; return what is lowest."""
+    """Draw a dot a city, its area (points²) in proportion to its population; return the lowest artist."""
     largest = float(population.max(initial=0)) or 1.0
     unit = (
         min(max(12_000 / math.sqrt(len(population) or 1), 150), 600)

@@ -1,4 +1,4 @@
-"""Names without case and accents, as the server folds them: one SQL expression, which an index may hold."""
+"""The SQL expressions that take case and accents off names. They are immutable: an index may hold them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _SPELLED_OUT = {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}
 
 FOLDING_ENCODINGS = ("UTF8", "SQL_ASCII")  # in the latter, whose characters are bytes, lower() alone applies
 SEARCH_INDEX = "cities_by_name"
-# What a name stands between in the index, so that three-letter parts tell where it begins and ends. They are
-# capitals, which no folded name has, and the index takes them for letters in every locale.
+# Around a name in the index, so that its trigrams tell where it begins and ends: capitals, which no folded
+# name has and which are letters in every locale.
 BEGIN, END = "Q", "X"
 
 
@@ -39,8 +39,8 @@ def folded(text: str) -> str:
 def spelled(text: str) -> str:
     r"""Return the SQL expression of `folded` in ASCII: what is not is spelled as its bytes, ``\320\237``.
 
-    Of three-letter parts the index knows only those of letters and digits, and which characters are letters
-    depends on the database's locale; these are, in all of them. Digits may be found among those of bytes.
+    pg_trgm makes trigrams of letters and digits only, and the database's locale says which characters are
+    letters; those of ASCII are in every locale. A search for digits may also find digits of such bytes.
     """
     doubled = r"replace({}, '\', '\\')"
     return _folded(text, doubled, f"encode(decode({doubled}, 'escape'), 'escape')")

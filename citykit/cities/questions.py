@@ -1,4 +1,4 @@
-"""What one asks about cities. Each question is one statement, which an index or one pass answers."""
+"""The questions about cities: each is one statement, answered by an index or by one pass over the table."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def biggest_rows(bind: Bind, n: int, country: str | None = None) -> Sequen
 
 
 def _biggest(n: int, country: str | None, region: str | None) -> tuple[str, list[Any]]:
-    limit = _count(n)  # a number in the text: with a parameter, the server would plan it each time
+    limit = _count(n)  # a literal: with a parameter, the server would plan the statement each time
     args: list[Any] = []
     wanted = []
     for column, value in (("country", country), ("region", region)):
@@ -97,10 +97,9 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
 
     Notes
     -----
-    An index of three-letter parts (PostgreSQL's extension pg_trgm) answers for all but punctuation
-    alone or with one letter. The first search of a large table through an engine makes it (1 to 2 s
-    for 200,000 cities, in which the table is not written); where that may not be, a search is one pass over
-    the table.
+    A trigram index (PostgreSQL's extension pg_trgm) answers, except for punctuation alone or with one
+    letter. The first search of a large table through an engine creates it (1 to 2 s for 200,000 cities, in
+    which nobody can write to the table). Without it a search is one pass over the table.
 
     Examples
     --------
@@ -119,7 +118,7 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
     async def work(connection: AsyncConnection) -> list[Any]:
         raw = driver_of(connection)
         folds = raw.get_settings().server_encoding in FOLDING_ENCODINGS
-        # As an unnamed statement, so that it is planned for this very text.
+        # An unnamed statement is planned for the values of its parameters.
         prepared = await raw.prepare(find_statement(folds, letters_of(sought)), name="")
         rows: list[Any] = await prepared.fetch(sought, limit)
         return sorted(rows, key=operator.itemgetter("rank"))
@@ -164,8 +163,8 @@ async def nearest_cities(bind: Bind, latitude: float, longitude: float, n: int =
 
 _HAVERSINE = """least(1, sin(radians(latitude - $1::float8) / 2) ^ 2
     + cos(radians($1)) * cos(radians(latitude)) * sin(radians(longitude - $2::float8) / 2) ^ 2)"""
-# The n nearest of the largest cities tell within which box (in degrees) the n nearest of all must be: for the
-# others in the one pass over the table, two comparisons take the place of the formula.
+# The n nearest among the largest cities bound a box (in degrees) that holds the n nearest of all. Outside of
+# it, two comparisons replace the formula.
 _NEAREST = f"""
 WITH sample AS (
     SELECT {_HAVERSINE} AS part
@@ -190,7 +189,7 @@ ORDER BY distance_km, {ORDER} LIMIT $3
 
 @says_await
 async def summarize_countries(bind: Bind) -> pd.DataFrame:
-    """Return what there is in each country, the most populous first.
+    """Return the number of cities and the populations of each country, the most populous first.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
             await create(connection, seconds)
 
     async def create(connection: AsyncConnection, seconds: float) -> None:
-        # Held until the commit, so that two notebooks can start at once.
+        # Held until the commit: two notebooks may create the tables at the same time.
         await connection.execute(select(func.pg_advisory_xact_lock(CREATING)))
         if reset:
             if stored := await connection.run_sync(_stored):
@@ -58,7 +58,7 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
 
 
 def _stored(connection: Connection) -> list[str]:
-    """Return which of the tables there are."""
+    """Return the names of the tables that exist."""
     return [table.name for table in Base.metadata.sorted_tables if inspect(connection).has_table(table.name)]
 
 

@@ -80,7 +80,7 @@ async def load_cities(
             bind, source, CITIES, on_conflict=on_conflict, on_invalid=on_invalid, progress=progress
         )
     except DuplicateKeyError as exc:
-        if not exc.keys:  # another constraint than the key of a city
+        if not exc.keys:  # a unique constraint that is not the key of a city
             raise
         raise DuplicateCityError(str(exc), exc.keys) from exc
 
@@ -184,7 +184,7 @@ async def add_city(
                 if behind := violated.behind(CITIES.name, values, UNDONE):
                     raise behind from exc
                 raise DuplicateKeyError(f"{violated.said}; {UNDONE}") from exc
-            if not isinstance(bind, AsyncEngine):  # whose transaction may have made the table
+            if not isinstance(bind, AsyncEngine):  # the caller's transaction may have created the table
                 await settle_numbers(connection, CITIES.name)
         return city
 

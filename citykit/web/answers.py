@@ -1,4 +1,4 @@
-"""What is said of an error over HTTP, to programs and on the page: one function decides."""
+"""How an error is answered over HTTP: `answer` decides the status and the sentence, also for the page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from citykit.errors import (
 )
 from citykit.web.schemas import LISTED, STORED_ALREADY
 
-READING = ("GET", "HEAD", "OPTIONS")  # the methods that change nothing
+READING = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
 RETRY_AFTER = {"Retry-After": "5"}
 _LOOK = "look before you send it again."
 _IN_DOUBT = (
@@ -36,7 +36,7 @@ _FAILED = "The server failed; its log says how."
 
 
 class Answer(NamedTuple):
-    """What is said of an error over HTTP. No SQL, path, password or class is in it."""
+    """The answer to an error. It holds no SQL, no path, no password and no class name."""
 
     status: int
     detail: str
@@ -44,11 +44,11 @@ class Answer(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Those that tell a client whether to ask again."""
+        """Retry-After, where the client may send the request again."""
         return RETRY_AFTER if self.status == 503 and not self.in_doubt else {}
 
     def as_json(self) -> JSONResponse:
-        """Return it as programs get it."""
+        """Return it as JSON."""
         return JSONResponse({"detail": self.detail, "in_doubt": self.in_doubt}, self.status, self.headers)
 
 
@@ -117,7 +117,7 @@ def answer(exc: BaseException, *, writes: bool) -> Answer:
 
 
 def _code(exc: BaseException) -> str:
-    """Return the SQLSTATE from which an error comes, or nothing."""
+    """Return the SQLSTATE of an error or of the first of its causes that has one, else ``''``."""
     cause: BaseException | None = exc
     while cause is not None:
         if code := sqlstate(cause):
@@ -127,7 +127,7 @@ def _code(exc: BaseException) -> str:
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Answer each error that can be foreseen with its status and a sentence."""
+    """Register the handlers of the errors that are foreseen."""
     app.add_exception_handler(CitykitError, _failure)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(InvalidFrameError, _invalid_frame)
@@ -147,10 +147,10 @@ async def _method_not_allowed(request: Request, _: Exception) -> JSONResponse:
 
 
 async def _invalid_request(_: Request, exc: Exception) -> JSONResponse:
-    # Without the inputs themselves, which may be anything: large, secret, or no text at all.
+    # Without the inputs: they may be large, secret or not encodable.
     errors: Sequence[Any] = getattr(exc, "errors", list)()
     detail = [
-        {"loc": place(each["loc"]), "msg": legible(each["msg"]), "type": each["type"]} for each in errors
+        {"loc": place(each["loc"]), "msg": encodable(each["msg"]), "type": each["type"]} for each in errors
     ]
     return JSONResponse({"detail": detail}, 422)
 
@@ -173,9 +173,10 @@ async def _failure(request: Request, exc: Exception) -> JSONResponse:
 
 
 def logged(request: Request, exc: Exception) -> Answer:
-    """Return what is said of an error to the client; to the log it is written as it is, in one line.
+    """Return the answer to an error, and log the error itself in one line.
 
-    What nobody thought of is raised again: the guard answers it, and ends the connection.
+    An error that is neither citykit's nor the server's is raised again: `Guard` answers it with 500 and
+    closes the connection.
     """
     if not isinstance(exc, CitykitError) and not _code(exc):
         raise exc
@@ -187,13 +188,13 @@ def logged(request: Request, exc: Exception) -> Answer:
 
 
 def invalid(*problems: tuple[Sequence[str | int], str], kind: str = "value_error") -> JSONResponse:
-    """Return the answer that names what is wrong: where it is, and what was expected."""
+    """Return a 422 that lists each problem by its location in the request and its message."""
     detail = [{"loc": place(loc), "msg": msg, "type": kind} for loc, msg in problems]
     return JSONResponse({"detail": detail}, 422)
 
 
 def rejected(rejects: pd.DataFrame) -> dict[str, Any]:
-    """Return bad values as an answer lists them."""
+    """Return the first rejects and their number, as JSON has them."""
     listed = [
         {"row": _row(row), "column": column, "value": _plain(value), "reason": reason}
         for row, column, value, reason in rejects.head(LISTED).itertuples(index=False, name=None)
@@ -212,14 +213,14 @@ def _plain(value: object) -> str | int | float | bool | None:
         return int(value) if abs(int(value)) < 2**53 else "a very large number"
     if isinstance(value, Real) and math.isfinite(value):
         return float(value)
-    return legible(str(value)[:200])
+    return encodable(str(value)[:200])
 
 
-def legible(text: str) -> str:
-    """Return a text as UTF-8 can say it."""
+def encodable(text: str) -> str:
+    """Return a text with its lone surrogates escaped: UTF-8 cannot encode them."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def place(loc: Sequence[str | int]) -> list[str | int]:
-    """Return where something is wrong as UTF-8 can say it."""
-    return [legible(part) if isinstance(part, str) else part for part in loc]
+    """Return a location whose texts can be encoded."""
+    return [encodable(part) if isinstance(part, str) else part for part in loc]

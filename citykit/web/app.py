@@ -24,7 +24,7 @@ except ModuleNotFoundError as exc:
         f"The web application needs {exc.name}, which is not installed: pip install 'citykit[web]'"
     ) from exc
 
-PATIENCE = 10.0  # seconds, for a route that takes milliseconds when nothing is wrong
+PATIENCE = 10.0  # seconds; a route takes milliseconds when nothing is wrong
 MAX_BODY_BYTES = 2**30
 
 
@@ -98,7 +98,7 @@ def create_app(
     )
     app.state.token = os.environ.get("CITYKIT_TOKEN", "")
     app.state.patience = patience
-    app.state.turns = weakref.WeakKeyDictionary()  # by event loop
+    app.state.queues = weakref.WeakKeyDictionary()  # by event loop
     app.state.engine = engine
     protected = bool(app.state.token)
     app.include_router(routes.reading)

@@ -1,4 +1,4 @@
-"""What a route is given: the engine, a turn at the pool; and who may write."""
+"""The dependencies of the routes: the engine, the token, and a time limit for work on the pool."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from citykit.web.schemas import Code
 
 T = TypeVar("T")
 
-CONNECTIONS = 10  # of an engine of our own; more than a server has cores gain nothing
+CONNECTIONS = 10  # of the engine that the application makes; more than the server has cores gain nothing
 
 
 async def engine_of(request: Request) -> AsyncEngine:
@@ -47,50 +47,50 @@ async def authorize(
     request: Request,
     given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
 ) -> None:
-    """Refuse who does not have the token."""
+    """Refuse a request without the token."""
     if not knows_token(request, given.credentials.encode("latin-1") if given else b""):
         raise HTTPException(401, "This needs the server's bearer token.", {"WWW-Authenticate": "Bearer"})
 
 
 def knows_token(request: Request, given: bytes) -> bool:
-    """Tell whether a token is the server's, in a time that does not depend on where it differs."""
+    """Compare a token with the server's, in a time that does not tell where they differ."""
     return hmac.compare_digest(given, request.app.state.token.encode())
 
 
 async def soon(request: Request, work: Awaitable[T]) -> T:
-    """Wait for what should take milliseconds, though not for ever."""
+    """Await work under the application's time limit."""
     try:
-        async with patience(request):
+        async with time_limit(request):
             return await work
     finally:
-        if close := getattr(work, "close", None):  # a coroutine whose turn never came
+        if close := getattr(work, "close", None):  # a coroutine that never started
             close()
 
 
 @asynccontextmanager
-async def patience(request: Request) -> AsyncIterator[asyncio.Timeout]:
-    """Give a turn at the pool, and end the work in it after a while: a pool may be empty, a table locked."""
+async def time_limit(request: Request) -> AsyncIterator[asyncio.Timeout]:
+    """Wait for a place in the queue, and cancel the work after `patience` seconds (a full pool, a lock)."""
     seconds: float = request.app.state.patience
     limit = asyncio.timeout(seconds)
     try:
-        async with limit, turns(request):
+        async with limit, queue(request):
             yield limit
     except TimeoutError as exc:
         if not limit.expired():
             raise
         raise DatabaseUnavailableError(
-            f"No connection or no lock was to be had within {seconds:g} s; nothing was stored."
+            f"No connection or no lock was free within {seconds:g} s; nothing was stored."
         ) from exc
 
 
-def turns(request: Request) -> asyncio.Semaphore:
-    """Return what lets as many through as there are connections, and all others in their order.
+def queue(request: Request) -> asyncio.Semaphore:
+    """Return the semaphore of the running loop: one place for each connection of the pool, in FIFO order.
 
-    SQLAlchemy's pool has no queue in order of arrival: some requests would wait much longer than others.
+    SQLAlchemy's pool does not serve its waiters in their order: some requests would wait much longer.
     """
     state, loop = request.app.state, asyncio.get_running_loop()
-    turns: asyncio.Semaphore | None = state.turns.get(loop)
-    if turns is None:
+    places: asyncio.Semaphore | None = state.queues.get(loop)
+    if places is None:
         size = getattr(state.engine.pool, "size", int)() or CONNECTIONS
-        turns = state.turns[loop] = asyncio.Semaphore(size)
-    return turns
+        places = state.queues[loop] = asyncio.Semaphore(size)
+    return places

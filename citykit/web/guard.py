@@ -1,4 +1,4 @@
-"""What stands before the web application: hosts, sizes and senders of requests, and clients that go away."""
+"""ASGI middleware: refuses requests by host, origin and size, and notices clients that disconnect."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from citykit.web.answers import READING, answer
 
 SMALL_BODY = 64 * 2**10  # of everything but a bulk load
-WATCH_AFTER = 0.2  # seconds, so that the many short requests pay nothing for it
-SLOW_BODY = 30.0  # seconds in which nothing of a body is sent or taken
-LINGER = 2.0  # seconds for which the rest of a body is read that nobody wants
+WATCH_AFTER = 0.2  # seconds; short requests are done before and start no watcher
+SLOW_BODY = 30.0  # seconds without a byte of a body from the client, or of an answer to it
+LINGER = 2.0  # seconds in which the rest of a refused body is read and dropped
 
 
 class Guard:
-    """Refuses what the application need not see, and cancels a request (and so its query) with its client.
+    """Refuses requests by host, origin and size; cancels a request and its statement with its client.
 
     Parameters
     ----------
@@ -51,20 +51,20 @@ class Guard:
             return
         client = _Client(receive, send, self._limit(scope))
         if scope["method"] in READING:
-            client.has_sent_all()
+            client.body_ended()
         try:
             await (self._refusal(scope) or self._app)(scope, client.receive, client.send)
         except asyncio.CancelledError:
             if not client.took_back_cancellation():
                 raise
         except ClientDisconnect:
-            pass  # in the midst of its body: nobody is there to be answered
+            pass  # while it sent its body: no answer can reach it
         except Exception as exc:
             if client.is_answered:
-                raise  # the server cuts the connection, by which the client knows that this is not all
+                raise  # uvicorn closes the connection, by which the client sees that the answer is incomplete
             logging.getLogger("citykit").exception("%s %r failed", scope["method"], scope["path"])
             failed = answer(exc, writes=scope["method"] not in READING).as_json()
-            failed.headers["Connection"] = "close"  # nobody knows what it was left with
+            failed.headers["Connection"] = "close"  # the error may have left the body half read
             await failed(scope, client.receive, client.send)
         finally:
             client.forget()
@@ -91,23 +91,23 @@ class Guard:
 
 
 class _Client:
-    """The other end of one request: what it sends is counted, and that it goes away is noticed."""
+    """The client of one request: counts the bytes of its body and watches for its disconnect."""
 
     def __init__(self, receive: Receive, send: Send, limit: int) -> None:
         self._receive = receive
         self._send = send
         self._limit = limit
         self._received = 0
-        self._sent_all = False
-        self.is_answered = False  # or has begun to be
+        self._body_has_ended = False
+        self.is_answered = False  # the status line was sent
         self._gone = asyncio.Event()
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def receive(self) -> Message:
-        """Return the next part of the body, or that the client has gone."""
-        if self._sent_all:
+        """Return the next message: a part of the body, or the disconnect."""
+        if self._body_has_ended:
             await self._gone.wait()
             return {"type": "http.disconnect"}
         try:
@@ -119,16 +119,16 @@ class _Client:
         if self._received > self._limit:
             raise HTTPException(413, too_large(self._limit))
         if message["type"] == "http.request" and not message.get("more_body"):
-            self.has_sent_all()
+            self.body_ended()
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer; a client that does not take it for long has gone."""
+        """Send a part of the answer; a client that takes none for `SLOW_BODY` seconds is given up."""
         if message["type"] == "http.response.start":
             self.is_answered = True
-            if not self._sent_all:  # what is still to come of this body would be taken for a request
+            if not self._body_has_ended:  # the rest of the body would be parsed as the next request
                 MutableHeaders(scope=message)["Connection"] = "close"
-        if not message.get("more_body") and (message["type"] != "http.response.body" or self._sent_all):
+        if not message.get("more_body") and (message["type"] != "http.response.body" or self._body_has_ended):
             await self._send(message)
             return
         waiting = asyncio.get_running_loop().call_later(SLOW_BODY, self._hang_up)
@@ -141,15 +141,15 @@ class _Client:
             waiting.cancel()
 
     async def _linger(self) -> None:
-        """Read what still comes of the body: to close before would take the answer back on its way."""
+        """Read and drop the rest of the body: a close before its end (TCP RST) can destroy the answer."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER):
                 while (await self._receive()).get("more_body"):
                     pass
 
-    def has_sent_all(self) -> None:
-        """From here on nothing but its going away can come."""
-        self._sent_all = True
+    def body_ended(self) -> None:
+        """Watch for the disconnect, which alone can come after the body."""
+        self._body_has_ended = True
         self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin_to_watch)
 
     def _begin_to_watch(self) -> None:
@@ -166,7 +166,7 @@ class _Client:
             self._task.cancel()
 
     def took_back_cancellation(self) -> bool:
-        """Tell whether the request was cancelled for its client alone, which is no error then."""
+        """Tell whether only the disconnect cancelled the request; that cancellation is undone."""
         return self._gone.is_set() and self._task is not None and self._task.uncancel() == 0
 
     def forget(self) -> None:

@@ -48,7 +48,7 @@ _HEADERS = {
     "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_HASH}'; img-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    # With no-referrer a browser says that the page's own form comes from nowhere ("Origin: null").
+    # With no-referrer, browsers send "Origin: null" for the page's own form, which the guard refuses.
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
@@ -94,7 +94,7 @@ async def show(
         try:
             city = await stored(request, engine, int(added))
         except CitykitError:
-            city = None  # what is wrong, the page says itself
+            city = None  # the page itself answers the error
         said = f"Stored {_called(city)}: {city.population:,} persons." if city else ""
     return await _page(request, engine, country or None, said=said)
 
@@ -178,7 +178,7 @@ async def _page(
         cities = (await soon(request, biggest_cities(engine, SHOWN, country=country))).to_dict("records")
         countries = sorted(filter(None, (await soon(request, summarize_countries(engine)))["country"]))
     except CitykitError as exc:
-        # What became of the form comes first: that the database cannot show cities now says nothing of it.
+        # The outcome of the form goes before the failure to show cities, which says nothing of it.
         failed = failed or (None if wrong else logged(request, exc))
     headers = dict(_HEADERS)
     if failed is not None:

@@ -1,4 +1,4 @@
-"""The routes for programs: each asks one of the package's helpers, and answers in JSON."""
+"""The routes for programs: each calls one helper of citykit and answers in JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError
 from citykit.load import OnConflict, OnInvalid
 from citykit.read import stream_frames
 from citykit.web.answers import Answer, rejected
-from citykit.web.depends import EngineOf, InCountry, Limit, Sought, patience, soon
+from citykit.web.depends import EngineOf, InCountry, Limit, Sought, soon, time_limit
 from citykit.web.schemas import (
     LISTED,
     Country,
@@ -51,7 +51,7 @@ from citykit.web.schemas import (
 )
 
 BULK = "/cities/bulk"
-KINDS = {  # of a bulk body, and how a file of it ends
+KINDS = {  # media types of a bulk body, and the suffix of such a file
     "text/csv": ".csv",
     "application/x-ndjson": ".ndjson",
     "application/vnd.apache.parquet": ".parquet",
@@ -101,7 +101,7 @@ async def search(
 
 @reading.get("/countries", response_model=list[Country], responses=documented())
 async def countries(request: Request, engine: EngineOf) -> Response:
-    """Return what there is in each country, the most populous first."""
+    """Return the number of cities and the populations of each country, the most populous first."""
     return _json((await soon(request, summarize_countries(engine))).to_dict("records"))
 
 
@@ -119,13 +119,13 @@ async def export(
     format: Literal["csv", "ndjson"] = "csv",  # noqa: A002  as it is asked for
     country: InCountry = None,
 ) -> StreamingResponse:
-    """Return every city, streamed, as the POST of the same takes them."""
+    """Stream every city, in a format that the POST of this path takes."""
     statement = select(*(CITIES.c[name] for name in COLUMNS))
     if country is not None:
         statement = statement.where(CITIES.c.country == country)
     # It is a generator, though its type does not say so.
     frames: Any = stream_frames(engine, statement, chunk_rows=20_000, dtype_backend="pyarrow")
-    first = await soon(request, anext(frames))  # what can go wrong does so before the answer has begun
+    first = await soon(request, anext(frames))  # errors come before the status line is sent
 
     async def chunks() -> AsyncIterator[bytes]:
         async with aclosing(frames):
@@ -163,19 +163,19 @@ async def city_by_id(
 
 
 async def stored(request: Request, engine: AsyncEngine, id_: int) -> Row[Any] | None:
-    """Return the city of that number."""
+    """Return the city with an id, or None."""
 
     async def work(connection: AsyncConnection) -> Row[Any] | None:
         return (await connection.execute(select(CITIES).where(CITIES.c.id == id_))).one_or_none()
 
-    async with patience(request):
+    async with time_limit(request):
         return await in_transaction(engine, work, effect="reads")
 
 
 @reading.get("/healthz", response_model=Health, responses=documented(), tags=["server"])
 async def health(request: Request, engine: EngineOf) -> Health:
     """Tell whether the database answers a query; this says nothing of rights, nor of the table."""
-    async with patience(request):
+    async with time_limit(request):
         await in_transaction(engine, lambda connection: connection.scalar(select(1)), effect="reads")
     return Health(status="ok")
 
@@ -192,11 +192,11 @@ async def add(request: Request, response: Response, engine: EngineOf, city: NewC
 
 async def store(request: Request, engine: AsyncEngine, values: dict[str, Any]) -> City:
     """Store a city and commit."""
-    async with patience(request) as limit:
+    async with time_limit(request) as limit:
 
         async def work(connection: AsyncConnection) -> City:
             city = await add_city(connection, **values)
-            limit.reschedule(None)  # a COMMIT that is given up leaves its outcome unknown
+            limit.reschedule(None)  # a COMMIT that is cancelled leaves its outcome unknown
             return city
 
         return await in_transaction(engine, work, repeatable=lambda: True)
@@ -222,7 +222,7 @@ async def load(
     suffix = KINDS.get(request.headers.get("content-type", "").partition(";")[0].strip().lower())
     if suffix is None or request.headers.get("content-encoding", "identity") != "identity":
         raise HTTPException(415, f"The body is to be one of {', '.join(KINDS)}, without a content encoding.")
-    # It goes to a file first: who sends slowly would else hold a transaction, and its locks, all the while.
+    # To a file first: a slow client would else hold a transaction and its locks.
     with tempfile.NamedTemporaryFile(prefix="citykit-", suffix=suffix) as file:
         try:
             await _spool(request, file)
@@ -243,13 +243,13 @@ async def load(
                 {"detail": str(exc), "keys": exc.keys[:LISTED], "keys_total": len(exc.keys)}, 409
             )
         finally:
-            pa.default_memory_pool().release_unused()  # which it would keep for the next large body
+            pa.default_memory_pool().release_unused()  # Arrow would keep it for the next body
     counts = {name: getattr(report, name) for name in ("inserted", "updated", "skipped", "seconds", "plan")}
     return _json({**counts, **rejected(report.rejects)})
 
 
 class _UnreadableError(Exception):
-    """The body is not what its type says."""
+    """The body cannot be parsed as its media type."""
 
 
 def _rows(path: str) -> Iterator[Any]:

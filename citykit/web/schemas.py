@@ -1,4 +1,4 @@
-"""The schemas of what the web application takes and says, and which refusals each route can give."""
+"""The schemas of requests and answers, and the statuses that routes document."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ _HEADERS = {
 
 
 def documented(*statuses: int, **models: Any) -> dict[int | str, dict[str, Any]]:
-    """Return the answers of a route beside its success, for OpenAPI; `models` (``_422=…``) go first."""
+    """Return the errors of a route for OpenAPI; `models` (``_422=…``) replace the usual schemas."""
     usual = {422: Invalid, 500: Failure, 503: Failure}
     found: dict[int | str, dict[str, Any]] = {}
     for status in (400, *statuses, 405, 500, 503):

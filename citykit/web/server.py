@@ -30,7 +30,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that leaves signals alone: here they also have to end what comes before and after it."""
+    """uvicorn without its signal handlers: ours also end what runs before and after it serves."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -38,7 +38,7 @@ class _Server(uvicorn.Server):
 
 
 def configured(app: FastAPI) -> uvicorn.Config:
-    """Return how uvicorn is to serve the application, whose lifespan is the caller's."""
+    """Return uvicorn's configuration; the caller runs the lifespan of the application."""
     return uvicorn.Config(
         app,
         lifespan="off",
@@ -51,9 +51,9 @@ def configured(app: FastAPI) -> uvicorn.Config:
 
 
 def serve(host: str, port: int, *, max_body_bytes: int, say: Callable[[str], object]) -> None:
-    """Serve until a signal ends it, having said where."""
+    """Print the URL, and serve until a signal."""
     with suppress(NotImplementedError):  # where Arrow lacks it
-        # Gives back what a large body took. Arrow's default keeps 100 MiB of it, for each thread its own.
+        # It gives the memory of a large body back. Arrow's default pool keeps 100 MiB for each thread.
         pa.set_memory_pool(pa.jemalloc_memory_pool())
     local = _is_loopback(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -71,22 +71,22 @@ def serve(host: str, port: int, *, max_body_bytes: int, say: Callable[[str], obj
 
         async def work() -> None:
             with _ended_by_signals(server):
-                async with app.router.lifespan_context(app):  # here, so that its errors are this command's
+                async with app.router.lifespan_context(app):  # not in uvicorn, which would hide its errors
                     gc.collect()
-                    gc.freeze()  # what pandas and the others brought is not gone through again and again
+                    gc.freeze()  # the collector skips the objects of the imports from here on
                     say(f"Serving {url} (its API: {url}/docs); Ctrl-C ends it.")
                     await server.serve(sockets=[listening])
 
-        with suppress(asyncio.CancelledError):  # by a signal before it served
+        with suppress(asyncio.CancelledError):  # a signal came before it served
             asyncio.run(work())
 
 
 @contextmanager
 def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """End the current task by a signal: the server while it serves, else what it waits for.
+    """On a signal, shut uvicorn down; before it serves, cancel the current task.
 
-    A terminal that is closed sends SIGHUP twice, its shell and its kernel once each. What comes while the
-    process is ending is ignored: it would else die before it has stopped the embedded PostgreSQL.
+    A terminal that is closed sends SIGHUP twice: the shell and the kernel once each. Signals that come during
+    the shutdown are ignored, so that the process stops the embedded PostgreSQL before it ends.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -96,7 +96,7 @@ def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
         elif task is not None:
             loop.call_soon_threadsafe(task.cancel)
 
-    heard = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]  # which nohup says
+    heard = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]  # nohup ignores SIGHUP
     for each in heard:
         signal.signal(each, end)
     try:

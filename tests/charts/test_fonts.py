@@ -44,7 +44,7 @@ def test_names_that_the_font_has_are_drawn_in_it() -> None:
     assert families(drawn("Reykjavík", "Αθήνα", "Москва", "القاهرة")) == ["sans-serif"]
 
 
-def test_what_the_font_lacks_is_drawn_in_one_that_has_it() -> None:
+def test_letters_that_the_font_lacks_are_drawn_in_another() -> None:
     with pyplot.rc_context({"font.family": "cmr10", "axes.formatter.use_mathtext": True}):
         ax = drawn("Москва", "Θεσσαλονίκη")
     assert families(ax)[0] == "cmr10"
@@ -130,7 +130,7 @@ def test_for_characters_of_no_script_no_font_is_recommended() -> None:
     assert "Install" not in str(caught[0].message)
 
 
-def test_what_is_never_seen_needs_no_font() -> None:
+def test_invisible_characters_need_no_font() -> None:
     assert families(drawn("a\u200db\ufe0f \u200fc\u00ad")) == ["sans-serif"]
 
 

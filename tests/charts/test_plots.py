@@ -50,7 +50,7 @@ def test_thousands_are_readable(three_cities: pd.DataFrame) -> None:
     assert ax.xaxis.get_major_formatter()(2_000_000, 0) == "2 M"
 
 
-def test_it_draws_where_it_is_told_and_shows_nothing(three_cities: pd.DataFrame) -> None:
+def test_the_given_axes_are_drawn_on_and_nothing_is_shown(three_cities: pd.DataFrame) -> None:
     ax = Figure().subplots()
     assert citykit.plot_biggest(three_cities, ax=ax) is ax
     assert pyplot.get_fignums() == []
@@ -99,7 +99,7 @@ def test_a_name_is_no_formula() -> None:
     assert labels(ax)[1] == "a_b^c"
 
 
-def test_a_frame_that_is_none_of_ours() -> None:
+def test_a_frame_without_the_columns_is_refused() -> None:
     with pytest.raises(ValueError, match="no column 'name', 'population' to draw"):
         citykit.plot_biggest(pd.DataFrame({"a": [1]}))
 
@@ -191,7 +191,7 @@ def test_missing_columns_are_named(name: str) -> None:
 
 
 @charts
-def test_what_is_no_frame_or_no_axes(name: str) -> None:
+def test_other_things_than_frames_and_axes_are_refused(name: str) -> None:
     async def forgotten() -> None: ...
 
     coroutine = forgotten()
@@ -354,7 +354,7 @@ def test_ranks_are_drawn_against_sizes_with_the_fit() -> None:
     assert str(line.get_label()).endswith("(standard error), n = 50")
 
 
-def test_what_a_logarithm_does_not_have_is_left_out_and_counted() -> None:
+def test_populations_of_zero_are_left_out_and_counted() -> None:
     ax = drawn("rank_size", made(5, population=[5, 0, None, 3, 2]))
     assert np.asarray(ax.lines[0].get_ydata()).tolist() == [5, 3, 2]
     assert ax.texts[0].get_text() == "Left out: 2 of 5 cities, of unknown or no population"

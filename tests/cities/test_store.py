@@ -280,7 +280,7 @@ async def test_a_load_cancelled_at_any_moment_is_all_or_nothing(engine: AsyncEng
 
 @pytest.mark.parametrize("rows", [10, 2 * FEW_ROWS])
 @pytest.mark.parametrize("before", [0, 1])
-async def test_a_load_cancelled_as_its_way_begins_leaves_nothing_behind(
+async def test_a_load_cancelled_as_its_plan_begins_leaves_nothing_behind(
     engine: AsyncEngine, rows: int, before: int
 ) -> None:
     """Not even a coroutine that was never awaited, of which Python would speak."""
@@ -505,7 +505,7 @@ async def test_a_transaction_that_has_failed_is_said_to_have_failed(engine: Asyn
     assert len(await stored(engine)) == 1
 
 
-async def test_what_may_not_be_written_is_said(engine: AsyncEngine) -> None:
+async def test_a_write_that_is_not_allowed_names_the_reason(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         await connection.execute(text("SET TRANSACTION READ ONLY"))
         with pytest.raises(citykit.CitykitError, match=r"read-only.*nothing was changed"):
@@ -517,7 +517,7 @@ async def test_what_may_not_be_written_is_said(engine: AsyncEngine) -> None:
     ("bind", "hint"),
     [(None, "await citykit.connect"), ("postgresql://localhost", "await citykit.connect"), (5, "await")],
 )
-async def test_what_is_no_bind(bind: Any, hint: str) -> None:
+async def test_other_things_than_binds_are_refused(bind: Any, hint: str) -> None:
     with pytest.raises(
         TypeError, match=rf"an AsyncEngine, AsyncConnection or AsyncSession is needed.*{hint}"
     ):
@@ -593,7 +593,7 @@ async def test_another_constraint_than_the_key_is_no_stored_city(engine: AsyncEn
         assert not isinstance(caught.value, citykit.DuplicateCityError)
 
 
-async def test_what_else_a_session_holds_is_not_blamed_on_the_new_city(engine: AsyncEngine) -> None:
+async def test_an_error_of_another_pending_object_is_not_blamed_on_the_new_city(engine: AsyncEngine) -> None:
     async with citykit.sessions(engine)() as session:
         session.add_all([citykit.City(name="twice", population=1), citykit.City(name="twice", population=2)])
         with pytest.raises(citykit.CitykitError, match="twice") as caught:
@@ -602,7 +602,7 @@ async def test_what_else_a_session_holds_is_not_blamed_on_the_new_city(engine: A
         await session.rollback()
 
 
-async def test_of_many_who_add_the_same_city_one_succeeds(engine: AsyncEngine) -> None:
+async def test_of_many_that_add_the_same_city_at_once_one_succeeds(engine: AsyncEngine) -> None:
     done = await asyncio.gather(
         *(citykit.add_city(engine, "a", i) for i in range(20)), return_exceptions=True
     )
@@ -636,7 +636,7 @@ async def test_numpy_numbers_are_numbers(engine: AsyncEngine) -> None:
 # The report
 
 
-def test_the_report_reads_well() -> None:
+def test_the_repr_of_a_report_has_its_counts() -> None:
     rejects = pd.DataFrame({"row": [3], "column": ["name"], "value": ["<b>"], "reason": ["odd"]})
     report = citykit.LoadReport(12_345, 1, 0, rejects, 1.234)
     assert repr(report) == "<LoadReport: 12,345 inserted, 1 updated, 0 skipped, 1 bad values in 1.23 s>"
@@ -649,7 +649,7 @@ def test_the_report_reads_well() -> None:
 # Progress
 
 
-async def test_a_callback_hears_of_every_chunk(engine: AsyncEngine) -> None:
+async def test_the_callback_is_called_for_every_chunk(engine: AsyncEngine) -> None:
     heard: list[tuple[int, int]] = []
     total = 2 * CHUNK_ROWS + 1
     await citykit.load_cities(engine, many(total), progress=lambda done, rows: heard.append((done, rows)))

@@ -79,7 +79,7 @@ def test_numbers_in_an_ndjson_file_are_not_rounded(tmp_path: Path, number: str, 
     assert frame["latitude"].tolist() == [1.5, 1.5]
 
 
-def test_a_word_among_numbers_stays_for_the_check_to_name_it(tmp_path: Path) -> None:
+def test_a_word_among_numbers_stays_a_word(tmp_path: Path) -> None:
     (tmp_path / "cities.csv").write_text("name,population\na,1\nb,many\nc,3\n", encoding="utf-8")
     assert whole(tmp_path / "cities.csv")["population"].tolist() == [1, "many", 3]
 

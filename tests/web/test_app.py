@@ -78,7 +78,9 @@ async def test_the_biggest(client: httpx.AsyncClient) -> None:
         ("/cities/bulk?format=xml", "format"),
     ],
 )
-async def test_a_question_that_makes_no_sense(client: httpx.AsyncClient, url: str, field: str) -> None:
+async def test_an_invalid_question_names_its_parameter(
+    client: httpx.AsyncClient, url: str, field: str
+) -> None:
     answer = await client.get(url)
     assert answer.status_code == 422
     assert [each["loc"][-1] for each in answer.json()["detail"]] == [field]
@@ -373,7 +375,7 @@ async def test_a_client_that_goes_away_cancels_its_statement(engine: AsyncEngine
         assert (await client.get("/cities/biggest")).json() == []
 
 
-async def test_an_exhausted_pool_and_a_locked_table_are_answered_soon(engine: AsyncEngine) -> None:
+async def test_a_full_pool_and_a_locked_table_are_503_within_the_patience(engine: AsyncEngine) -> None:
     small = await citykit.connect(pool_size=1, max_overflow=0)
     async with direct(create_app(small, patience=0.2)) as client:
         for locked in (False, True):
@@ -395,7 +397,7 @@ QUESTIONS = ["/cities/biggest", "/cities/search?q=a", "/cities/1", "/cities/bulk
 
 
 @pytest.mark.parametrize("url", [*QUESTIONS, "/healthz"])
-async def test_a_database_that_is_not_there(url: str) -> None:
+async def test_an_unreachable_database_is_503(url: str) -> None:
     nowhere = create_async_engine("postgresql+asyncpg://ada:s3cr3t@127.0.0.1:1/geo")
     async with direct(create_app(nowhere)) as client:
         answer = await client.get(url)
@@ -406,7 +408,9 @@ async def test_a_database_that_is_not_there(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", QUESTIONS)
-async def test_a_table_that_is_not_there(engine: AsyncEngine, url: str) -> None:
+async def test_a_missing_table_is_500_and_names_the_command_that_creates_it(
+    engine: AsyncEngine, url: str
+) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("DROP TABLE cities"))
     async with direct(create_app(engine)) as client:
@@ -457,13 +461,13 @@ async def test_pages_of_other_sites_change_nothing(
         assert answer.status_code == status
 
 
-async def test_the_names_under_which_it_may_be_called(engine: AsyncEngine) -> None:
+async def test_only_allowed_hosts_are_answered(engine: AsyncEngine) -> None:
     async with direct(create_app(engine, allowed_hosts=["localhost", "::1"])) as client:
         for host, status in (("localhost:8000", 200), ("[::1]:8000", 200), ("evil.example", 400), ("[", 400)):
             assert (await client.get("/cities/biggest", headers={"host": host})).status_code == status
 
 
-async def test_it_disposes_of_its_own_engine_and_of_no_other(engine: AsyncEngine) -> None:
+async def test_the_application_disposes_of_its_own_engine_only(engine: AsyncEngine) -> None:
     app = create_app()
     async with direct(app) as client:
         assert (await client.get("/cities/biggest")).status_code == 503  # not started yet
@@ -478,7 +482,7 @@ async def test_it_disposes_of_its_own_engine_and_of_no_other(engine: AsyncEngine
     assert engine.pool.checkedin() == 1  # type: ignore[attr-defined]
 
 
-async def test_methods_that_are_not_there(client: httpx.AsyncClient) -> None:
+async def test_a_405_names_every_method_of_the_path(client: httpx.AsyncClient) -> None:
     for url, allowed in (
         ("/cities/biggest", "GET"), ("/cities/bulk", "GET, POST"), ("/cities/1", "GET"), ("/", "GET, POST"),
         ("/cities/", "POST"), ("/openapi.json", "GET, HEAD"),
@@ -491,7 +495,7 @@ async def test_methods_that_are_not_there(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("package", ["fastapi", "jinja2", "pydantic"])
-def test_without_the_extra_the_error_says_what_to_type(package: str) -> None:
+def test_without_the_extra_the_error_has_the_pip_command(package: str) -> None:
     script = f"import sys, citykit; sys.modules[{package!r}] = None\nimport citykit.web"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "MissingDependencyError" in done.stderr.splitlines()[-1]

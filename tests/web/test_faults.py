@@ -169,7 +169,7 @@ async def test_a_connection_lost_before_the_commit_is_not_in_doubt(
 
 @every_write
 @pytest.mark.usefixtures("akureyri")
-async def test_whoever_waits_for_a_slow_commit_hears_the_truth(
+async def test_a_commit_slower_than_the_patience_is_answered_with_its_outcome(
     engine: AsyncEngine, method: str, url: str, asked: dict[str, Any], status: int
 ) -> None:
     """The patience ends while the COMMIT is out."""
@@ -207,7 +207,7 @@ async def test_connections_that_the_server_closed_while_they_were_idle_fail_no_r
 
 
 @pytest.mark.usefixtures("akureyri")
-async def test_after_clients_that_closed_their_searches_what_is_acknowledged_is_stored(
+async def test_after_searches_that_clients_abandoned_every_acknowledged_write_is_stored(
     engine: AsyncEngine,
     direct_connection: asyncpg.Connection[Any],
     caplog: pytest.LogCaptureFixture,
@@ -248,7 +248,7 @@ async def test_after_clients_that_closed_their_searches_what_is_acknowledged_is_
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-async def test_a_bulk_load_does_not_wait_for_ever_for_a_lock(engine: AsyncEngine) -> None:
+async def test_a_bulk_load_waits_for_a_lock_no_longer_than_its_engine_says(engine: AsyncEngine) -> None:
     app = create_app(patience=0.5)
     async with app.router.lifespan_context(app), direct(app) as client:
         async with engine.connect() as other:
@@ -336,7 +336,7 @@ REFUSALS = {  # what the server is told, which request it then refuses, with whi
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-async def test_a_refusal_of_the_server_is_said_in_plain_words(
+async def test_a_refusal_of_the_server_is_answered_with_its_reason(
     engine: AsyncEngine, role: URL, direct_connection: asyncpg.Connection[Any], refusal: str
 ) -> None:
     told, (method, url, asked, _), status, said = REFUSALS[refusal]
@@ -420,7 +420,7 @@ NOWHERE: dict[str, tuple[dict[str, Any], int, str]] = {
 @pytest.mark.parametrize(
     ("method", "url", "asked", "status"), [*READS[:1], *READS[4:7], *WRITES], ids=name_of
 )
-async def test_a_new_connection_that_fails_is_said_in_plain_words(
+async def test_a_failed_login_is_answered_with_its_reason(
     engine: AsyncEngine, nowhere: str, method: str, url: str, asked: dict[str, Any], status: int
 ) -> None:
     changed, status, said = NOWHERE[nowhere]
@@ -436,9 +436,7 @@ async def test_a_new_connection_that_fails_is_said_in_plain_words(
 
 @pytest.mark.parametrize(("method", "url", "asked", "status"), [READ, *WRITES], ids=name_of)
 @pytest.mark.usefixtures("engine")
-async def test_a_full_pool_is_said_in_plain_words(
-    method: str, url: str, asked: dict[str, Any], status: int
-) -> None:
+async def test_a_full_pool_is_503(method: str, url: str, asked: dict[str, Any], status: int) -> None:
     """The pool's own patience ends before the application's."""
     small = await citykit.connect(pool_size=1, max_overflow=0, pool_timeout=0.2)
     async with disposed(small), direct(create_app(small)) as client:
@@ -501,7 +499,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_what_nobody_foresaw_is_answered_and_ends_the_connection(
+async def test_an_unforeseen_error_is_answered_and_closes_the_connection(
     server: str, log: pytest.LogCaptureFixture, method: str
 ) -> None:
     async with Raw(server) as client:
@@ -525,7 +523,7 @@ async def test_what_nobody_foresaw_is_answered_and_ends_the_connection(
         ("POST /", {"origin": "https://evil.example"}, 403),
     ],
 )
-async def test_an_answer_before_the_end_of_the_body_ends_the_connection(
+async def test_an_answer_before_the_end_of_the_body_closes_the_connection(
     server: str, request_: str, headers: dict[str, Any], status: int
 ) -> None:
     """What comes of the body afterwards would else be taken for the next request."""
@@ -550,7 +548,7 @@ async def test_a_connection_is_good_for_longer_than_clients_use_it(server: str) 
     await asyncio.gather(*(ask_twice(number) for number in range(40)))
 
 
-async def test_what_an_answer_may_be_is_documented(engine: AsyncEngine) -> None:
+async def test_every_route_documents_its_errors(engine: AsyncEngine) -> None:
     async with direct(create_app(engine)) as client:
         document = (await client.get("/openapi.json")).json()
     schema = document["components"]["schemas"]["Failure"]

@@ -67,7 +67,7 @@ async def test_the_table_and_the_filter(client: httpx.AsyncClient) -> None:
     assert "None are stored" in (await client.get("/", params={"country": "XX"})).text
 
 
-async def test_text_of_others_stays_text(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
+async def test_stored_text_is_escaped(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
     nasty = "<script>alert(1)</script>\"'&"
     await citykit.add_city(engine, nasty, 10**9, country=nasty, region=nasty)
     for answer in (
@@ -80,7 +80,7 @@ async def test_text_of_others_stays_text(client: httpx.AsyncClient, engine: Asyn
     assert nasty in Cells((await client.get("/")).text).cells
 
 
-async def test_what_a_browser_is_told_to_allow(client: httpx.AsyncClient) -> None:
+async def test_the_page_has_a_content_security_policy(client: httpx.AsyncClient) -> None:
     for url in ("/", "/biggest.svg"):
         headers = (await client.get(url)).headers
         assert headers["content-security-policy"].startswith("default-src 'none'; ")
@@ -132,7 +132,9 @@ async def test_a_form_that_cannot_be_stored(
 
 
 @pytest.mark.parametrize("given", ["99999", "-1", "x", "9" * 5000, "%00", "²"])
-async def test_a_page_is_shown_whatever_is_said_to_be_stored(client: httpx.AsyncClient, given: str) -> None:
+async def test_an_unknown_id_in_the_address_does_not_hide_the_page(
+    client: httpx.AsyncClient, given: str
+) -> None:
     answer = await client.get(f"/?stored={given}")
     assert answer.status_code == 200
     assert "Stored " not in answer.text

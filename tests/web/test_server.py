@@ -112,7 +112,7 @@ def test_serve_outlives_its_terminal_where_nohup_says_so() -> None:
 
 
 @pytest.mark.usefixtures("empty_table")
-def test_serve_answers_to_its_names() -> None:
+def test_serve_answers_only_to_the_names_of_loopback() -> None:
     with serving() as (_, said):
         url = url_of(said)
         assert url.startswith("http://127.0.0.1:")
@@ -121,7 +121,7 @@ def test_serve_answers_to_its_names() -> None:
 
 
 @pytest.mark.usefixtures("empty_table")
-def test_serve_says_who_else_may_write(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_warns_that_others_may_write_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CITYKIT_TOKEN", raising=False)
     with serving("--host", "0.0.0.0") as (_, said):  # noqa: S104  the point
         assert "CITYKIT_TOKEN" in said[0]
@@ -132,7 +132,7 @@ def test_serve_says_who_else_may_write(monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "said"),
     [(["--port", "70000"], "--port"), (["--host", "nowhere.invalid"], "nowhere.invalid"), ([], "in use")],
 )
-def test_a_place_that_cannot_be_served(words: list[str], said: str) -> None:
+def test_an_address_that_cannot_be_served_is_one_line_on_stderr(words: list[str], said: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         words = words or ["--port", str(taken.getsockname()[1])]
         command = [sys.executable, "-m", "citykit", "serve", *words]
