@@ -14,6 +14,7 @@ from sqlalchemy.util import await_only
 
 from citykit.database.driver import KEEPALIVE, cancelled_on_server, keep_alive
 from citykit.database.pool import PoolPerLoop
+from citykit.database.pooler import PoolerCheck
 from citykit.database.server_errors import DRIVER_ERRORS, unreachable
 from citykit.database.transactions import LOCK_OPTION, LOCK_SECONDS, SILENCE_OPTION, SILENCE_SECONDS
 from citykit.database.urls import asyncpg_url, set_url_options, shown_url, socket_options
@@ -93,6 +94,8 @@ async def connect(
     event.listen(engine.sync_engine, "invalidate", _end_cancelled)
     if not wanted:
         event.listen(engine.sync_engine, "do_connect", _find_embedded)
+    else:
+        event.listen(engine.sync_engine, "do_connect", PoolerCheck().connect)
     checking = asyncio.ensure_future(_version(engine))
     try:
         await asyncio.wait([checking], timeout=CONNECT_SECONDS)

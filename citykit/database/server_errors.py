@@ -48,6 +48,10 @@ _PERMANENT = (
     ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE,
 )
 
+_POOLER = (
+    "A pooler such as pgbouncer has changed the connection, and with it the prepared statements: "
+    "engine = await citykit.connect(url) makes an engine that needs none."
+)
 # What to do about a statement that the server refuses for no fault of the values, by SQLSTATE.
 _STATEMENT_HINTS: Mapping[str, str] = {
     Condition.DEPENDENT_OBJECTS_STILL_EXIST: "Something else was built on the table: drop that first.",
@@ -65,6 +69,8 @@ _STATEMENT_HINTS: Mapping[str, str] = {
     "with all of its rows, by await citykit.create_tables(engine, reset=True)",
     Condition.INVALID_COLUMN_REFERENCE: "The table in the database has no unique constraint on this key: "
     "create one, or give another.",
+    Condition.INVALID_SQL_STATEMENT_NAME: _POOLER,
+    Condition.DUPLICATE_PREPARED_STATEMENT: _POOLER,
     Condition.DISK_FULL: "The server's disk is full.",
     Condition.LOCK_NOT_AVAILABLE: "Another transaction holds the table: run it again.",
     Condition.QUERY_CANCELED: "It was cancelled, or took longer than the server's statement_timeout.",

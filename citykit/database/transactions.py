@@ -293,7 +293,8 @@ async def _watched(task: asyncio.Task[Any], attempt: _Attempt, seconds: float) -
         asking = asyncio.ensure_future(_is_there(connection.engine))
         try:
             await asyncio.wait([task, asking], return_when=asyncio.FIRST_COMPLETED)
-            if asking.done() and not asking.result() and attempt.connection is connection:
+            ours = attempt.connection is connection and not is_closed(connection)
+            if asking.done() and not asking.result() and ours:
                 attempt.silent = seconds + ANSWER_SECONDS
                 driver_of(connection).terminate()
         finally:
