@@ -40,9 +40,11 @@ async def connect(
     Parameters
     ----------
     url : str or sqlalchemy.URL, optional
-        ``postgresql://user:password@host:port/database``. None: the environment variable
-        ``CITYKIT_URL``; where that is not set, the embedded PostgreSQL of this user, which is started
-        (or attached to) in ``CITYKIT_HOME`` and stopped when the last process that uses it ends.
+        ``postgresql://user:password@host:port/database``, with libpq's options; several hosts are tried in
+        their order; the environment's ``PG*`` variables and ``~/.pgpass`` supply what is left out. None: the
+        environment variable ``CITYKIT_URL``; where that is not set, the embedded PostgreSQL of this user,
+        which is started (or attached to) in ``CITYKIT_HOME`` and stopped when the last process that uses it
+        ends.
     echo : bool
         Log every statement that goes through SQLAlchemy (COPY and most reads go past it).
     lock_timeout : float
@@ -64,8 +66,8 @@ async def connect(
     Raises
     ------
     DatabaseUnavailableError
-        Within 5 seconds, if no server answers there, it does not let us in, or it is older than
-        PostgreSQL 14.
+        Within 5 seconds, or the URL's ``connect_timeout``, if no server answers there, it does not let us in,
+        or it is older than PostgreSQL 14.
 
     Examples
     --------
@@ -75,7 +77,8 @@ async def connect(
     target = asyncpg_url(wanted) if wanted else await _embedded()
     if "pool" not in engine_options and engine_options.get("poolclass") in (None, AsyncAdaptedQueuePool):
         engine_options["poolclass"] = PoolPerLoop
-    engine_options["connect_args"] = {"timeout": CONNECT_SECONDS, **engine_options.get("connect_args", {})}
+    seconds = float(str(target.query.get("connect_timeout", 0))) or CONNECT_SECONDS
+    engine_options["connect_args"] = {"timeout": seconds, **engine_options.get("connect_args", {})}
     engine_options["execution_options"] = {
         LOCK_OPTION: lock_timeout,
         SILENCE_OPTION: silence_timeout,
@@ -98,13 +101,13 @@ async def connect(
         event.listen(engine.sync_engine, "do_connect", PoolerCheck().connect)
     checking = asyncio.ensure_future(_version(engine))
     try:
-        await asyncio.wait([checking], timeout=CONNECT_SECONDS)
+        await asyncio.wait([checking], timeout=seconds)
         if not checking.done():
             raise TimeoutError
         version = checking.result()
     except (OverflowError, TypeError, ValueError, *DRIVER_ERRORS) as exc:
         await engine.dispose()
-        raise unreachable(target, exc, CONNECT_SECONDS) from exc
+        raise unreachable(target, exc, seconds) from exc
     except BaseException:
         await engine.dispose()
         raise

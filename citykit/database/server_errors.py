@@ -23,6 +23,7 @@ DRIVER_ERRORS = (OSError, SQLAlchemyError, *_ASYNCPG_ERRORS)  # everything that 
 
 _OF_AN_OPTION = "Change that in the URL (CITYKIT_URL), in connect_args or in the environment (PG…)."
 _FILES = {"sslcert", "sslcrl", "sslkey", "sslrootcert"}  # the options of a URL that name one
+_OF_A_HANDSHAKE = {"sslcert", "sslnegotiation"}  # those for which a server may close the connection
 _OF_THE_SERVER = (
     "Check that the server runs there and that CITYKIT_URL is right; "
     "without CITYKIT_URL citykit brings a server of its own."
@@ -116,8 +117,13 @@ def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> D
         isinstance(original, (FileNotFoundError, PermissionError)) and not _FILES.isdisjoint(url.query)
     )
     permanent = ours or code.startswith(_PERMANENT)
-    other_role = isinstance(original, TargetServerAttributeNotMatched)  # which a failover may change
-    hint = _CONNECTION_HINTS.get(code, _OF_AN_OPTION if ours or other_role else _OF_THE_SERVER)
+    closed = (ConnectionResetError, asyncpg.ConnectionDoesNotExistError)
+    option = (
+        ours
+        or isinstance(original, TargetServerAttributeNotMatched)  # which a failover may change
+        or (isinstance(original, closed) and not _OF_A_HANDSHAKE.isdisjoint(url.query))
+    )
+    hint = _CONNECTION_HINTS.get(code, _OF_AN_OPTION if option else _OF_THE_SERVER)
     return DatabaseUnavailableError(
         f"No connection to {shown_url(url)}: {said}. {hint}", transient=not permanent
     )
