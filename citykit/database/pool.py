@@ -2,6 +2,10 @@
 
 A connection of asyncpg works on the loop that opened it and on no other: used from a second one it fails or
 poisons its pool, and shared by the loops of two threads it has crashed the process.
+
+The loop of a script's asyncio.run, which ends soon, is made in the same way as that of uvicorn, which lasts.
+So each loop has a pool, and not only those that last: without one a server would open a connection for each
+request. A generator of the loop tells that the loop ends (`_keep`); asyncio has no other hook for that.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any
 from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from citykit.database.driver import cut, hang_up
+from citykit.database.driver import hang_up
 
 
 class PoolPerLoop(AsyncAdaptedQueuePool):
@@ -131,13 +135,15 @@ class _Opened:
         try:
             self.loop.call_soon_threadsafe(self.close)
         except RuntimeError:  # the loop is closed
-            for connection in self.connections.copy():
-                cut(connection)
+            self._hang_up()
             self._forget()
         else:
             if not self.loop.is_running():  # and may never again
-                for connection in self.connections.copy():
-                    hang_up(connection)
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        for connection in self.connections.copy():
+            hang_up(connection)
 
     def _forget(self) -> None:
         self.connections.clear()

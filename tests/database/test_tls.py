@@ -82,8 +82,8 @@ async def test_a_server_that_cannot_be_trusted_is_refused(
 
 
 async def test_a_client_is_let_in_by_its_certificate(server: TlsServer) -> None:
-    options = {"sslmode": "verify-full", "sslrootcert": server.folder / "ca.crt"}
-    files = {"sslcert": server.folder / "ada.crt", "sslkey": server.folder / "ada.key"}
+    options: dict[str, Any] = {"sslmode": "verify-full", "sslrootcert": server.folder / "ca.crt"}
+    files: dict[str, Any] = {"sslcert": server.folder / "ada.crt", "sslkey": server.folder / "ada.key"}
     assert await asked(server.url("ada", **options, **files), "SELECT current_user") == "ada"
     said = await refusal(server.url("ada", **options))
     assert "certificate" in said
@@ -124,6 +124,7 @@ async def test_a_statement_is_cancelled_over_tls(server: TlsServer) -> None:
     await engine.dispose()
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of the loop that is only closed
 @pytest.mark.parametrize("how", ["ended", "closed"])
 def test_the_connections_of_a_loop_end_with_it_over_tls(server: TlsServer, how: str) -> None:
     url = server.url(sslmode="require", application_name=NAMED)
@@ -217,5 +218,5 @@ async def test_a_password_comes_from_the_password_file(
     file.chmod(0o600)
     if where == "PGPASSFILE":
         monkeypatch.setenv(where, str(file))
-    options = {"passfile": file} if where == "passfile=" else {}
+    options: dict[str, Any] = {"passfile": file} if where == "passfile=" else {}
     assert await asked(server.url("babbage", **options), "SELECT current_user") == "babbage"

@@ -39,7 +39,7 @@ class TlsServer:
     port: int
     folder: Path
 
-    def url(self, user: str = "postgres", host: str = "localhost", **options: object) -> str:
+    def url(self, user: str = "postgres", host: str = "localhost", **options: Any) -> str:
         query = "&".join(f"{name}={value}" for name, value in options.items())
         return f"postgresql://{user}@{host}:{self.port}/postgres?{query}"
 
@@ -87,7 +87,7 @@ def tls_server() -> Iterator[TlsServer]:
         options |= {"user": "nobody", "group": "nogroup", "extra_groups": []}
         for path in (folder, folder / "server.crt", folder / "server.key"):
             shutil.chown(path, "nobody", "nogroup")
-    initdb = [
+    initdb: list[Any] = [
         programs / "initdb",
         "-D",
         data,
@@ -110,7 +110,7 @@ def tls_server() -> Iterator[TlsServer]:
     with open(folder / "log", "wb") as log:
         running = subprocess.Popen([programs / "postgres", "-D", data, *words], **{**options, "stderr": log})
     try:
-        create = [programs / "psql", "-h", folder, "-p", str(port), "-U", "postgres", "-qc"]
+        create: list[Any] = [programs / "psql", "-h", folder, "-p", str(port), "-U", "postgres", "-qc"]
         deadline = time.monotonic() + 60
         sql = f"CREATE ROLE ada LOGIN SUPERUSER; CREATE ROLE babbage LOGIN PASSWORD '{PASSWORD}'"
         while subprocess.run([*create, sql], check=False, **options).returncode:
