@@ -135,6 +135,7 @@ def test_an_engine_that_is_forgotten(open_connections: Callable[[int], int]) -> 
         del engine
         assert open_connections(0) == 0
         loop.close()
+        del loop
         gc.collect()  # Python warns here, and not in the next test
 
 
