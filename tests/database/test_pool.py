@@ -136,6 +136,7 @@ def test_an_engine_that_is_forgotten(open_connections: Callable[[int], int]) -> 
         assert open_connections(0) == 0
         loop.close()
         del loop
+        asyncio.run(forget())  # the next use gives up what is left of it
         gc.collect()  # Python warns here, and not in the next test
 
 
