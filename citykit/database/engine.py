@@ -141,10 +141,20 @@ def _end_cancelled(connection: Any, _record: object, exc: BaseException | None) 
             connection.run_async(cancelled_on_server)
 
 
+# What asyncpg would otherwise take from the environment's PG* variables, which are for other servers.
+_EMBEDDED_ALONE: dict[str, Any] = {
+    "password": "",
+    "ssl": False,
+    "direct_tls": False,
+    "target_session_attrs": "any",
+    "gsslib": "gssapi",
+}
+
+
 def _find_embedded(_dialect: object, _record: object, _cargs: object, parameters: dict[str, Any]) -> None:
     """Let each new connection go where the embedded server is now, started again if it has ended."""
     url = await_only(_embedded())
-    parameters.update({"host": url.query["host"], "port": int(str(url.query["port"]))})
+    parameters.update({**_EMBEDDED_ALONE, "host": url.query["host"], "port": int(str(url.query["port"]))})
 
 
 def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
