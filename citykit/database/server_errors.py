@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -151,10 +152,26 @@ def server_errors_named(
         yield
     except (SQLAlchemyError, *_ASYNCPG_ERRORS) as exc:
         raise _named(exc, connection, in_doubt) from exc
-    except ConnectionError as exc:
-        if not isinstance(exc, ConnectionLostError) and not is_lost(exc, connection):
-            raise  # not the server's: what a source of rows has raised, for example
-        raise connection_lost(str(exc), in_doubt=in_doubt) from exc
+    except OSError as exc:
+        lost = isinstance(exc, ConnectionError) and is_lost(exc, connection)
+        if not (isinstance(exc, ConnectionLostError) or lost or _is_of_driver(exc)):
+            raise  # a source of rows has raised it, for example
+        if isinstance(exc, TimeoutError) and not in_doubt:
+            raise CitykitError(
+                "A statement took longer than the engine's command_timeout; nothing was changed. "
+                "For more time: await citykit.connect(connect_args={'command_timeout': 600})"
+            ) from exc
+        raise connection_lost(str(exc) or type(exc).__name__, in_doubt=in_doubt) from exc
+
+
+_PACKAGES = {"asyncio", "asyncpg", "citykit", "contextlib", "sqlalchemy"}
+
+
+def _is_of_driver(exc: BaseException) -> bool:
+    """Tell whether asyncpg has raised an error for citykit, and not for a source of rows."""
+    frames = (frame for frame, _ in traceback.walk_tb(exc.__traceback__))
+    packages = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames}
+    return "asyncpg" in packages and packages <= _PACKAGES
 
 
 def _named(exc: BaseException, connection: AsyncConnection | None, in_doubt: bool) -> CitykitError:

@@ -182,6 +182,9 @@ async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Atte
         raise
     except BaseException as exc:
         await _roll_back(connection, connection.rollback)
+        # SQLAlchemy rolls back nothing after a COMMIT that failed, also where it was not sent.
+        if not is_closed(connection) and driver_of(connection).is_in_transaction():
+            await _close(connection)
         if attempt.silent and isinstance(exc, DatabaseUnavailableError):
             said = f"nothing came from it for {attempt.silent:g} s, and it answers no new connection"
             raise connection_lost(said, in_doubt=exc.in_doubt) from exc
