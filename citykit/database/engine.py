@@ -50,9 +50,9 @@ async def connect(
     lock_timeout : float
         Seconds that a helper which writes waits for a lock that somebody else holds on its table or rows.
     silence_timeout : float
-        Seconds without an end of a helper's work after which the server is asked, over another connection,
-        whether it is still there; if it does not answer in 5 more, the work ends as lost. A statement that
-        takes long is not ended by this (``connect_args={"command_timeout": …}`` would).
+        Seconds after which a helper that still waits asks the server for another connection, to learn whether
+        it is there. If no answer comes within 5 s more, the helper raises DatabaseUnavailableError. A
+        statement that takes long is not ended by this; ``connect_args={"command_timeout": seconds}`` ends it.
     **engine_options
         Passed on to :func:`sqlalchemy.ext.asyncio.create_async_engine`. ``pool_size`` and the like hold
         for each event loop; a ``poolclass`` of your own is used as it is.

@@ -59,14 +59,14 @@ class PoolPerLoop(AsyncAdaptedQueuePool):
         self, connection: Any, exception: BaseException | None = None, _checkin: bool = True
     ) -> None:
         super()._invalidate(connection, exception, _checkin)
-        for pool in self._living():  # the server that was lost is everybody's
+        for pool in self._living():  # the connections of all loops went to this server
             pool._invalidate_time = self._invalidate_time
 
     def recreate(self) -> PoolPerLoop:
         """Return a pool with the same options and events, and no connections."""
         fresh = super().recreate()
         assert isinstance(fresh, PoolPerLoop)  # noqa: S101  for the type checker
-        fresh.dispatch = self.dispatch  # a copy would run 'first connect' again
+        fresh.dispatch = self.dispatch  # a copy would run the event first_connect again
         return fresh
 
     def dispose(self) -> None:
@@ -177,13 +177,13 @@ def _keep(loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None]:
 
 
 def _give_up(everything: set[_Opened]) -> None:
-    """Close what a pool that is garbage has left open."""
+    """Close the connections that a pool has left open when it was garbage-collected."""
     for opened in everything.copy():
         opened.give_up()
 
 
 def _cut_those_of_closed_loops() -> None:
-    """Close what loops have left open that were closed without ending their generators."""
+    """Close the connections of loops that were closed without shutdown_asyncgens()."""
     for loop in [known for known in _opened_by.copy() if known.is_closed()]:
         for opened in _opened_by.pop(loop, set()):
             opened.give_up()

@@ -30,7 +30,7 @@ _OF_THE_SERVER = (
     "without CITYKIT_URL citykit brings a server of its own."
 )
 
-# What to do about a server that refuses a connection, by SQLSTATE.
+# What to do when a server refuses a connection, by SQLSTATE.
 _CONNECTION_HINTS: Mapping[str, str] = {
     Condition.INVALID_PASSWORD: "The password is wrong.",
     Condition.INVALID_AUTHORIZATION_SPECIFICATION: "The server does not let this user in: "
@@ -54,7 +54,7 @@ _POOLER = (
     "A pooler such as pgbouncer has changed the connection, and with it the prepared statements: "
     "engine = await citykit.connect(url) makes an engine that needs none."
 )
-# What to do about a statement that the server refuses for no fault of the values, by SQLSTATE.
+# What to do when the server refuses a statement for another reason than its values, by SQLSTATE.
 _STATEMENT_HINTS: Mapping[str, str] = {
     Condition.DEPENDENT_OBJECTS_STILL_EXIST: "Something else was built on the table: drop that first.",
     Condition.WRONG_OBJECT_TYPE: "Something that is no table has its name: use another database.",
@@ -83,7 +83,7 @@ _IN_DOUBT = "may have been stored: it was just being committed. Look before you"
 
 
 class ConnectionLostError(ConnectionResetError):
-    """The connection ended while the driver waited, or before it was asked."""
+    """The connection ended while asyncpg waited for an answer, or before anything was sent."""
 
 
 def sqlstate(exc: BaseException) -> str | None:
@@ -101,7 +101,7 @@ def server_message(exc: BaseException) -> str:
 
 
 def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> DatabaseUnavailableError:
-    """Return the error for a connection that could not be had; `seconds`: after which it was given up."""
+    """Return the error for a connection that could not be opened; `seconds`: the timeout, if it ran out."""
     if isinstance(exc, PoolTimeoutError):
         return DatabaseUnavailableError(
             f"No connection to {shown_url(url)}: all that the engine may open are in use, and none came back "
@@ -187,7 +187,7 @@ def _named(exc: BaseException, connection: AsyncConnection | None, in_doubt: boo
 def is_lost(exc: BaseException, connection: AsyncConnection | None = None) -> bool:
     """Tell whether an error of the server or the driver means that the connection has ended."""
     if isinstance(exc, asyncpg.InternalClientError):
-        return True  # how asyncpg takes a farewell that came between two statements
+        return True  # asyncpg raises it for a FATAL ErrorResponse that came between two statements
     code = sqlstate(exc) or ""
     if code.startswith((ConditionClass.CONNECTION_EXCEPTION, ConditionClass.SHUTDOWN)) or getattr(
         exc, "connection_invalidated", False

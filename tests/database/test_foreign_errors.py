@@ -41,9 +41,7 @@ def frame(rows: int) -> pd.DataFrame:
 
 HELPERS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     **ANSWERED,
-    "load_frame": lambda bind: citykit.load_frame(
-        bind, frame(FEW), "cities", key=["name", "country", "region"]
-    ),
+    "load_frame": lambda bind: citykit.load_frame(bind, frame(FEW), citykit.City),
     "load_cities, many": lambda bind: citykit.load_cities(bind, frame(MANY), on_conflict="update"),
 }
 

@@ -41,9 +41,8 @@ def test_sqlalchemy_has_the_methods_that_the_pool_overrides(name: str) -> None:
 
 @pytest.mark.parametrize("name", HAD)
 def test_sqlalchemy_has_the_attributes_that_the_pool_sets(name: str) -> None:
-    assert hasattr(AsyncAdaptedQueuePool(lambda: None), name), (
-        f"{CHANGED} its attribute {name}, which is gone"
-    )
+    creator: Any = None
+    assert hasattr(AsyncAdaptedQueuePool(creator), name), f"{CHANGED} its attribute {name}, which is gone"
 
 
 @pytest.mark.parametrize("name", ["_do_get", "_invoke_creator", "_close_connection", "_invalidate"])
@@ -57,7 +56,12 @@ async def test_sqlalchemy_calls_what_the_pool_overrides(
     of_loop = pool._of_this_loop()
     target = of_loop if name in ("_invoke_creator", "_close_connection") else pool
     real = getattr(target, name)
-    monkeypatch.setattr(target, name, lambda *args, **options: called.append(args) or real(*args, **options))
+
+    def calling(*args: Any, **options: Any) -> Any:
+        called.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr(target, name, calling)
     async with opened.connect() as connection:
         pid = await connection.scalar(text("SELECT pg_backend_pid()"))
         await scalar(engine, "SELECT pg_terminate_backend(:pid)", pid=pid)
