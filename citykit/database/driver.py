@@ -118,25 +118,15 @@ async def ended(task: asyncio.Task[T], raw: Any) -> T:
 
 
 def hang_up(raw: Any) -> None:
-    """Let the server end its side of a connection at once; ours follows when the loop runs."""
+    """End a connection whose loop does not run: the server ends its side at once.
+
+    Ours is closed when the loop runs, or where it is closed when Python collects the transport, of which it
+    warns (ResourceWarning) as of all that such a loop has left open. Without asyncpg's name for the
+    transport the server's side ends then, too.
+    """
     transport: Any = transport_of(raw)
     with contextlib.suppress(AttributeError, OSError):
         transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-
-
-def cut(raw: Any) -> None:
-    """Close a connection whose loop is closed, which its transport cannot do by itself any more.
-
-    Without asyncpg's names for it, the server's end is closed when the connection is garbage.
-    """
-    hang_up(raw)
-    transport: Any = transport_of(raw)
-    protocol = getattr(raw, "_protocol", None)
-    under_tls = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
-    with contextlib.suppress(AttributeError, RuntimeError):  # it was closed before; or is not asyncio's
-        (under_tls or transport)._call_connection_lost(None)  # what the loop would have called
-    if under_tls and protocol:
-        protocol.connection_lost(None)  # and what would have followed
 
 
 def check_loop(connection: AsyncConnection) -> None:

@@ -104,7 +104,7 @@ async def attach_async(home: Path | None = None) -> URL:
 
 @dataclass
 class _Server:
-    """One data directory and this process's hold on it."""
+    """One data directory, and this process's locks on it."""
 
     home: Path
     users: FileIO | None = None  # open and locked while this process is one of them
@@ -165,7 +165,7 @@ class _Server:
             self._check_version()
         lines = self._running() if initialised else []
         if not lines:
-            with _not_forking:  # it runs programs
+            with _not_forking:  # for_server runs programs
                 owner = account.for_server(self.home, *_installed())  # looks at every file of the wheel
             if not initialised:
                 self._initialise(owner)
@@ -185,7 +185,7 @@ class _Server:
         return False
 
     def leave(self) -> None:
-        """Give up this process's hold, and stop the server if it was the last."""
+        """Release this process's lock on users.lock, and stop the server if no other process has one."""
         atexit.unregister(self.leave)
         if self.users is None or self.users.closed:  # closed: in a forked child
             return
@@ -202,7 +202,7 @@ class _Server:
         self.users.close()
 
     def _initialise(self, owner: account.Owner) -> None:
-        """Make the data directory beside its place and move it there: one that is there is whole."""
+        """Run initdb in a directory beside `pgdata` and rename it: `pgdata` never holds half of a cluster."""
         if self.pgdata.exists() and any(self.pgdata.iterdir()):
             raise DatabaseUnavailableError(
                 f"{self.pgdata} is neither empty nor a PostgreSQL data directory; it was left alone. "

@@ -14,6 +14,7 @@ from sqlalchemy.util import await_only
 
 from citykit.database.driver import KEEPALIVE, cancelled_on_server, keep_alive
 from citykit.database.pool import PoolPerLoop
+from citykit.database.pooler import PoolerCheck
 from citykit.database.server_errors import DRIVER_ERRORS, unreachable
 from citykit.database.transactions import LOCK_OPTION, LOCK_SECONDS, SILENCE_OPTION, SILENCE_SECONDS
 from citykit.database.urls import asyncpg_url, set_url_options, shown_url, socket_options
@@ -39,17 +40,19 @@ async def connect(
     Parameters
     ----------
     url : str or sqlalchemy.URL, optional
-        ``postgresql://user:password@host:port/database``. None: the environment variable
-        ``CITYKIT_URL``; where that is not set, the embedded PostgreSQL of this user, which is started
-        (or attached to) in ``CITYKIT_HOME`` and stopped when the last process that uses it ends.
+        ``postgresql://user:password@host:port/database``, with libpq's options; several hosts are tried in
+        their order; the environment's ``PG*`` variables and ``~/.pgpass`` supply what is left out. None: the
+        environment variable ``CITYKIT_URL``; where that is not set, the embedded PostgreSQL of this user,
+        which is started (or attached to) in ``CITYKIT_HOME`` and stopped when the last process that uses it
+        ends.
     echo : bool
         Log every statement that goes through SQLAlchemy (COPY and most reads go past it).
     lock_timeout : float
         Seconds that a helper which writes waits for a lock that somebody else holds on its table or rows.
     silence_timeout : float
-        Seconds without an end of a helper's work after which the server is asked, over another connection,
-        whether it is still there; if it does not answer in 5 more, the work ends as lost. A statement that
-        takes long is not ended by this (``connect_args={"command_timeout": …}`` would).
+        Seconds after which a helper that still waits asks the server for another connection, to learn whether
+        it is there. If no answer comes within 5 s more, the helper raises DatabaseUnavailableError. A
+        statement that takes long is not ended by this; ``connect_args={"command_timeout": seconds}`` ends it.
     **engine_options
         Passed on to :func:`sqlalchemy.ext.asyncio.create_async_engine`. ``pool_size`` and the like hold
         for each event loop; a ``poolclass`` of your own is used as it is.
@@ -63,8 +66,8 @@ async def connect(
     Raises
     ------
     DatabaseUnavailableError
-        Within 5 seconds, if no server answers there, it does not let us in, or it is older than
-        PostgreSQL 14.
+        Within 5 seconds, or the URL's ``connect_timeout``, if no server answers there, it does not let us in,
+        or it is older than PostgreSQL 14.
 
     Examples
     --------
@@ -74,7 +77,8 @@ async def connect(
     target = asyncpg_url(wanted) if wanted else await _embedded()
     if "pool" not in engine_options and engine_options.get("poolclass") in (None, AsyncAdaptedQueuePool):
         engine_options["poolclass"] = PoolPerLoop
-    engine_options["connect_args"] = {"timeout": CONNECT_SECONDS, **engine_options.get("connect_args", {})}
+    seconds = float(str(target.query.get("connect_timeout", 0))) or CONNECT_SECONDS
+    engine_options["connect_args"] = {"timeout": seconds, **engine_options.get("connect_args", {})}
     engine_options["execution_options"] = {
         LOCK_OPTION: lock_timeout,
         SILENCE_OPTION: silence_timeout,
@@ -93,15 +97,17 @@ async def connect(
     event.listen(engine.sync_engine, "invalidate", _end_cancelled)
     if not wanted:
         event.listen(engine.sync_engine, "do_connect", _find_embedded)
+    else:
+        event.listen(engine.sync_engine, "do_connect", PoolerCheck().connect)
     checking = asyncio.ensure_future(_version(engine))
     try:
-        await asyncio.wait([checking], timeout=CONNECT_SECONDS)
+        await asyncio.wait([checking], timeout=seconds)
         if not checking.done():
             raise TimeoutError
         version = checking.result()
     except (OverflowError, TypeError, ValueError, *DRIVER_ERRORS) as exc:
         await engine.dispose()
-        raise unreachable(target, exc, CONNECT_SECONDS) from exc
+        raise unreachable(target, exc, seconds) from exc
     except BaseException:
         await engine.dispose()
         raise
@@ -135,10 +141,20 @@ def _end_cancelled(connection: Any, _record: object, exc: BaseException | None) 
             connection.run_async(cancelled_on_server)
 
 
+# What asyncpg would otherwise take from the environment's PG* variables, which are for other servers.
+_EMBEDDED_ALONE: dict[str, Any] = {
+    "password": "",
+    "ssl": False,
+    "direct_tls": False,
+    "target_session_attrs": "any",
+    "gsslib": "gssapi",
+}
+
+
 def _find_embedded(_dialect: object, _record: object, _cargs: object, parameters: dict[str, Any]) -> None:
     """Let each new connection go where the embedded server is now, started again if it has ended."""
     url = await_only(_embedded())
-    parameters.update({"host": url.query["host"], "port": int(str(url.query["port"]))})
+    parameters.update({**_EMBEDDED_ALONE, "host": url.query["host"], "port": int(str(url.query["port"]))})
 
 
 def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:

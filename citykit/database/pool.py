@@ -2,6 +2,10 @@
 
 A connection of asyncpg works on the loop that opened it and on no other: used from a second one it fails or
 poisons its pool, and shared by the loops of two threads it has crashed the process.
+
+The loop of a script's asyncio.run, which ends soon, is made in the same way as that of uvicorn, which lasts.
+So each loop has a pool, and not only those that last: without one a server would open a connection for each
+request. A generator of the loop tells that the loop ends (`_keep`); asyncio has no other hook for that.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any
 from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from citykit.database.driver import cut, hang_up
+from citykit.database.driver import hang_up
 
 
 class PoolPerLoop(AsyncAdaptedQueuePool):
@@ -55,14 +59,14 @@ class PoolPerLoop(AsyncAdaptedQueuePool):
         self, connection: Any, exception: BaseException | None = None, _checkin: bool = True
     ) -> None:
         super()._invalidate(connection, exception, _checkin)
-        for pool in self._living():  # the server that was lost is everybody's
+        for pool in self._living():  # the connections of all loops went to this server
             pool._invalidate_time = self._invalidate_time
 
     def recreate(self) -> PoolPerLoop:
         """Return a pool with the same options and events, and no connections."""
         fresh = super().recreate()
         assert isinstance(fresh, PoolPerLoop)  # noqa: S101  for the type checker
-        fresh.dispatch = self.dispatch  # a copy would run 'first connect' again
+        fresh.dispatch = self.dispatch  # a copy would run the event first_connect again
         return fresh
 
     def dispose(self) -> None:
@@ -131,13 +135,15 @@ class _Opened:
         try:
             self.loop.call_soon_threadsafe(self.close)
         except RuntimeError:  # the loop is closed
-            for connection in self.connections.copy():
-                cut(connection)
+            self._hang_up()
             self._forget()
         else:
             if not self.loop.is_running():  # and may never again
-                for connection in self.connections.copy():
-                    hang_up(connection)
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        for connection in self.connections.copy():
+            hang_up(connection)
 
     def _forget(self) -> None:
         self.connections.clear()
@@ -171,13 +177,13 @@ def _keep(loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None]:
 
 
 def _give_up(everything: set[_Opened]) -> None:
-    """Close what a pool that is garbage has left open."""
+    """Close the connections that a pool has left open when it was garbage-collected."""
     for opened in everything.copy():
         opened.give_up()
 
 
 def _cut_those_of_closed_loops() -> None:
-    """Close what loops have left open that were closed without ending their generators."""
+    """Close the connections of loops that were closed without shutdown_asyncgens()."""
     for loop in [known for known in _opened_by.copy() if known.is_closed()]:
         for opened in _opened_by.pop(loop, set()):
             opened.give_up()

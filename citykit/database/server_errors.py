@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -23,12 +24,13 @@ DRIVER_ERRORS = (OSError, SQLAlchemyError, *_ASYNCPG_ERRORS)  # everything that 
 
 _OF_AN_OPTION = "Change that in the URL (CITYKIT_URL), in connect_args or in the environment (PG…)."
 _FILES = {"sslcert", "sslcrl", "sslkey", "sslrootcert"}  # the options of a URL that name one
+_OF_A_HANDSHAKE = {"sslcert", "sslnegotiation"}  # those for which a server may close the connection
 _OF_THE_SERVER = (
     "Check that the server runs there and that CITYKIT_URL is right; "
     "without CITYKIT_URL citykit brings a server of its own."
 )
 
-# What to do about a server that refuses a connection, by SQLSTATE.
+# What to do when a server refuses a connection, by SQLSTATE.
 _CONNECTION_HINTS: Mapping[str, str] = {
     Condition.INVALID_PASSWORD: "The password is wrong.",
     Condition.INVALID_AUTHORIZATION_SPECIFICATION: "The server does not let this user in: "
@@ -48,7 +50,11 @@ _PERMANENT = (
     ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE,
 )
 
-# What to do about a statement that the server refuses for no fault of the values, by SQLSTATE.
+_POOLER = (
+    "A pooler such as pgbouncer has changed the connection, and with it the prepared statements: "
+    "engine = await citykit.connect(url) makes an engine that needs none."
+)
+# What to do when the server refuses a statement for another reason than its values, by SQLSTATE.
 _STATEMENT_HINTS: Mapping[str, str] = {
     Condition.DEPENDENT_OBJECTS_STILL_EXIST: "Something else was built on the table: drop that first.",
     Condition.WRONG_OBJECT_TYPE: "Something that is no table has its name: use another database.",
@@ -65,6 +71,8 @@ _STATEMENT_HINTS: Mapping[str, str] = {
     "with all of its rows, by await citykit.create_tables(engine, reset=True)",
     Condition.INVALID_COLUMN_REFERENCE: "The table in the database has no unique constraint on this key: "
     "create one, or give another.",
+    Condition.INVALID_SQL_STATEMENT_NAME: _POOLER,
+    Condition.DUPLICATE_PREPARED_STATEMENT: _POOLER,
     Condition.DISK_FULL: "The server's disk is full.",
     Condition.TOO_MANY_COLUMNS: "To skip or update, citykit stages the rows in a table with one column more: "
     "load the columns in two frames, each with the key, or with on_conflict='error'.",
@@ -77,7 +85,7 @@ _IN_DOUBT = "may have been stored: it was just being committed. Look before you"
 
 
 class ConnectionLostError(ConnectionResetError):
-    """The connection ended while the driver waited, or before it was asked."""
+    """The connection ended while asyncpg waited for an answer, or before anything was sent."""
 
 
 def sqlstate(exc: BaseException) -> str | None:
@@ -95,7 +103,7 @@ def server_message(exc: BaseException) -> str:
 
 
 def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> DatabaseUnavailableError:
-    """Return the error for a connection that could not be had; `seconds`: after which it was given up."""
+    """Return the error for a connection that could not be opened; `seconds`: the timeout, if it ran out."""
     if isinstance(exc, PoolTimeoutError):
         return DatabaseUnavailableError(
             f"No connection to {shown_url(url)}: all that the engine may open are in use, and none came back "
@@ -112,8 +120,13 @@ def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> D
         isinstance(original, (FileNotFoundError, PermissionError)) and not _FILES.isdisjoint(url.query)
     )
     permanent = ours or code.startswith(_PERMANENT)
-    other_role = isinstance(original, TargetServerAttributeNotMatched)  # which a failover may change
-    hint = _CONNECTION_HINTS.get(code, _OF_AN_OPTION if ours or other_role else _OF_THE_SERVER)
+    closed = (ConnectionResetError, asyncpg.ConnectionDoesNotExistError)
+    option = (
+        ours
+        or isinstance(original, TargetServerAttributeNotMatched)  # which a failover may change
+        or (isinstance(original, closed) and not _OF_A_HANDSHAKE.isdisjoint(url.query))
+    )
+    hint = _CONNECTION_HINTS.get(code, _OF_AN_OPTION if option else _OF_THE_SERVER)
     return DatabaseUnavailableError(
         f"No connection to {shown_url(url)}: {said}. {hint}", transient=not permanent
     )
@@ -141,10 +154,26 @@ def server_errors_named(
         yield
     except (SQLAlchemyError, *_ASYNCPG_ERRORS) as exc:
         raise _named(exc, connection, in_doubt) from exc
-    except ConnectionError as exc:
-        if not isinstance(exc, ConnectionLostError) and not is_lost(exc, connection):
-            raise  # not the server's: what a source of rows has raised, for example
-        raise connection_lost(str(exc), in_doubt=in_doubt) from exc
+    except OSError as exc:
+        lost = isinstance(exc, ConnectionError) and is_lost(exc, connection)
+        if not (isinstance(exc, ConnectionLostError) or lost or _is_of_driver(exc)):
+            raise  # a source of rows has raised it, for example
+        if isinstance(exc, TimeoutError) and not in_doubt:
+            raise CitykitError(
+                "A statement took longer than the engine's command_timeout; nothing was changed. "
+                "For more time: await citykit.connect(connect_args={'command_timeout': 600})"
+            ) from exc
+        raise connection_lost(str(exc) or type(exc).__name__, in_doubt=in_doubt) from exc
+
+
+_PACKAGES = {"asyncio", "asyncpg", "citykit", "contextlib", "sqlalchemy"}
+
+
+def _is_of_driver(exc: BaseException) -> bool:
+    """Tell whether asyncpg has raised an error for citykit, and not for a source of rows."""
+    frames = (frame for frame, _ in traceback.walk_tb(exc.__traceback__))
+    packages = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames}
+    return "asyncpg" in packages and packages <= _PACKAGES
 
 
 def _named(exc: BaseException, connection: AsyncConnection | None, in_doubt: bool) -> CitykitError:
@@ -160,7 +189,7 @@ def _named(exc: BaseException, connection: AsyncConnection | None, in_doubt: boo
 def is_lost(exc: BaseException, connection: AsyncConnection | None = None) -> bool:
     """Tell whether an error of the server or the driver means that the connection has ended."""
     if isinstance(exc, asyncpg.InternalClientError):
-        return True  # how asyncpg takes a farewell that came between two statements
+        return True  # asyncpg raises it for a FATAL ErrorResponse that came between two statements
     code = sqlstate(exc) or ""
     if code.startswith((ConditionClass.CONNECTION_EXCEPTION, ConditionClass.SHUTDOWN)) or getattr(
         exc, "connection_invalidated", False

@@ -41,7 +41,7 @@ SILENCE_SECONDS = 30.0  # of work, after which it is asked; an option of the eng
 SILENCE_OPTION = "citykit_silence_timeout"
 LOCK_SECONDS = 30.0  # that a helper which writes waits for a lock; an option likewise
 LOCK_OPTION = "citykit_lock_timeout"
-# A transaction has a number from its first write on.
+# A transaction gets its xid at its first write.
 _WROTE = text("SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL")
 
 # A view may call a function that writes, and so may a policy. Where there is neither, nothing is written.
@@ -136,7 +136,7 @@ async def _on_engine(engine: AsyncEngine, work: Work[T], attempt: _Attempt) -> T
 
 @asynccontextmanager
 async def _connected(engine: AsyncEngine, attempt: _Attempt) -> AsyncIterator[AsyncConnection]:
-    """Take a connection out of the engine's pool: the one place that does, and that names why it cannot."""
+    """Check a connection out of the engine's pool, or say why there is none."""
     connection = engine.connect()
     try:
         async with asyncio.timeout(getattr(engine.sync_engine.pool, "timeout", float)() + OPEN_SECONDS):
@@ -182,6 +182,9 @@ async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Atte
         raise
     except BaseException as exc:
         await _roll_back(connection, connection.rollback)
+        # SQLAlchemy rolls back nothing after a COMMIT that failed, also where it was not sent.
+        if not is_closed(connection) and driver_of(connection).is_in_transaction():
+            await _close(connection)
         if attempt.silent and isinstance(exc, DatabaseUnavailableError):
             said = f"nothing came from it for {attempt.silent:g} s, and it answers no new connection"
             raise connection_lost(said, in_doubt=exc.in_doubt) from exc
@@ -241,7 +244,7 @@ def _end_work(connection: Connection, *_: object) -> None:
 
 
 async def _roll_back(connection: AsyncConnection, rollback: Callable[[], Awaitable[None]]) -> None:
-    """Roll back, or close the connection where that cannot be had."""
+    """Roll back; close the connection if the server does not take the ROLLBACK."""
     if not is_closed(connection):
         try:
             async with asyncio.timeout(UNDO_SECONDS):
@@ -293,7 +296,8 @@ async def _watched(task: asyncio.Task[Any], attempt: _Attempt, seconds: float) -
         asking = asyncio.ensure_future(_is_there(connection.engine))
         try:
             await asyncio.wait([task, asking], return_when=asyncio.FIRST_COMPLETED)
-            if asking.done() and not asking.result() and attempt.connection is connection:
+            ours = attempt.connection is connection and not is_closed(connection)
+            if asking.done() and not asking.result() and ours:
                 attempt.silent = seconds + ANSWER_SECONDS
                 driver_of(connection).terminate()
         finally:
@@ -317,7 +321,7 @@ async def _is_there(engine: AsyncEngine) -> bool:
     except (TimeoutError, ConnectionError):
         return False
     except DRIVER_ERRORS:
-        return True  # it has refused
+        return True  # it has refused the connection, so it is there
     return True
 
 

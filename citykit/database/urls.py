@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -11,6 +13,9 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from citykit.errors import DatabaseUnavailableError
+
+_SEVERAL_HOSTS = re.compile(r"([^:/?#]+://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)(.*)", re.DOTALL)
+_HOST_AND_PORT = re.compile(r"(\[.*\]|[^:]*)(?::(\d*))?")
 
 # The options of libpq that asyncpg reads from a URL only, and not as arguments.
 _BY_URL = (
@@ -49,13 +54,16 @@ _KNOWN = {
 
 def asyncpg_url(url: str | URL) -> URL:
     """Return a URL as SQLAlchemy wants it for asyncpg, or say what is wrong with it."""
+    hosts = ""
+    if isinstance(url, str) and (several := _SEVERAL_HOSTS.fullmatch(url)):
+        url, hosts = several[1] + several[3], several[2]
     try:
         target = make_url(url)
     except (ArgumentError, ValueError):
-        raise DatabaseUnavailableError(
-            "The database URL cannot be read. It looks like postgresql://user:password@host:5432/database, "
-            "with @ : / % in a password written as %40 %3A %2F %25."
-        ) from None  # what SQLAlchemy says repeats the text, and with it the password
+        raise _unreadable() from None  # what SQLAlchemy says repeats the text, and with it the password
+    if target.host and "," in target.host:
+        hosts = f"{target.host}:{target.port}" if target.port else target.host
+        target = target.set(host=None, port=None)
     if target.get_backend_name() not in ("postgresql", "postgres"):
         raise DatabaseUnavailableError(
             f"citykit speaks to PostgreSQL, and the URL is for {target.drivername}. "
@@ -72,6 +80,7 @@ def asyncpg_url(url: str | URL) -> URL:
             raise _refused(name, "is not known" + (f": did you mean {close[0]}?" if close else ""))
         else:
             query["ssl" if name == "sslmode" else name] = value
+    _set_several_hosts(query, hosts)
     if fallback := query.pop("fallback_application_name", None):
         query.setdefault("application_name", fallback)
     for name in {*_BY_SOCKET, "connect_timeout", "keepalives", "timeout", "command_timeout"} & query.keys():
@@ -82,6 +91,36 @@ def asyncpg_url(url: str | URL) -> URL:
     return target.set(drivername="postgresql+asyncpg", query=query)
 
 
+def _set_several_hosts(query: dict[str, Any], hosts: str) -> None:
+    """Put several hosts into a URL's query in SQLAlchemy's form, which has a port for each."""
+    names, ports = [str(query.get("host", ""))], str(query.get("port", "")).split(",")
+    if hosts:
+        places = [_HOST_AND_PORT.fullmatch(place) for place in hosts.split(",")]
+        names = [place[1].strip("[]") for place in places if place]
+        ports = [place[2] or "" for place in places if place]
+        if len(names) < len(places):
+            raise _unreadable()
+    elif "," in names[0] and isinstance(query["host"], str):
+        names = names[0].split(",")
+    else:
+        return
+    if len(ports) not in (1, len(names)):
+        raise _refused(
+            "port", f"has {len(ports)} ports for {len(names)} hosts: give one, or one for each host"
+        )
+    default = os.environ.get("PGPORT") or "5432"
+    if len(ports) == 1:
+        ports *= len(names)
+    query |= {"host": ",".join(names), "port": ",".join(port or default for port in ports)}
+
+
+def _unreadable() -> DatabaseUnavailableError:
+    return DatabaseUnavailableError(
+        "The database URL cannot be read. It looks like postgresql://user:password@host:5432/database, "
+        "with @ : / % in a password written as %40 %3A %2F %25."
+    )
+
+
 def _refused(name: str, why: str) -> DatabaseUnavailableError:
     return DatabaseUnavailableError(
         f"The option {name!r} of the database URL {why}; nothing was sent.", transient=False
@@ -90,10 +129,8 @@ def _refused(name: str, why: str) -> DatabaseUnavailableError:
 
 def set_url_options(_dialect: object, _record: object, _args: object, parameters: dict[str, Any]) -> None:
     """Turn the URL's options into what asyncpg.connect takes (SQLAlchemy's event ``do_connect``)."""
-    for name in ("keepalives", *_BY_SOCKET):
-        parameters.pop(name, None)  # see `socket_options`
-    if seconds := float(parameters.pop("connect_timeout", 0)):
-        parameters["timeout"] = seconds
+    for name in ("connect_timeout", "keepalives", *_BY_SOCKET):
+        parameters.pop(name, None)  # see `connect` and `socket_options`
     for name in {"command_timeout", "timeout"} & parameters.keys():
         parameters[name] = parameters[name] and float(parameters[name])
     if given := {name: parameters.pop(name) for name in _BY_URL if name in parameters}:
@@ -112,4 +149,6 @@ def shown_url(url: URL) -> str:
     """Show a URL without any of its secrets."""
     query = {name: "***" if "password" in name.lower() else value for name, value in url.query.items()}
     shown = url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
-    return shown.replace("%2F", "/").replace("%2A", "*")  # a socket's path, and the stars above
+    return (
+        shown.replace("%2F", "/").replace("%2C", ",").replace("%2A", "*")
+    )  # a socket's path, hosts, the stars above

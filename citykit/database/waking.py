@@ -17,8 +17,8 @@ WAKE_SECONDS = 0.2
 def wake_for_interrupts(engine: AsyncEngine) -> None:
     """In a notebook, let the loop wake up now and then while a connection of `engine` is in use.
 
-    The kernel's Interrupt is carried out when the loop next does anything, which a loop that waits for
-    one long query does not (ipykernel#881).
+    The kernel's Interrupt is carried out when the loop next does anything, and a loop that waits for
+    one long query does nothing (ipykernel#881).
     """
     if in_kernel():
         event.listen(engine.sync_engine, "checkout", start_waking)

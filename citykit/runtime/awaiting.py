@@ -1,4 +1,4 @@
-"""What a helper returns before it is awaited: a coroutine that says so when it is taken for its result."""
+"""What a helper returns: a coroutine that names the forgotten `await` when it is used as the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class NotAwaited(Coroutine[Any, Any, T]):
-    """A coroutine like any other for ``await`` and asyncio, which nothing else can be done with."""
+    """A coroutine for ``await`` and asyncio; every other operation names the forgotten ``await``."""
 
     __slots__ = ("__weakref__", "_coroutine")
 
@@ -103,7 +103,7 @@ citykit.run(biggest_cities(…))>
 
     if sys.version_info >= (3, 12):
         return inspect.markcoroutinefunction(called)
-    # What `inspect.iscoroutinefunction` goes by where it cannot be told; the flag alone changes nothing else.
+    # Before Python 3.12 inspect.iscoroutinefunction() looks at this flag, which changes nothing else.
     code = called.__code__  # type: ignore[attr-defined]
     called.__code__ = code.replace(co_flags=code.co_flags | inspect.CO_COROUTINE)  # type: ignore[attr-defined]
     return called

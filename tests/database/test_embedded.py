@@ -594,11 +594,40 @@ def test_a_home_with_blanks_and_quotes(home: Path, monkeypatch: pytest.MonkeyPat
     assert server(odd) is None
 
 
-def test_settings_of_another_postgresql_do_no_harm(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"PGPORT": "1", "PGDATA": "/nowhere", "PGHOST": "nowhere", "PGUSER": "nobody"}.items():
+OF_ANOTHER_SERVER = {
+    "PGHOST": "no-such-host.invalid", "PGPORT": "nonsense", "PGUSER": "nobody", "PGPASSWORD": "wrong",
+    "PGDATABASE": "nothing", "PGDATA": "/nowhere", "PGSSLMODE": "nonsense", "PGSSLROOTCERT": "/nowhere",
+    "PGSSLCERT": "/nowhere", "PGSSLNEGOTIATION": "nonsense", "PGOPTIONS": "-c nonsense=1", "PGTZ": "nonsense",
+    "PGSERVICE": "nothing", "PGSERVICEFILE": "/nowhere", "PGTARGETSESSIONATTRS": "nonsense",
+    "PGCLIENTENCODING": "latin1", "PGPASSFILE": "/", "PGGSSLIB": "nonsense", "PGKRBSRVNAME": "nonsense",
+    "PGCONNECT_TIMEOUT": "nonsense", "PGCHANNELBINDING": "require",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["started", "running"])
+def test_the_embedded_server_is_reached_whatever_the_pg_variables_say(
+    home: Path, monkeypatch: pytest.MonkeyPatch, running: bool
+) -> None:
+    first = User().ready() if running else None
+    for name, value in OF_ANOTHER_SERVER.items():
         monkeypatch.setenv(name, value)
     User().ready().leave()
-    assert server(home) is None
+    for name in OF_ANOTHER_SERVER:
+        monkeypatch.delenv(name)
+    for name, value in OF_ANOTHER_SERVER.items() if running else ():
+        with monkeypatch.context() as alone:
+            alone.setenv(name, value)
+            citykit.run(connected_once())
+    if first:
+        first.leave()
+    else:
+        assert server(home) is None
+
+
+async def connected_once() -> None:
+    engine = await citykit.connect()
+    assert (await citykit.read_frame(engine, "SELECT current_user::text AS name"))["name"][0] == "postgres"
+    await engine.dispose()
 
 
 def test_an_interrupted_first_start_is_made_good(home: Path) -> None:
@@ -677,6 +706,13 @@ def test_without_a_home_directory_it_says_what_to_set(monkeypatch: pytest.Monkey
         embedded.attach()
 
 
+TELL = """
+import asyncio, citykit
+try:
+    asyncio.run(citykit.connect())
+except citykit.DatabaseUnavailableError as exc:
+    print(exc)
+"""
 NOBODYS = 54_321  # a number that no user has
 WHAT_TO_DO = "cannot run here: .* as a user that the system knows .*CITYKIT_URL"
 
@@ -685,6 +721,35 @@ def test_an_account_without_a_name_is_told_what_to_do(home: Path, monkeypatch: p
     monkeypatch.setattr(os, "geteuid", lambda: NOBODYS)
     with pytest.raises(citykit.DatabaseUnavailableError, match=WHAT_TO_DO):
         embedded.attach(home)
+
+
+@as_root
+@linux
+@pytest.mark.parametrize("named", [True, False], ids=["CITYKIT_HOME", "no CITYKIT_HOME"])
+def test_a_process_of_an_account_without_a_name_is_told_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    monkeypatch.delenv("CITYKIT_URL", raising=False)
+    monkeypatch.delenv("CITYKIT_HOME", raising=False)
+    for name in ("HOME", "XDG_DATA_HOME", "USER", "LOGNAME"):
+        monkeypatch.delenv(name, raising=False)
+    place = Path(tempfile.mkdtemp(prefix="citykit-nameless-"))
+    os.chown(place, NOBODYS, NOBODYS)
+    if named:
+        monkeypatch.setenv("CITYKIT_HOME", str(place))
+    command = [
+        "setpriv",
+        f"--reuid={NOBODYS}",
+        f"--regid={NOBODYS}",
+        "--clear-groups",
+        sys.executable,
+        "-c",
+        TELL,
+    ]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, cwd="/")
+    shutil.rmtree(place)
+    assert "CITYKIT_URL" in done.stdout
+    assert re.search("a user that the system knows" if named else "CITYKIT_HOME", done.stdout)
 
 
 @as_root
@@ -712,15 +777,7 @@ def test_a_system_with_neither_the_account_nor_nobody(home: Path, monkeypatch: p
 @pytest.mark.parametrize("lacks", ["setuid", "setgid", "chown"])
 def test_a_root_that_may_not_become_the_account_is_told_what_to_do(home: Path, lacks: str) -> None:
     without = ["setpriv", f"--bounding-set=-{lacks}", f"--inh-caps=-{lacks}"]
-    tell = """
-from citykit import errors
-from citykit.database import embedded
-try:
-    embedded.attach()
-except errors.DatabaseUnavailableError as exc:
-    print(exc)
-"""
-    done = subprocess.run([*without, sys.executable, "-c", tell], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([*without, sys.executable, "-c", TELL], stdout=subprocess.PIPE, text=True)
     assert re.search(WHAT_TO_DO, done.stdout)
     assert server(home) is None
 

@@ -329,6 +329,21 @@ async def end_beside(engine: AsyncEngine) -> None:
     await connection.close()
 
 
+@pytest.mark.parametrize("helper", HELPERS)
+async def test_connections_that_the_server_ends_when_idle_are_replaced(
+    engine: AsyncEngine, beside: asyncpg.Connection, helper: str
+) -> None:
+    url = engine.url.update_query_dict({"options": "-c idle_session_timeout=50ms"})
+    other = await citykit.connect(url, pool_size=3, max_overflow=0, **NAMED)
+    for _ in range(2):
+        await asyncio.gather(*(citykit.biggest_cities(other) for _ in range(3)))
+        await until_gone(beside, await idle_sessions(beside))
+        await beside.execute("TRUNCATE cities")
+        await HELPERS[helper](other)
+    assert await beside.fetchval("SELECT array_agg(name ORDER BY name) FROM cities") == STORED.get(helper)
+    await other.dispose()
+
+
 async def test_questions_that_wait_for_the_pool_end_with_the_fault_and_not_with_its_timeout(
     engine: AsyncEngine, beside: asyncpg.Connection
 ) -> None:

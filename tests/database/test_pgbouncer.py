@@ -1,0 +1,129 @@
+"""Behind pgbouncer in transaction mode every helper works, without any option."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+import pandas as pd
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+import citykit
+from tests.database.test_faults import READS
+from tests.support.database import scalar
+from tests.support.pgbouncer import needs_pgbouncer, pooled
+
+pytestmark = needs_pgbouncer
+
+TASKS = 6  # for two connections to the server
+ROWS = 25_000  # which another plan of a load, and another way of a read, is taken for
+# Types that asyncpg has to ask the server for, in the middle of a statement.
+ODD_TYPES = """
+SELECT i, 'sad'::mood AS mood, ARRAY['ok']::mood[] AS moods, CURRENT_DATE AS at FROM generate_series(1, 9) i
+"""
+
+
+@pytest.fixture
+async def behind(engine: AsyncEngine) -> AsyncIterator[AsyncEngine]:
+    async with pooled(engine) as url:
+        other = await citykit.connect(url, pool_size=TASKS)
+        yield other
+        await other.dispose()
+
+
+async def load(engine: AsyncEngine, name: str, rows: int) -> None:
+    frame = pd.DataFrame({"name": [f"{name} {number}" for number in range(rows)], "population": range(rows)})
+    assert (await citykit.load_cities(engine, frame)).inserted == rows
+    frame["population"] += 1
+    assert (await citykit.load_cities(engine, frame, on_conflict="update")).updated == rows
+    assert (await citykit.load_cities(engine, frame, on_conflict="skip")).skipped == rows
+    with pytest.raises(citykit.DuplicateCityError):
+        await citykit.load_cities(engine, frame)
+
+
+async def read(engine: AsyncEngine, name: str, rows: int) -> None:
+    like = {"name": f"{name} %"}
+    for columns in ("name, population", "name, population, CURRENT_DATE AS at"):
+        sql = f"SELECT {columns} FROM cities WHERE name LIKE :name ORDER BY population"  # noqa: S608
+        frame = await citykit.read_frame(engine, sql, like)
+        assert frame["population"].tolist() == list(range(1, rows + 1))
+        chunks = [chunk async for chunk in citykit.stream_frames(engine, sql, like, chunk_rows=1000)]
+        assert pd.concat(chunks).equals(frame)
+
+
+@pytest.mark.parametrize(("rows", "tasks"), [(10, TASKS), (ROWS, 3)])
+async def test_all_helpers_work_for_several_tasks_at_once(behind: AsyncEngine, rows: int, tasks: int) -> None:
+    await citykit.create_tables(behind)
+
+    async def work(number: int) -> None:
+        name = f"task{number}"
+        await citykit.add_city(behind, f"{name} alone", 100 * ROWS, country="IS", latitude=1, longitude=1)
+        await load(behind, name, rows)
+        await citykit.add_city(behind, f"{name}x", 1)
+        assert len(await citykit.find_cities(behind, f"{name} alone")) == 1
+        for question in READS.values():
+            await question(behind)
+        async with citykit.sessions(behind).begin() as session:
+            counted = text("SELECT count(*) FROM cities WHERE name = :name")
+            assert await session.scalar(counted, {"name": f"{name}x"}) == 1
+            await citykit.biggest_cities(session)
+
+    await asyncio.gather(*(work(number) for number in range(tasks)))
+    async with behind.begin() as connection:
+        await connection.execute(text("DELETE FROM cities WHERE name LIKE '% alone'"))
+    for number in range(tasks):
+        await read(behind, f"task{number}", rows)
+
+
+async def test_types_that_the_driver_asks_for_in_the_middle(engine: AsyncEngine, behind: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP TYPE IF EXISTS mood"))
+        await connection.execute(text("CREATE TYPE mood AS ENUM ('sad', 'ok')"))
+    expected = await citykit.read_frame(engine, ODD_TYPES)
+    frames = await asyncio.gather(*(citykit.read_frame(behind, ODD_TYPES) for _ in range(3 * TASKS)))
+    assert all(frame.equals(expected) for frame in frames)
+
+    async with behind.begin() as connection:
+        await connection.exec_driver_sql(f"DECLARE odd CURSOR FOR SELECT i, mood FROM ({ODD_TYPES}) AS odd")  # noqa: S608
+        for start in (0, 4):  # the second time the driver knows the types
+            read = await citykit.read_frame(connection, "FETCH 4 FROM odd")
+            assert read.equals(expected[["i", "mood"]][start : start + 4].reset_index(drop=True))
+
+
+async def test_a_statement_that_is_cancelled_ends(engine: AsyncEngine, behind: AsyncEngine) -> None:
+    busy = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(600)%'"
+    busy += " AND pid <> pg_backend_pid()"
+    reading = asyncio.ensure_future(citykit.read_frame(behind, "SELECT pg_sleep(600)::text"))
+    async with asyncio.timeout(30):
+        while not await scalar(engine, busy):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        while await scalar(engine, busy):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert len((await citykit.biggest_cities(behind)).columns) == 6
+
+
+async def test_an_engine_that_sqlalchemy_has_made_is_told_what_to_use(engine: AsyncEngine) -> None:
+    async with pooled(engine) as url:
+        other = create_async_engine(url.set(drivername="postgresql+asyncpg"), pool_size=TASKS)
+        questions = [asyncio.ensure_future(citykit.biggest_cities(other)) for _ in range(20 * TASKS)]
+        outcomes = await asyncio.gather(*questions, return_exceptions=True)
+        await other.dispose()
+    errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    assert errors
+    for error in errors:
+        assert isinstance(error, citykit.CitykitError)
+        assert re.search(r"(?s)nothing was changed.*pooler.*await citykit\.connect\(", str(error))
+
+
+async def test_on_a_plain_server_a_question_is_one_statement_that_stays_prepared(engine: AsyncEngine) -> None:
+    """What works behind pgbouncer costs more round trips: it is done there alone."""
+    for _ in range(2):
+        await citykit.biggest_cities(engine)
+    asked = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%ORDER BY population DESC%'"
+    assert await scalar(engine, asked) == 2  # the question, and this one
