@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import unicodedata
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -10,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from citykit.cities.folding import (
     BEGIN,
     END,
-    FOLDING_ENCODINGS,
+    INDEXED_ENCODINGS,
     SEARCH_INDEX,
     folded,
     indexed_name,
@@ -18,11 +19,24 @@ from citykit.cities.folding import (
 )
 from citykit.cities.store import COLUMNS
 from citykit.database import Condition, in_transaction, sqlstate
+from citykit.encode import lacks
 
 SELECTED = ", ".join(COLUMNS)
 ORDER = "population DESC, name, country, region"
 _LARGEST = {0: 4_000, 1: 4_000, 2: 4_000, 3: 1_000}  # cities, which are looked through at first
-_LITERALLY = {"\\": r"\\", "%": r"\%", "_": r"\_"}  # in a pattern of LIKE
+# Characters that stand for themselves in a pattern of LIKE once they are escaped, both as SQL literals.
+# E'…', in which a backslash is doubled: standard_conforming_strings may be off.
+_LITERALLY = {r"E'\\'": r"E'\\\\'", "'%'": r"E'\\%'", "'_'": r"E'\\_'"}
+
+
+def part_in(encoding: str, part: str) -> str | None:
+    """Return a part of a name as a database in that encoding can have it, None where no name can have it.
+
+    Only UTF8 has combining accents: the others have é as one character.
+    """
+    if encoding not in INDEXED_ENCODINGS:
+        part = unicodedata.normalize("NFC", part)
+    return None if lacks(encoding, part) else part
 
 
 def letters_of(part: str) -> int:
@@ -38,17 +52,19 @@ def letters_of(part: str) -> int:
 
 
 @functools.cache
-def find_statement(folds: bool, letters: int) -> str:
+def find_statement(encoding: str, letters: int) -> str:
     """Return the statement for a part of a name: $1, of which $2 cities are wanted.
 
-    `letters` says what the index can tell of it (:func:`letters_of`).
+    `encoding` is the database's; `letters` says what the index can tell of the part (:func:`letters_of`).
     """
-    name = indexed_name(folds)
+    name = indexed_name(encoding)
     sought = '($1::text COLLATE "C")'
-    part, folded_part = (spelled(sought), folded(sought)) if folds else (f"lower({sought})",) * 2
+    indexes = encoding in INDEXED_ENCODINGS
+    folded_part = folded(sought, encoding)
+    part = spelled(sought) if indexes else folded_part
     for character, literally in _LITERALLY.items():
-        part = f"replace({part}, '{character}', '{literally}')"
-        folded_part = f"replace({folded_part}, '{character}', '{literally}')"
+        part = f"replace({part}, {character}, {literally})"
+        folded_part = f"replace({folded_part}, {character}, {literally})"
 
     def ranked(rank: int, condition: str, *, indexed: bool = True, among: str = "cities") -> str:
         # Nothing but an order that no index has makes sure, without statistics, that names are looked up.
@@ -62,11 +78,13 @@ def find_statement(folds: bool, letters: int) -> str:
     anywhere = "%" if letters > 1 else ""  # saves the part "  q", which every name has
     exact = f"{{name}} LIKE '{anywhere}{BEGIN}' || part || '{END}'"
     begins = f"{{name}} LIKE '{anywhere}{BEGIN}' || part || '%'"
-    contains = f"{folded('name') if folds else 'lower(name)'} LIKE '%' || folded_part || '%'"
+    contains = f"{folded('name', encoding)} LIKE '%' || folded_part || '%'"
     if letters in (0, 3):
         contains = "{name} LIKE '%' || part || '%' AND " + contains
-    elif letters == 2 and folds:  # and one character more, which at the end is END: a three-letter part again
-        contains = r"{name} ~ (part || '[\x01-\x7f]') AND " + contains
+    elif (
+        letters == 2 and indexes
+    ):  # and one character more, which at the end is END: a three-letter part again
+        contains = r"{name} ~ (part || E'[\\x01-\\x7f]') AND " + contains
     begins, contains = f"{begins} AND NOT {exact}", f"{contains} AND NOT {begins}"
     # Many names may begin so, or have it in them; enough of these are among the largest, soon looked through.
     enough = "(SELECT count(*) FROM {}) >= $2"
@@ -97,7 +115,7 @@ async def create_search_index(engine: AsyncEngine) -> None:
     """
 
     async def wanted(connection: AsyncConnection) -> bool:
-        args = (SEARCH_INDEX, _LARGE_BYTES, list(FOLDING_ENCODINGS))
+        args = (SEARCH_INDEX, _LARGE_BYTES, list(INDEXED_ENCODINGS))
         return bool((await connection.exec_driver_sql(_WANTS_SEARCH_INDEX, args)).scalar())
 
     async def create(connection: AsyncConnection) -> None:

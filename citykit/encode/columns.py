@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from citykit.encode.encodings import beyond
 from citykit.encode.rules import Rule
 from citykit.encode.values import checked, fits_numeric, is_missing, json_as_written
 from citykit.pgtypes import PGTYPES, TEXT
@@ -214,6 +215,10 @@ def _typed_one_by_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Rea
 def _flaws(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
     """Return each way in which typed values can break the rule, and which of them do."""
     check = rule.type and rule.type.check
+    if rule.encoding and array.type == TEXT:
+        lacking = pc.match_substring_regex(array, beyond(rule.encoding))
+        flaws = [(f"with a character that the database's encoding {rule.encoding} lacks", lacking)]
+        return flaws + (_flaws_of_text(array, rule) if check in ("text", "enum") else [])
     if check in ("text", "enum"):
         return _flaws_of_text(array, rule)
     if check in ("integer", "float"):

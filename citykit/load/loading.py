@@ -12,8 +12,8 @@ from sqlalchemy import FromClause
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.database import Bind, in_transaction, lock_bound
-from citykit.encode import key_of, rules_of, table_of
+from citykit.database import Bind, driver_of, in_transaction, lock_bound
+from citykit.encode import in_encoding, key_of, rules_of, table_of
 from citykit.load.catalogue import with_labels
 from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
@@ -149,8 +149,11 @@ async def load_frame(
         try:
             async with lock_bound(connection, name, "nothing was loaded"), connection.begin_nested():
                 begun = True
+                rules = in_encoding(rows.rules, driver_of(connection).get_settings().server_encoding)
                 if enums:  # only the server knows their labels
-                    rows.rules = await with_labels(connection, into, rows.rules)
+                    rules = await with_labels(connection, into, rules)
+                if enums or rules != rows.rules:
+                    rows.rules = rules
                     await rows.check()
                 with reporting(progress, rows.total, "loading") as report:
                     outcome = await Load(rows, into, columns, on_conflict, connection, report).run()
