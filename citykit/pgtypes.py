@@ -190,6 +190,7 @@ KNOWN: Mapping[int, Type] = {
     **{row.oid: Type(row.name) for row in _ROWS},
     **{row.array_oid: Type(row.name, array=True) for row in _ROWS if row.array_oid},
 }
+SETTINGS = frozenset(row.setting for row in _ROWS if row.setting)
 EXACT = frozenset(row.oid for row in _ROWS if row.is_exact)  # the oids of types that are read in binary
 
 # Asks the catalogue about the others: an array's element, a domain's base, an enum's labels in their order.
@@ -209,7 +210,7 @@ FROM resolved JOIN pg_catalog.pg_type AS base USING (oid) WHERE base.typtype <> 
 """
 
 
-def described(row: Mapping[str, Any]) -> Type:
+def type_from(row: Mapping[str, Any]) -> Type:
     """Return the type that one row of `DESCRIBE` tells of; one that no row of the table knows is text."""
     labels = tuple(row["labels"])
     known = ENUM if labels else _BY_OID.get(row["oid"], PGTYPES["text"])

@@ -67,6 +67,8 @@ _STATEMENT_HINTS: Mapping[str, str] = {
     "create one, or give another.",
     Condition.DISK_FULL: "The server's disk is full.",
     Condition.LOCK_NOT_AVAILABLE: "Another transaction holds the table: run it again.",
+    Condition.INVALID_SCHEMA_NAME: "The session's search_path names no schema that exists: "
+    "SET search_path = public",
     Condition.QUERY_CANCELED: "It was cancelled, or took longer than the server's statement_timeout.",
 }
 

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.database import Bind, cancelled, in_transaction
 from citykit.decode import DtypeBackend, UnfitColumnError, Values, to_frame
-from citykit.read.result import Result, run, unfit
-from citykit.read.statement import Statement, compiled
+from citykit.read.result import Result, described, unfit
+from citykit.read.statement import Statement
 from citykit.runtime import Progress, reporting, says_await
 
 SILENCE_SECONDS = 0.2  # without more rows, after which a frame is handed over with those that are there
@@ -76,10 +76,9 @@ async def read_frame(
     {'name': 'string', 'population': 'Int32'}
     """
     _check_backend(dtype_backend)
-    query = compiled(statement, params)
 
     async def work(connection: AsyncConnection) -> pd.DataFrame:
-        result = await run(connection, query)
+        result = await described(connection, statement, params)
         columns: list[list[Values]] = [[] for _ in result.types]
         rows = 0
         with reporting(progress, None, "reading") as report:
@@ -137,13 +136,12 @@ async def stream_frames(
     size = operator.index(chunk_rows)
     if size < 1:
         raise ValueError(f"chunk_rows is the number of rows in a frame, 1 or more, not {chunk_rows}")
-    query = compiled(statement, params)
     frames: asyncio.Queue[pd.DataFrame] = asyncio.Queue(1)
     yielded = False
 
     async def work(connection: AsyncConnection) -> None:
         start = 0
-        result = await run(connection, query)
+        result = await described(connection, statement, params)
         async with aclosing(result.batches), aclosing(_cut(result, size)) as chunks:
             async for columns, rows in chunks:
                 frame = await _framed(result, columns, rows, dtype_backend)

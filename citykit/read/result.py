@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import re
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,11 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.database import Condition, ConditionClass, ConnectionLostError, driver_of, sqlstate, transport_of
 from citykit.decode import UnfitColumnError, Values, decode, objects, values_of
 from citykit.errors import CitykitError, MissingTableError
-from citykit.pgtypes import DESCRIBE, EXACT, KNOWN, TEXT, Type, described
+from citykit.pgtypes import DESCRIBE, EXACT, KNOWN, SETTINGS, TEXT, Setting, Type, type_from
 from citykit.read.copy_out import copy_out
 from citykit.read.data_rows import Lines, Rows, check_complete, rows_out
 from citykit.read.parameters import UNKNOWN
-from citykit.read.statement import Query, type_name
+from citykit.read.statement import Query, Statement, compiled, type_name
 
 THREAD_BYTES = 1 << 16  # from here up, what arrives is decoded in a thread
 
@@ -31,8 +31,11 @@ THREAD_BYTES = 1 << 16  # from here up, what arrives is decoded in a thread
 _SESSION = """
 SELECT pg_catalog.current_setting('DateStyle') AS "DateStyle",
     pg_catalog.current_setting('IntervalStyle') AS "IntervalStyle",
-    pg_catalog.current_setting('extra_float_digits') AS extra_float_digits
+    pg_catalog.current_setting('extra_float_digits') AS extra_float_digits,
+    pg_catalog.current_setting('array_nulls') AS array_nulls,
+    pg_catalog.current_setting('standard_conforming_strings') = 'on' AS conforming
 """
+_ARRAY_NULLS = Setting("array_nulls", re.compile("on$"), "on")  # else NULL in an array's text is a text
 # The classes of SQLSTATE for which the statement itself is to blame.
 _BLAMED = (
     ConditionClass.FEATURE_NOT_SUPPORTED,
@@ -59,14 +62,18 @@ class Result:
     batches: AsyncGenerator[list[Values]]
 
 
-async def run(connection: AsyncConnection, query: Query) -> Result:
-    """Prepare a statement and choose its way: past the driver, COPY, or where neither can be, the ordinary.
+async def described(
+    connection: AsyncConnection, statement: Statement, params: Mapping[str, Any] | None
+) -> Result:
+    """Prepare a statement and choose how its rows come.
 
-    Its batches have to be read, or closed, before the connection is used for anything else.
+    As DataRow messages in binary, where every column has an exact binary form; else as the text of COPY;
+    where COPY cannot run the statement, as asyncpg's records. The batches have to be read, or closed,
+    before the connection is used for anything else.
     """
-    with _named(query):
-        session = (await connection.exec_driver_sql(_SESSION)).one()
-        raw = driver_of(connection)
+    session = (await connection.exec_driver_sql(_SESSION)).one()
+    raw = driver_of(connection)
+    query = compiled(statement, params, session.conforming)
     query, prepared = await _prepared(connection, raw, query)
     with _named(query):
         names, oids = _columns(prepared)
@@ -76,8 +83,7 @@ async def run(connection: AsyncConnection, query: Query) -> Result:
             return Result(names, types, _unpacked(raw, transport, prepared, query, oids))
         if not query.copied:
             return Result(names, types, _ordinary(prepared, query, names, types))
-        sql = await _with_literals(raw, query, prepared.get_parameters()) if query.args else query.sql
-    return Result(names, types, _copied(connection, query, sql, session, names, types))
+    return Result(names, types, _copied(connection, query, prepared.get_parameters(), session, names, types))
 
 
 def _is_utf8(encoding: str) -> bool:
@@ -130,7 +136,7 @@ def _columns(prepared: Any) -> tuple[list[str], list[int]]:
 async def _types(raw: Any, oids: Sequence[int]) -> list[Type]:
     unknown = sorted({oid for oid in oids if oid not in KNOWN})
     rows = await raw.fetch(DESCRIBE, unknown) if unknown else []
-    types = {**KNOWN, **{row["asked"]: described(row) for row in rows}}
+    types = {**KNOWN, **{row["asked"]: type_from(row) for row in rows}}
     return [types.get(oid, Type("text")) for oid in oids]
 
 
@@ -186,18 +192,21 @@ async def _with_literals(raw: Any, query: Query, parameters: Sequence[Any]) -> s
 async def _copied(
     connection: AsyncConnection,
     query: Query,
-    sql: str,
+    parameters: Sequence[Any],
     session: Any,
     names: Sequence[str],
     types: Sequence[Type],
 ) -> AsyncGenerator[list[Values]]:
-    settings = [type_.row.setting for type_ in types if type_.row.setting]
+    # The text of the parameters' values depends on the settings, as that of the result's does.
+    settings = {*SETTINGS, _ARRAY_NULLS} if parameters else {t.row.setting for t in types if t.row.setting}
     changed = {s.name: s.value for s in settings if not s.kept.match(getattr(session, s.name))}
     for setting, value in changed.items():
         await connection.exec_driver_sql("SELECT set_config($1, $2, true)", (setting, value))
     rows = 0
+    raw = driver_of(connection)
     with _named(query):
-        async with aclosing(_lines(driver_of(connection), sql, types)) as batches:
+        sql = await _with_literals(raw, query, parameters) if parameters else query.sql
+        async with aclosing(_lines(raw, sql, types)) as batches:
             try:
                 async for batch in batches:
                     yield batch
