@@ -46,7 +46,7 @@ class PgType:
     oid: int
     array_oid: int
     dtypes: tuple[str, str, str]  # of a column that was read, for each `DtypeBackend`
-    # Reading: an Arrow type that holds the values, else a function that makes a Python object of their text.
+    # Reading: an Arrow type that holds the values; a function that makes a Python object of their text.
     arrow: pa.DataType | None = None
     parse: Callable[[str], object] | None = None
     setting: Setting | None = None
@@ -63,7 +63,7 @@ class PgType:
     @property
     def is_csv(self) -> bool:
         """Whether Arrow's CSV parser reads the text that COPY writes."""
-        return self.arrow is not None and not pa.types.is_temporal(self.arrow)
+        return self.arrow is not None and self.parse is None and not pa.types.is_temporal(self.arrow)
 
     @property
     def is_json(self) -> bool:
@@ -71,9 +71,14 @@ class PgType:
         return self.parse is json.loads
 
     @property
+    def has_any_size(self) -> bool:
+        """Whether one value can take all of a row's 1 GB."""
+        return self.name in ("text", "varchar", "bpchar", "json", "jsonb", "bytea")
+
+    @property
     def is_exact(self) -> bool:
         """Whether its binary form can be read without losing any value (infinite dates would be lost)."""
-        return self.is_csv and bool(self.binary)
+        return bool(self.arrow and self.binary) and not pa.types.is_temporal(self.arrow)
 
 
 def read_bytea(text: str) -> bytes:
@@ -154,8 +159,9 @@ _ROWS = (
            check="json", typed=TEXT),
     PgType("jsonb", "jsonb", 3802, 3807, _OBJECT, parse=json.loads, declared=(pg.JSONB,), check="json",
            typed=TEXT),
-    PgType("bytea", "bytea", 17, 1001, ("object", "object", "binary[pyarrow]"), parse=read_bytea,
-           binary="bytes", declared=(sa.LargeBinary,), check="bytea", typed=pa.large_binary()),
+    PgType("bytea", "bytea", 17, 1001, ("object", "object", "binary[pyarrow]"), pa.large_binary(),
+           parse=read_bytea, binary="bytes", declared=(sa.LargeBinary,), check="bytea",
+           typed=pa.large_binary()),
     PgType("inet", "inet", 869, 1041, **_STRING, declared=(pg.INET,), check="inet", typed=TEXT),
     PgType("cidr", "cidr", 650, 651, **_STRING, declared=(pg.CIDR,), check="cidr", typed=TEXT),
     PgType("macaddr", "macaddr", 829, 1040, **_STRING, declared=(pg.MACADDR,), check="macaddr", typed=TEXT),

@@ -106,7 +106,8 @@ def values_of(texts: pa.Array, type_: Type) -> Values:
         return _arrays(texts, type_)
     row = type_.row
     if row.parse is not None:
-        return objects(None if text is None else row.parse(text) for text in texts.to_pylist())
+        values = [None if text is None else row.parse(text) for text in texts.to_pylist()]
+        return objects(values) if row.arrow is None else pa.array(values, row.arrow)
     if texts.type == row.arrow:
         return texts
     if row.arrow in READERS:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from citykit.pgtypes import EXACT, KNOWN, TEXT
+from citykit.pgtypes import EXACT, KNOWN
 
 Bytes: TypeAlias = NDArray[np.uint8]
 
@@ -27,7 +27,7 @@ LARGE = 1 << 17  # bytes
 TOGETHER = 5  # columns of numbers that are looked at in one go
 SLACK = 12 * TOGETHER  # bytes after the end of what is unpacked that may be looked at, whatever they are
 
-# The binary form of numbers, by oid; the others of pgtypes.EXACT are text.
+# The binary form of numbers, by oid; that of the others of pgtypes.EXACT is their bytes, UTF-8 or any.
 _NUMBERS: Mapping[int, str] = {
     oid: KNOWN[oid].row.binary for oid in EXACT if KNOWN[oid].row.binary != "bytes"
 }
@@ -64,7 +64,10 @@ def unpack(data: Bytes, oids: Sequence[int]) -> tuple[list[pa.Array], int]:
     columns: list[pa.Array] = []
     while rest := tuple(oids[len(columns) :]):
         numbers = tuple(takewhile(_NUMBERS.__contains__, rest))[:TOGETHER]
-        more, places = _numbers(data, places, numbers) if numbers else _text(data, places)
+        if numbers:
+            more, places = _numbers(data, places, numbers)
+        else:
+            more, places = _bytes(data, places, KNOWN[rest[0]].row.arrow)
         columns += more
     return columns, int(ends[-1]) if len(ends) else 0
 
@@ -170,24 +173,24 @@ def _cells(oids: tuple[int, ...]) -> np.dtype[Any]:
     ])  # fmt: skip
 
 
-def _text(data: Bytes, places: Any) -> tuple[list[pa.Array], Any]:
-    """Return a column of text, and where the one after it begins."""
+def _bytes(data: Bytes, places: Any, type_: pa.DataType) -> tuple[list[pa.Array], Any]:
+    """Return a column of text or bytes, and where the one after it begins."""
     sizes = _gathered(data, places, _SIZE).astype(np.int64)
     missing = sizes < 0
     starts = places + _SIZE.itemsize
     ends = starts + np.maximum(sizes, 0)
     if not len(places):
-        return [pa.array([], TEXT)], ends
-    # Every other "text" is what lies between two of the column, for Arrow to leave out.
+        return [pa.array([], type_)], ends
+    # Every other element is what lies between two values of the column, for Arrow to leave out.
     bounds = np.empty(2 * len(starts), np.int64)
     bounds[0::2], bounds[1::2] = starts, ends
     buffers = [None, pa.py_buffer(bounds), pa.py_buffer(data)]
     between = pa.Array.from_buffers(pa.large_binary(), len(bounds) - 1, buffers)
-    _, offsets, texts = pc.array_take(
+    _, offsets, values = pc.array_take(
         between, pa.array(np.arange(0, len(bounds), 2)), boundscheck=False
     ).buffers()
     known = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
-    return [pa.Array.from_buffers(TEXT, len(places), [known, offsets, texts])], ends
+    return [pa.Array.from_buffers(type_, len(places), [known, offsets, values])], ends
 
 
 def _gathered(data: Bytes, places: Any, dtype: np.dtype[Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import re
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -53,6 +53,9 @@ _BLAMED = (
 )
 
 
+_TOO_LARGE = (Condition.OUT_OF_MEMORY, Condition.PROGRAM_LIMIT_EXCEEDED, Condition.INTERNAL_ERROR)
+
+
 @dataclass(frozen=True)
 class Result:
     """A statement's result: each column's name and type, and the batches (one part for each column)."""
@@ -80,9 +83,9 @@ async def described(
         types = await _types(raw, oids)
         transport = transport_of(raw)
         if EXACT.issuperset(oids) and transport and _is_utf8(raw.get_settings().client_encoding):
-            return Result(names, types, _unpacked(raw, transport, prepared, query, oids))
+            return Result(names, types, _unpacked(raw, transport, prepared, query, names, oids))
         if not query.copied:
-            return Result(names, types, _ordinary(prepared, query, names, types))
+            return Result(names, types, _records(prepared, query, names, types))
     return Result(names, types, _copied(connection, query, prepared.get_parameters(), session, names, types))
 
 
@@ -140,10 +143,10 @@ async def _types(raw: Any, oids: Sequence[int]) -> list[Type]:
     return [types.get(oid, Type("text")) for oid in oids]
 
 
-async def _ordinary(
+async def _records(
     prepared: Any, query: Query, names: Sequence[str], types: Sequence[Type]
 ) -> AsyncGenerator[list[Values]]:
-    with _named(query):
+    with _named(query), _large_rows_named(query, names, types, lambda: 0):
         rows = await prepared.fetch(*query.args)
         check_complete(prepared.get_statusmsg() or "", len(rows))
     columns = zip(*rows, strict=True) if rows else [()] * len(types)
@@ -151,21 +154,23 @@ async def _ordinary(
 
 
 async def _unpacked(
-    raw: Any, transport: Any, prepared: Any, query: Query, oids: Sequence[int]
+    raw: Any, transport: Any, prepared: Any, query: Query, names: Sequence[str], oids: Sequence[int]
 ) -> AsyncGenerator[list[Values]]:
-    with _named(query):
+    rows = 0
+    with _named(query), _large_rows_named(query, names, [KNOWN[oid] for oid in oids], lambda: rows):
         answer = rows_out(
             raw, transport, prepared.fetch(*query.args), Rows(oids), lambda _: prepared.get_statusmsg() or ""
         )
         async with aclosing(answer) as batches:
             async for batch in batches:
                 yield batch
+                rows += len(batch[0])
 
 
 def _values(values: Sequence[Any], name: str, type_: Type) -> Values:
     """Return what `decode` makes of the same values, which asyncpg has read."""
     row = type_.row
-    if row.is_csv and row.arrow != TEXT and not type_.array:
+    if (row.is_csv or row.is_exact) and row.arrow != TEXT and not type_.array:
         return pa.array(values, row.arrow)
     if row.is_json and not type_.array:
         return objects(values)  # SQLAlchemy has made asyncpg parse it
@@ -204,7 +209,7 @@ async def _copied(
         await connection.exec_driver_sql("SELECT set_config($1, $2, true)", (setting, value))
     rows = 0
     raw = driver_of(connection)
-    with _named(query):
+    with _named(query), _large_rows_named(query, names, types, lambda: rows, by_copy=True):
         sql = await _with_literals(raw, query, parameters) if parameters else query.sql
         async with aclosing(_lines(raw, sql, types)) as batches:
             try:
@@ -252,6 +257,56 @@ def unfit(exc: UnfitColumnError, names: Sequence[str], rows: int) -> CitykitErro
         f"Column {name!r} has in row {rows + exc.position} of the result the value {exc}; "
         f"nothing was changed. Select it as text ({name}::text), or something in its place."
     )
+
+
+@contextmanager
+def _large_rows_named(
+    query: Query,
+    names: Sequence[str],
+    types: Sequence[Type],
+    rows: Callable[[], int],
+    *,
+    by_copy: bool = False,
+) -> Iterator[None]:
+    """Say what to select instead of a row that the server cannot send: it builds each in 1 GB of memory.
+
+    `rows` tells how many came before it. The server has no SQLSTATE for this alone.
+    """
+    try:
+        yield
+    except asyncpg.PostgresError as exc:
+        columns = [*zip(map(_quoted, names), types, strict=True)]
+        parts = [_part(name, type_) for name, type_ in columns if type_.array or type_.row.has_any_size]
+        given = [n for n, v in zip(query.names, query.args, strict=True) if isinstance(v, str | bytes | list)]
+        if sqlstate(exc) not in _TOO_LARGE or not (parts or given):
+            raise
+        said = [
+            f"{exc.args[0]} (SQLSTATE {sqlstate(exc)}), in a row after the first {rows():,}; "
+            "nothing was changed.",
+            "PostgreSQL sends at most 1 GB a row.",
+        ]
+        others = [name for name, type_ in columns if type_.array or not type_.row.is_exact]
+        if by_copy and others:
+            said.append(
+                f"Beside {', '.join(others)} this row comes as text, in which a bytea is twice as large: "
+                f"select {', '.join(f'{name}::text' for name in others)} to have it come in binary."
+            )
+        if parts:
+            said.append(f"Or select a part of a large value: {', '.join(parts)}.")
+        if given:
+            said.append(f"Or give a smaller value for {', '.join(f':{name}' for name in given)}.")
+        raise CitykitError(" ".join(said)) from exc
+
+
+def _part(name: str, type_: Type) -> str:
+    """Return SQL that selects a part of a value, instead of all of it."""
+    if type_.array:
+        return f"({name})[1:10]"
+    return f"substring({name}{'::text' if type_.row.is_json else ''} from 1 for 100000000)"
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
 
 
 @contextmanager
