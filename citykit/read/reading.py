@@ -149,16 +149,15 @@ async def stream_frames(
                 start += rows
                 await frames.put(frame)
 
-    reading = asyncio.ensure_future(
-        in_transaction(bind, work, effect="any", repeatable=lambda: not yielded and frames.empty())
-    )
-
     def end_with(consumer: asyncio.Task[Any]) -> None:
         if consumer.cancelled() or consumer.get_stack(limit=1):  # the latter: it has raised
             reading.cancel()
 
     consumer: asyncio.Task[Any] | None = None
     try:
+        reading = asyncio.ensure_future(
+            in_transaction(bind, work, effect="any", repeatable=lambda: not yielded and frames.empty())
+        )
         while not reading.done() or not frames.empty():
             taking = asyncio.ensure_future(frames.get())
             try:
@@ -184,8 +183,8 @@ async def _cut(result: Result, size: int) -> AsyncGenerator[tuple[list[list[Valu
     columns: list[list[Values]] = [[] for _ in result.types]
     rows = 0
     yielded = False
-    coming = asyncio.ensure_future(anext(result.batches))
     try:
+        coming = asyncio.ensure_future(anext(result.batches))
         while True:
             await asyncio.wait([coming], timeout=SILENCE_SECONDS if rows else None)
             if not coming.done():
