@@ -42,7 +42,7 @@ def to_frame(
             # pandas would make a column of text of an array in which all objects are text.
             values = pd.Series(values, dtype=object)
         arrays[number] = values
-        parts.clear()  # so that no more than one column is in memory twice
+        parts.clear()  # so that only one column at a time is in memory twice
     if len(set(names)) == len(names):
         return pd.DataFrame(dict(zip(names, arrays.values(), strict=True)), copy=False)
     frame = pd.DataFrame(arrays, copy=False)

@@ -1,4 +1,4 @@
-"""Reading: any statement to a frame, or to frames one after the other, typed by the server's column types."""
+"""A statement's rows as one frame or as a stream of frames, typed by the server's column types."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from citykit.read.result import Result, described, unfit
 from citykit.read.statement import Statement
 from citykit.runtime import Progress, reporting, says_await
 
-SILENCE_SECONDS = 0.2  # without more rows, after which a frame is handed over with those that are there
-THREAD_ROWS = 10_000  # from here up a frame is put together in a thread
+SILENCE_SECONDS = 0.2  # without more rows, after which a frame is yielded with the rows that have come
+THREAD_ROWS = 10_000  # from here up a frame is made in a thread
 
 
 @says_await
@@ -150,7 +150,7 @@ async def stream_frames(
                 await frames.put(frame)
 
     def end_with(consumer: asyncio.Task[Any]) -> None:
-        if consumer.cancelled() or consumer.get_stack(limit=1):  # the latter: it has raised
+        if consumer.cancelled() or consumer.get_stack(limit=1):  # a task that has raised keeps its stack
             reading.cancel()
 
     consumer: asyncio.Task[Any] | None = None
@@ -173,7 +173,7 @@ async def stream_frames(
                 taking.cancel()
                 if consumer:
                     consumer.remove_done_callback(end_with)
-        await reading  # which has committed, or says why it has not
+        await reading  # it has committed; else this raises why not
     finally:
         await cancelled(reading)
 

@@ -1,4 +1,4 @@
-"""What a statement returns: named and typed before it runs, then in parts, as they arrive."""
+"""The result of a statement: its columns' names and types before it runs, then its rows in batches."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from citykit.decode import UnfitColumnError, Values, decode, objects, values_of
 from citykit.errors import CitykitError, MissingTableError
 from citykit.pgtypes import DESCRIBE, EXACT, KNOWN, SETTINGS, TEXT, Setting, Type, type_from
 from citykit.read.copy_out import copy_out
-from citykit.read.data_rows import Lines, Rows, check_complete, rows_out
+from citykit.read.messages import Lines, Rows, check_complete, rows_out
 from citykit.read.parameters import UNKNOWN
 from citykit.read.statement import Query, Statement, compiled, type_name
 
-THREAD_BYTES = 1 << 16  # from here up, what arrives is decoded in a thread
+THREAD_BYTES = 1 << 16  # from here up, a chunk is decoded in a thread
 
-# It also begins the transaction: what goes past SQLAlchemy would not (asyncpg dialect).
+# Run through SQLAlchemy, it also begins the transaction, which a statement of asyncpg's own would not.
 _SESSION = """
 SELECT pg_catalog.current_setting('DateStyle') AS "DateStyle",
     pg_catalog.current_setting('IntervalStyle') AS "IntervalStyle",
@@ -58,7 +58,7 @@ _TOO_LARGE = (Condition.OUT_OF_MEMORY, Condition.PROGRAM_LIMIT_EXCEEDED, Conditi
 
 @dataclass(frozen=True)
 class Result:
-    """A statement's result: each column's name and type, and the batches (one part for each column)."""
+    """A statement's result: each column's name and type, and batches of rows (one array for each column)."""
 
     names: Sequence[str]
     types: Sequence[Type]
@@ -83,10 +83,12 @@ async def described(
         types = await _types(raw, oids)
         transport = transport_of(raw)
         if EXACT.issuperset(oids) and transport and _is_utf8(raw.get_settings().client_encoding):
-            return Result(names, types, _unpacked(raw, transport, prepared, query, names, oids))
-        if not query.copied:
+            return Result(names, types, _binary_rows(raw, transport, prepared, query, names, oids))
+        if not query.can_copy:
             return Result(names, types, _records(prepared, query, names, types))
-    return Result(names, types, _copied(connection, query, prepared.get_parameters(), session, names, types))
+    return Result(
+        names, types, _text_rows(connection, query, prepared.get_parameters(), session, names, types)
+    )
 
 
 def _is_utf8(encoding: str) -> bool:
@@ -98,10 +100,9 @@ def _is_utf8(encoding: str) -> bool:
 
 
 async def _prepared(connection: AsyncConnection, raw: Any, query: Query) -> tuple[Query, Any]:
-    """Prepare a statement with the types of its values; text is read as the type that the server infers."""
-    if (
-        query.has_lists
-    ):  # an array, or JSON: the server tells which it takes, and a savepoint outlives its error
+    """Prepare a statement with the types of its values; text gets the type that the server infers."""
+    if query.has_lists:
+        # A list is tried as an array first, then as JSON; the savepoint keeps the transaction usable between.
         try:
             async with connection.begin_nested():
                 return await _resolved(raw, query)
@@ -153,7 +154,7 @@ async def _records(
     yield [_values(*column) for column in zip(columns, names, types, strict=True)]
 
 
-async def _unpacked(
+async def _binary_rows(
     raw: Any, transport: Any, prepared: Any, query: Query, names: Sequence[str], oids: Sequence[int]
 ) -> AsyncGenerator[list[Values]]:
     rows = 0
@@ -168,7 +169,7 @@ async def _unpacked(
 
 
 def _values(values: Sequence[Any], name: str, type_: Type) -> Values:
-    """Return what `decode` makes of the same values, which asyncpg has read."""
+    """Return the array that `decode` would return, from values that asyncpg has read."""
     row = type_.row
     if (row.is_csv or row.is_exact) and row.arrow != TEXT and not type_.array:
         return pa.array(values, row.arrow)
@@ -185,7 +186,7 @@ def _values(values: Sequence[Any], name: str, type_: Type) -> Values:
 
 
 async def _with_literals(raw: Any, query: Query, parameters: Sequence[Any]) -> str:
-    """Return the statement with its values as literals, which COPY needs and only the server can quote."""
+    """Return the statement with its values as literals, quoted by the server: COPY takes no parameters."""
     types = [type_name(parameter) for parameter in parameters]
     quoted = ", ".join(f"quote_nullable(${n}::{type_}::text)" for n, type_ in enumerate(types, 1))
     literals = await raw.fetchrow(f"SELECT {quoted}", *query.args)
@@ -194,7 +195,7 @@ async def _with_literals(raw: Any, query: Query, parameters: Sequence[Any]) -> s
     )
 
 
-async def _copied(
+async def _text_rows(
     connection: AsyncConnection,
     query: Query,
     parameters: Sequence[Any],
@@ -211,7 +212,7 @@ async def _copied(
     raw = driver_of(connection)
     with _named(query), _large_rows_named(query, names, types, lambda: rows, by_copy=True):
         sql = await _with_literals(raw, query, parameters) if parameters else query.sql
-        async with aclosing(_lines(raw, sql, types)) as batches:
+        async with aclosing(_copied_lines(raw, sql, types)) as batches:
             try:
                 async for batch in batches:
                     yield batch
@@ -224,7 +225,7 @@ async def _copied(
         )
 
 
-async def _lines(raw: Any, sql: str, types: Sequence[Type]) -> AsyncGenerator[list[Values]]:
+async def _copied_lines(raw: Any, sql: str, types: Sequence[Type]) -> AsyncGenerator[list[Values]]:
     """Run a statement by COPY and yield its rows in batches."""
     transport = transport_of(raw)
     if transport is not None:
@@ -246,12 +247,12 @@ async def _lines(raw: Any, sql: str, types: Sequence[Type]) -> AsyncGenerator[li
 
 
 async def _nowhere(data: bytes) -> None:
-    """Take what the driver hands over of a COPY: nothing, for its lines are kept from it."""
-    raise ConnectionLostError(f"{len(data)} bytes of the answer have gone astray")
+    """Refuse a line of a COPY: asyncpg should see none, as `messages` takes them all."""
+    raise ConnectionLostError(f"asyncpg received {len(data)} bytes of rows that citykit should have taken")
 
 
 def unfit(exc: UnfitColumnError, names: Sequence[str], rows: int) -> CitykitError:
-    """Name the column and the row (after `rows` others) of a value that exists in PostgreSQL alone."""
+    """Return the error for a value that pandas cannot hold: its column, and its row, after `rows` others."""
     name = names[exc.column]
     return CitykitError(
         f"Column {name!r} has in row {rows + exc.position} of the result the value {exc}; "
@@ -311,12 +312,12 @@ def _quoted(name: str) -> str:
 
 @contextmanager
 def _named(query: Query) -> Iterator[None]:
-    """Raise what the server says about a statement as this package's errors, with the place in its text."""
+    """Raise the server's errors about a statement as CitykitError, with the line and a caret."""
     try:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
         code = sqlstate(exc) or ""
-        # asyncpg's own refusal of a value, which it gives a SQLSTATE too
+        # asyncpg's own refusal of a value has a SQLSTATE too; the number is in its text only.
         if unsent := re.match(r"invalid input for query argument \$(\d+): (.*)", str(exc), re.DOTALL):
             number = int(unsent[1]) - 1
             raise CitykitError(

@@ -22,7 +22,7 @@ Statement: TypeAlias = str | Executable
 _DIALECT: Dialect = asyncpg.dialect()  # type: ignore[no-untyped-call]
 _COPIED = ("select", "values", "table", "with", "insert", "update", "delete", "merge")
 
-# What is no code is skipped whole: a parameter is neither in a text, a name or a comment, nor after a cast.
+# Literals, quoted names and comments are one token each, so that no :name in them is a parameter.
 _PLAIN_TEXT = r"'(?:[^']|'')*'"
 _ESCAPED_TEXT = r"'(?:[^'\\]|\\.|'')*'"
 _LEXER = r"""
@@ -47,19 +47,20 @@ _LEXERS = {
 
 @dataclass(frozen=True)
 class Query:
-    """One statement with ``$1`` placeholders, what fills them, and how the caller wrote it."""
+    """One statement with ``$1`` placeholders, their values, and the text that the caller wrote."""
 
     sql: str
     args: tuple[Any, ...] = ()
     types: tuple[str | None, ...] = ()  # with which each is sent (see parameters.typed)
     names: tuple[str, ...] = ()  # of the parameters, in the order of args
     written: str = ""
-    places: tuple[tuple[int, int], ...] = field(default=((0, 0),), repr=False)  # in sql, and there in written
+    # Pairs of positions, in `sql` and in `written`, from which on both run side by side.
+    places: tuple[tuple[int, int], ...] = field(default=((0, 0),), repr=False)
     wanted: tuple[str, ...] = ()  # the types that the server has told for the placeholders
     conforming: bool = True  # the session's standard_conforming_strings
 
     @property
-    def copied(self) -> bool:
+    def can_copy(self) -> bool:
         """Whether COPY can run it (it cannot run SHOW, EXPLAIN, CALL and the like)."""
         words = (token["word"] for token in _tokens(self.sql, self.conforming) if token["word"])
         return next(words, "").lower() in _COPIED
@@ -127,7 +128,7 @@ class Query:
         return self._replaced(texts, types)
 
     def _replaced(self, texts: Sequence[str], types: Sequence[str | None]) -> Query:
-        """Return the statement with something else for its placeholders; ``IN :list`` becomes ``= ANY``."""
+        """Return the statement with `texts` in place of its placeholders; ``IN :list`` becomes ``= ANY``."""
         tokens = list(_tokens(self.sql, self.conforming))
         parts = [texts[int(token["number"]) - 1] if token["number"] else token[0] for token in tokens]
         before: list[int] = []  # the tokens before this one that are no space
@@ -168,7 +169,7 @@ def type_name(type_: Any) -> str:
     return f"{quoted}{type_.name[len(name) :]}"
 
 
-# What is sent as text anyway.
+# Types that need no cast from text.
 _TEXTS = ("text", "varchar", "bpchar", "name")
 _TEXTS_ARRAYS = tuple(f"{name}[]" for name in _TEXTS)
 
