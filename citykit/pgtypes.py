@@ -24,13 +24,13 @@ Check: TypeAlias = Literal[
 TEXT = pa.large_string()
 # Exact for 38 digits before and 38 after the point: asyncpg does not tell a column's own scale.
 DECIMAL = pa.decimal256(76, 38)
-# From 1970, from which Arrow counts, to 2000, from which PostgreSQL does.
+# Arrow counts from 1970, PostgreSQL's binary format from 2000; the difference in each unit.
 _UNIX_DAYS, _UNIX_MICROSECONDS = 10_957, 946_684_800_000_000
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A session setting that changes the text of a type's values, and what `decode` needs it to be."""
+    """A session setting that changes the text of a type's values, and the value that `decode` needs."""
 
     name: str
     kept: re.Pattern[str]  # matches the values that need no change
@@ -50,7 +50,7 @@ class PgType:
     arrow: pa.DataType | None = None
     parse: Callable[[str], object] | None = None
     setting: Setting | None = None
-    # Its binary form: a number of this NumPy format that counts from `epoch`, or "bytes", the text itself.
+    # Its binary form: a number of this NumPy format that counts from `epoch`, or "bytes", the value itself.
     binary: str = ""
     epoch: int = 0
     # Loading: SQLAlchemy's types for it, the check for values, and the Arrow type of the checked values.

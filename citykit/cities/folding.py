@@ -1,4 +1,4 @@
-"""Names without case and accents, as the server folds them: one SQL expression, which an index may hold."""
+"""The SQL expression that folds a name (no case, no accents), immutable so that an index may have it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 
 from citykit.encode import characters_of
 
-# What Unicode does not decompose, and the capitals that lower() leaves alone under COLLATE "C".
+# Letters that NFKD does not decompose. Under COLLATE "C" lower() changes ASCII only, hence the capitals.
 _FROM = "ÆŒÞẞØøŁłĐđÐðĦħŦŧı\u2019\u2018\u02bb\u02bc`"
 _TO = "æœþßoollddddhhtti'''''"
 _GREEK_AND_CYRILLIC = (
@@ -19,8 +19,8 @@ _SPELLED_OUT = {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}
 # The database encodings for which names are indexed. In SQL_ASCII characters are bytes: only lower() applies.
 INDEXED_ENCODINGS = ("UTF8", "SQL_ASCII")
 SEARCH_INDEX = "cities_by_name"
-# What a name stands between in the index, so that three-letter parts tell where it begins and ends. They are
-# capitals, which no folded name has, and the index takes them for letters in every locale.
+# Marks before and after each name in the index, so that trigrams tell where a name begins and ends. No folded
+# name has capitals, and pg_trgm takes these for letters in every locale.
 BEGIN, END = "Q", "X"
 
 
@@ -48,10 +48,11 @@ def folded(text: str, encoding: str = "UTF8") -> str:
 
 
 def spelled(text: str) -> str:
-    r"""Return the SQL expression of `folded` in ASCII: what is not is spelled as its bytes, ``\320\237``.
+    r"""Return `folded` as ASCII, in which other characters are written as their bytes, ``\320\237``.
 
-    Of three-letter parts the index knows only those of letters and digits, and which characters are letters
-    depends on the database's locale; these are, in all of them. Digits may be found among those of bytes.
+    pg_trgm makes trigrams of letters and digits only, and which characters are letters depends on the
+    database's locale; the digits of the bytes are indexed in every locale. A digit that is sought may match
+    them: the caller compares the folded name as well.
     """
     doubled = r"replace({}, E'\\', E'\\\\')"  # E'…': standard_conforming_strings may be off
     return _folded(text, doubled, f"encode(decode({doubled}, 'escape'), 'escape')")

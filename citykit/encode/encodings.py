@@ -1,4 +1,4 @@
-"""Which characters a database has whose encoding is not UTF-8. No I/O."""
+"""The characters that a database in another encoding than UTF-8 can store. No I/O."""
 
 from __future__ import annotations
 

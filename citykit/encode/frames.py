@@ -1,4 +1,4 @@
-"""What may be in a frame: every value checked and typed, or rejected with its reason. No I/O."""
+"""Checks a frame against the rules of a table: typed rows, and rejects with their reasons. No I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from citykit.encode.rejects import rejects_frame
 from citykit.encode.rules import Rule
 from citykit.errors import InvalidFrameError
 
-POSITION = "citykit_position"  # of a row in its frame: where two rows have one key, their order counts
+POSITION = "citykit_position"  # a row's position in its frame, which decides between two rows of one key
 
 
 def validate(frame: pd.DataFrame, rules: Sequence[Rule], start: int = 0) -> tuple[pa.Table, pd.DataFrame]:
