@@ -239,3 +239,24 @@ async def test_without_a_search_path_cities_are_missing_and_the_error_says_what_
         with pytest.raises(citykit.CitykitError, match="search_path"):
             await asked
     await other.dispose()
+
+
+@pytest.mark.parametrize("name", ["few digits", "intervals as in SQL", "dates as in SQL", "all of them"])
+async def test_the_server_gets_a_parameter_exactly_though_no_column_has_its_type(
+    engine: AsyncEngine, name: str
+) -> None:
+    """The binary form of the value, as the server has it; a numeric column beside it comes by COPY."""
+    other = await connected(engine, SETTINGS.get(name, EVERYTHING))
+    given = {**PARAMETERS, "text[]": ["NULL", None, "\\"]}
+    for type_, send in (
+        ("float8", "float8send"),
+        ("interval", "interval_send"),
+        ("date", "date_send"),
+        ("timestamptz", "timestamptz_send"),
+        ("text[]", "array_send"),
+    ):
+        sql = f"SELECT {send}(:value::{type_}) AS sent"
+        expected = await citykit.read_frame(engine, sql, {"value": given[type_]})
+        found = await citykit.read_frame(other, f"{sql}, 1.5 AS n", {"value": given[type_]})
+        assert found["sent"].item() == expected["sent"].item(), type_
+    await other.dispose()
