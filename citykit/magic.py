@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import html
 import keyword
-import shlex
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,10 @@ class _Cities:
             Take the values of the notebook's variables ``country`` and ``n``. They are values, and
             never become SQL.
         --param NAME=VALUE
-            Gives a parameter its value here: a Python literal (``5``, ``None``, ``'5'``), else text.
+            Gives a parameter its value here: a Python literal where ``ast.literal_eval`` reads one (``5``,
+            ``2.5``, ``None``, ``True``, ``[1, 2]``, ``'5'`` for the text 5), else text: ``country=IS``,
+            ``day=2024-02-29``. A date is given as text, which the server reads where the SQL
+            takes a date: ``WHERE founded = :day``, ``CAST(:day AS date)``.
 
         The connection is that of the notebook's variable ``engine`` where that is one, else one of its own
         from ``citykit.connect()``.
@@ -114,13 +117,25 @@ _ROWS_AND_SIZE = select(
 ).select_from(City)
 
 
+# Quotes and brackets keep their spaces; quotes stay, as they make a text of a literal: --param n='5'.
+_WORD = re.compile(r"""(?:'(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" | \[[^\]]*\] | [^\s'"])+""", re.VERBOSE)
+
+
+def _words(line: str) -> list[str]:
+    """Split a line into words; the quotes around a whole word go."""
+    if "'" in (rest := _WORD.sub("", line)) or '"' in rest:
+        raise ValueError("No closing quotation")
+    words = _WORD.findall(line)
+    return [word[1:-1] if re.fullmatch(r"'[^']*'|\"[^\"]*\"", word) else word for word in words]
+
+
 def _read_line(line: str) -> tuple[str | None, dict[str, Any]]:
     """Return the name of the variable to assign, and the parameters that are given."""
     parser: Any = MagicArgumentParser(prog="%%cities", add_help=False)  # type: ignore[no-untyped-call]
     parser.add_argument("name", nargs="?")
     parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME=VALUE")
     try:
-        words = parser.parse_args(shlex.split(line))
+        words = parser.parse_args(_words(line))
     except ValueError as exc:
         raise UsageError(f"%%cities {line}: {exc}") from None
     if words.name is not None and (not words.name.isidentifier() or keyword.iskeyword(words.name)):
@@ -132,7 +147,7 @@ def _read_line(line: str) -> tuple[str | None, dict[str, Any]]:
             raise UsageError(f"--param {param}: it looks like --param country=IS")
         try:
             params[name] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
+        except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
             params[name] = value
     return words.name, params
 

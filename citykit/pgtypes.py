@@ -24,13 +24,13 @@ Check: TypeAlias = Literal[
 TEXT = pa.large_string()
 # Exact for 38 digits before and 38 after the point: asyncpg does not tell a column's own scale.
 DECIMAL = pa.decimal256(76, 38)
-# From 1970, from which Arrow counts, to 2000, from which PostgreSQL does.
+# Arrow counts from 1970, PostgreSQL's binary format from 2000; the difference in each unit.
 _UNIX_DAYS, _UNIX_MICROSECONDS = 10_957, 946_684_800_000_000
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A session setting that changes the text of a type's values, and what `decode` needs it to be."""
+    """A session setting that changes the text of a type's values, and the value that `decode` needs."""
 
     name: str
     kept: re.Pattern[str]  # matches the values that need no change
@@ -46,11 +46,11 @@ class PgType:
     oid: int
     array_oid: int
     dtypes: tuple[str, str, str]  # of a column that was read, for each `DtypeBackend`
-    # Reading: an Arrow type that holds the values, else a function that makes a Python object of their text.
+    # Reading: an Arrow type that holds the values; a function that makes a Python object of their text.
     arrow: pa.DataType | None = None
     parse: Callable[[str], object] | None = None
     setting: Setting | None = None
-    # Its binary form: a number of this NumPy format that counts from `epoch`, or "bytes", the text itself.
+    # Its binary form: a number of this NumPy format that counts from `epoch`, or "bytes", the value itself.
     binary: str = ""
     epoch: int = 0
     # Loading: SQLAlchemy's types for it, the check for values, and the Arrow type of the checked values.
@@ -63,7 +63,7 @@ class PgType:
     @property
     def is_csv(self) -> bool:
         """Whether Arrow's CSV parser reads the text that COPY writes."""
-        return self.arrow is not None and not pa.types.is_temporal(self.arrow)
+        return self.arrow is not None and self.parse is None and not pa.types.is_temporal(self.arrow)
 
     @property
     def is_json(self) -> bool:
@@ -71,9 +71,14 @@ class PgType:
         return self.parse is json.loads
 
     @property
+    def has_any_size(self) -> bool:
+        """Whether one value can take all of a row's 1 GB."""
+        return self.name in ("text", "varchar", "bpchar", "json", "jsonb", "bytea")
+
+    @property
     def is_exact(self) -> bool:
         """Whether its binary form can be read without losing any value (infinite dates would be lost)."""
-        return self.is_csv and bool(self.binary)
+        return bool(self.arrow and self.binary) and not pa.types.is_temporal(self.arrow)
 
 
 def read_bytea(text: str) -> bytes:
@@ -154,8 +159,9 @@ _ROWS = (
            check="json", typed=TEXT),
     PgType("jsonb", "jsonb", 3802, 3807, _OBJECT, parse=json.loads, declared=(pg.JSONB,), check="json",
            typed=TEXT),
-    PgType("bytea", "bytea", 17, 1001, ("object", "object", "binary[pyarrow]"), parse=read_bytea,
-           binary="bytes", declared=(sa.LargeBinary,), check="bytea", typed=pa.large_binary()),
+    PgType("bytea", "bytea", 17, 1001, ("object", "object", "binary[pyarrow]"), pa.large_binary(),
+           parse=read_bytea, binary="bytes", declared=(sa.LargeBinary,), check="bytea",
+           typed=pa.large_binary()),
     PgType("inet", "inet", 869, 1041, **_STRING, declared=(pg.INET,), check="inet", typed=TEXT),
     PgType("cidr", "cidr", 650, 651, **_STRING, declared=(pg.CIDR,), check="cidr", typed=TEXT),
     PgType("macaddr", "macaddr", 829, 1040, **_STRING, declared=(pg.MACADDR,), check="macaddr", typed=TEXT),
@@ -190,6 +196,7 @@ KNOWN: Mapping[int, Type] = {
     **{row.oid: Type(row.name) for row in _ROWS},
     **{row.array_oid: Type(row.name, array=True) for row in _ROWS if row.array_oid},
 }
+SETTINGS = frozenset(row.setting for row in _ROWS if row.setting)
 EXACT = frozenset(row.oid for row in _ROWS if row.is_exact)  # the oids of types that are read in binary
 
 # Asks the catalogue about the others: an array's element, a domain's base, an enum's labels in their order.
@@ -209,7 +216,7 @@ FROM resolved JOIN pg_catalog.pg_type AS base USING (oid) WHERE base.typtype <> 
 """
 
 
-def described(row: Mapping[str, Any]) -> Type:
+def type_from(row: Mapping[str, Any]) -> Type:
     """Return the type that one row of `DESCRIBE` tells of; one that no row of the table knows is text."""
     labels = tuple(row["labels"])
     known = ENUM if labels else _BY_OID.get(row["oid"], PGTYPES["text"])

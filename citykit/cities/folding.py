@@ -1,8 +1,13 @@
-"""The SQL expressions that take case and accents off names. They are immutable: an index may hold them."""
+"""The SQL expression that folds a name (no case, no accents), immutable so that an index may have it."""
 
 from __future__ import annotations
 
-# What Unicode does not decompose, and the capitals that lower() leaves alone under COLLATE "C".
+import re
+import unicodedata
+
+from citykit.encode import characters_of
+
+# Letters that NFKD does not decompose. Under COLLATE "C" lower() changes ASCII only, hence the capitals.
 _FROM = "ÆŒÞẞØøŁłĐđÐðĦħŦŧı\u2019\u2018\u02bb\u02bc`"
 _TO = "æœþßoollddddhhtti'''''"
 _GREEK_AND_CYRILLIC = (
@@ -11,15 +16,19 @@ _GREEK_AND_CYRILLIC = (
 )
 _SPELLED_OUT = {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}
 
-FOLDING_ENCODINGS = ("UTF8", "SQL_ASCII")  # in the latter, whose characters are bytes, lower() alone applies
+# The database encodings for which names are indexed. In SQL_ASCII characters are bytes: only lower() applies.
+INDEXED_ENCODINGS = ("UTF8", "SQL_ASCII")
 SEARCH_INDEX = "cities_by_name"
-# Around a name in the index, so that its trigrams tell where it begins and ends: capitals, which no folded
-# name has and which are letters in every locale.
+# Marks before and after each name in the index, so that trigrams tell where a name begins and ends. No folded
+# name has capitals, and pg_trgm takes these for letters in every locale.
 BEGIN, END = "Q", "X"
 
 
-def folded(text: str) -> str:
+def folded(text: str, encoding: str = "UTF8") -> str:
     """Return the SQL expression that folds a text expression: immutable, and cheap where that is ASCII.
+
+    `encoding` is the database's (``server_encoding``): PostgreSQL's normalize() works in UTF8 only. In an
+    encoding with one byte for a character, each letter is replaced by name; in others only lower() applies.
 
     Examples
     --------
@@ -33,35 +42,57 @@ def folded(text: str) -> str:
     'istanbul'
     'αθηνα'
     """
-    return _folded(text, "{}", "{}")
+    if encoding in INDEXED_ENCODINGS:
+        return _folded(text, "{}", "{}")
+    return _folded_letters(text, characters_of(encoding) or "")
 
 
 def spelled(text: str) -> str:
-    r"""Return the SQL expression of `folded` in ASCII: what is not is spelled as its bytes, ``\320\237``.
+    r"""Return `folded` as ASCII, in which other characters are written as their bytes, ``\320\237``.
 
-    pg_trgm makes trigrams of letters and digits only, and the database's locale says which characters are
-    letters; those of ASCII are in every locale. A search for digits may also find digits of such bytes.
+    pg_trgm makes trigrams of letters and digits only, and which characters are letters depends on the
+    database's locale; the digits of the bytes are indexed in every locale. A digit that is sought may match
+    them: the caller compares the folded name as well.
     """
-    doubled = r"replace({}, '\', '\\')"
+    doubled = r"replace({}, E'\\', E'\\\\')"  # E'…': standard_conforming_strings may be off
     return _folded(text, doubled, f"encode(decode({doubled}, 'escape'), 'escape')")
 
 
-def indexed_name(folds: bool = True) -> str:
-    """Return the SQL expression by which names are found."""
-    return f"('{BEGIN}' || {spelled('name') if folds else 'lower(name)'} || '{END}')"
+def indexed_name(encoding: str = "UTF8") -> str:
+    """Return the SQL expression by which names are found, in a database of that encoding."""
+    name = spelled("name") if encoding in INDEXED_ENCODINGS else folded("name", encoding)
+    return f"('{BEGIN}' || {name} || '{END}')"
 
 
 def _folded(text: str, ascii_only: str, others: str) -> str:
-    bare = rf"regexp_replace(normalize({text}, NFKD), '[\u0300-\u036f]', '', 'g')"
+    bare = rf"regexp_replace(normalize({text}, NFKD), E'[\\u0300-\\u036f]', '', 'g')"
     latin = f"translate({bare}, {_quoted(_FROM)}, {_quoted(_TO)})"
     for letter, letters in _SPELLED_OUT.items():
         latin = f"replace({latin}, '{letter}', '{letters}')"
     other = f"translate({bare}, '{_GREEK_AND_CYRILLIC[0]}', '{_GREEK_AND_CYRILLIC[1]}')"
     return (
         f"(CASE WHEN octet_length({text}) = char_length({text}) THEN {ascii_only.format(f'lower({text})')} "
-        rf"WHEN {text} ~ '[\u0370-\u052f]' THEN {others.format(f'lower({other})')} "
+        rf"WHEN {text} ~ E'[\\u0370-\\u052f]' THEN {others.format(f'lower({other})')} "
         f"ELSE {others.format(f'lower({latin})')} END)"
     )
+
+
+def _folded_letters(text: str, characters: str) -> str:
+    """Return `folded` for a database that has these characters beside ASCII, and no normalize()."""
+    table = str.maketrans(_FROM + _GREEK_AND_CYRILLIC[0], _TO + _GREEK_AND_CYRILLIC[1])
+    single: dict[str, str] = {}
+    several: dict[str, str] = {}
+    for character in characters:
+        bare = (
+            re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", character)).translate(table).lower()
+        )
+        bare = _SPELLED_OUT.get(bare, bare)
+        if bare != character and all(letter.isascii() or letter in characters for letter in bare):
+            (single if len(bare) == 1 else several)[character] = bare
+    sql = f"translate(lower({text}), {_quoted(''.join(single))}, {_quoted(''.join(single.values()))})"
+    for character, letters in several.items():
+        sql = f"replace({sql}, {_quoted(character)}, {_quoted(letters)})"
+    return sql
 
 
 def _quoted(text: str) -> str:

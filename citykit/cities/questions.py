@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.cities.folding import FOLDING_ENCODINGS
 from citykit.cities.model import CITIES, COLUMNS
-from citykit.cities.search import ORDER, SELECTED, create_search_index, find_statement, letters_of
+from citykit.cities.search import ORDER, SELECTED, create_search_index, find_statement, letters_of, part_in
 from citykit.database import Bind, driver_of, in_transaction
 from citykit.decode import frame_of_records
 from citykit.runtime import says_await
@@ -117,10 +116,13 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
 
     async def work(connection: AsyncConnection) -> list[Any]:
         raw = driver_of(connection)
-        folds = raw.get_settings().server_encoding in FOLDING_ENCODINGS
-        # An unnamed statement is planned for the values of its parameters.
-        prepared = await raw.prepare(find_statement(folds, letters_of(sought)), name="")
-        rows: list[Any] = await prepared.fetch(sought, limit)
+        encoding = raw.get_settings().server_encoding
+        part = part_in(encoding, sought)
+        if part is None:
+            return []
+        # As an unnamed statement, so that it is planned for this very text.
+        prepared = await raw.prepare(find_statement(encoding, letters_of(part)), name="")
+        rows: list[Any] = await prepared.fetch(part, limit)
         return sorted(rows, key=operator.itemgetter("rank"))
 
     return frame_of_records(await in_transaction(bind, work, effect="reads"), COLUMNS)

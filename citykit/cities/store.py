@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from citykit.cities.model import CITIES, COLUMNS, KEY, City
 from citykit.cities.schema import UNDONE
-from citykit.database import Bind, Condition, in_transaction, lock_bound, sqlstate
-from citykit.encode import rules_of, validate
+from citykit.database import Bind, Condition, driver_of, in_transaction, lock_bound, sqlstate
+from citykit.encode import Rule, in_encoding, rules_of, validate
 from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
 from citykit.files import read_file
 from citykit.load import LoadReport, OnConflict, OnInvalid, Source, load_frame, settle_numbers, violated_by
@@ -149,16 +149,12 @@ async def add_city(
         "longitude": longitude,
     }
     rules = rules_of(CITIES)
-    rows, rejects = validate(
-        pd.DataFrame({column: pd.Series([given[column]], dtype=object) for column in given}), rules
-    )
-    if len(rejects):
-        said = [f"{r.column} {r.value!r} cannot be stored ({r.reason})" for r in rejects.itertuples()]
-        broken = [rule.meaning for rule in rules if rule.name in set(rejects["column"])]
-        raise InvalidFrameError(f"{'; '.join(said)}; nothing was changed.\n{' '.join(broken)}", rejects)
-    values: dict[str, Any] = rows.select(list(COLUMNS)).to_pylist()[0]
+    values = _checked(given, rules)
 
     async def work(connection: AsyncConnection) -> City:
+        limited = in_encoding(rules, driver_of(connection).get_settings().server_encoding)
+        if limited != rules:
+            _checked(given, limited)
         async with lock_bound(connection, CITIES.name, UNDONE):  # what a session held was flushed
             city = City(**values)
             try:
@@ -189,3 +185,16 @@ async def add_city(
         return city
 
     return await in_transaction(bind, work, repeatable=lambda: True)
+
+
+def _checked(given: Mapping[str, object], rules: Sequence[Rule]) -> dict[str, Any]:
+    """Return the values of one city as they are stored."""
+    rows, rejects = validate(
+        pd.DataFrame({column: pd.Series([given[column]], dtype=object) for column in given}), rules
+    )
+    if len(rejects):
+        said = [f"{r.column} {r.value!r} cannot be stored ({r.reason})" for r in rejects.itertuples()]
+        broken = [rule.meaning for rule in rules if rule.name in set(rejects["column"])]
+        raise InvalidFrameError(f"{'; '.join(said)}; nothing was changed.\n{' '.join(broken)}", rejects)
+    stored: dict[str, Any] = rows.select(list(COLUMNS)).to_pylist()[0]
+    return stored

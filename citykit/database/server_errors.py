@@ -77,6 +77,8 @@ _STATEMENT_HINTS: Mapping[str, str] = {
     Condition.TOO_MANY_COLUMNS: "To skip or update, citykit stages the rows in a table with one column more: "
     "load the columns in two frames, each with the key, or with on_conflict='error'.",
     Condition.LOCK_NOT_AVAILABLE: "Another transaction holds the table: run it again.",
+    Condition.INVALID_SCHEMA_NAME: "The session's search_path names no schema that exists: "
+    "SET search_path = public",
     Condition.QUERY_CANCELED: "It was cancelled, or took longer than the server's statement_timeout.",
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -25,14 +26,17 @@ from citykit.database.server_errors import (
     connection_lost,
     is_closed,
     server_errors_named,
+    sqlstate,
     unreachable,
 )
+from citykit.database.sqlstates import Condition
 from citykit.errors import CitykitError, DatabaseUnavailableError
 
 Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
 T = TypeVar("T")
 Work: TypeAlias = Callable[[AsyncConnection], Awaitable[T]]
 
+CONFLICT_SECONDS = 0.05  # at most, before a transaction that conflicted with another is made again
 ATTEMPTS = 3  # one is lost, the next meets another connection that died while it was idle
 OPEN_SECONDS = 10.0  # for a connection to be opened, when the pool has room for it
 UNDO_SECONDS = 5.0  # for the server to take a ROLLBACK, before the connection is closed instead
@@ -41,6 +45,8 @@ SILENCE_SECONDS = 30.0  # of work, after which it is asked; an option of the eng
 SILENCE_OPTION = "citykit_silence_timeout"
 LOCK_SECONDS = 30.0  # that a helper which writes waits for a lock; an option likewise
 LOCK_OPTION = "citykit_lock_timeout"
+# The server has rolled the transaction back, also where its answer to the COMMIT says so.
+_CONFLICTS = (Condition.SERIALIZATION_FAILURE, Condition.DEADLOCK_DETECTED)
 # A transaction gets its xid at its first write.
 _WROTE = text("SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL")
 
@@ -57,16 +63,25 @@ Effect: TypeAlias = Literal["reads", "any", "writes"]
 
 
 async def in_transaction(
-    bind: Bind, work: Work[T], *, effect: Effect = "writes", repeatable: Callable[[], bool] | None = None
+    bind: Bind,
+    work: Work[T],
+    *,
+    effect: Effect = "writes",
+    repeatable: Callable[[], bool] | None = None,
+    after_conflict: Callable[[], bool] | None = None,
 ) -> T:
     """Do `work` in a transaction, by the one rule of this package.
 
     An engine: a connection and a transaction of its own, committed at the end. For "reads" each SELECT is a
     transaction by itself, through SQLAlchemy's AUTOCOMMIT. If the connection is lost before the COMMIT was
     sent, `work` is called again on another one, where `repeatable` allows it; None: unless `effect` is
-    "writes". A connection or a session: a savepoint in the caller's transaction, which this never ends.
+    "writes". If the server rolls it back for a conflict (SQLSTATE 40001, 40P01), `work` is called again where
+    `after_conflict` allows it; None: where `repeatable` does. At most three calls in all.
+
+    A connection or a session: a savepoint in the caller's transaction, which this never ends.
     """
-    attempt = _Attempt(effect, repeatable or (lambda: effect != "writes"))
+    repeatable = repeatable or (lambda: effect != "writes")
+    attempt = _Attempt(effect, repeatable, after_conflict or repeatable)
     if isinstance(bind, AsyncEngine):
         task = asyncio.ensure_future(_on_engine(bind, work, attempt))
     elif isinstance(bind, (AsyncConnection, AsyncSession)):
@@ -110,6 +125,7 @@ class _Attempt:
 
     effect: Effect
     repeatable: Callable[[], bool]
+    after_conflict: Callable[[], bool]
     connection: AsyncConnection | None = None  # that is in use
     wrote: bool = True  # as far as is known; else it does not matter whether its COMMIT was answered
     committing: bool = False
@@ -122,7 +138,8 @@ class _Attempt:
 
 
 async def _on_engine(engine: AsyncEngine, work: Work[T], attempt: _Attempt) -> T:
-    for last in (*[False] * (ATTEMPTS - 1), True):
+    for number in range(ATTEMPTS):
+        last = number == ATTEMPTS - 1
         attempt.committing, attempt.wrote = False, True
         async with _connected(engine, attempt) as connection:
             try:
@@ -131,6 +148,10 @@ async def _on_engine(engine: AsyncEngine, work: Work[T], attempt: _Attempt) -> T
                 if last or attempt.silent or not attempt.may_be_made_again():
                     raise
                 attempt.lost = True
+            except CitykitError as exc:
+                if last or not attempt.after_conflict() or sqlstate(exc.__cause__ or exc) not in _CONFLICTS:
+                    raise
+        await asyncio.sleep(CONFLICT_SECONDS * random.random() * (1 + number))  # noqa: S311  no secret
     raise AssertionError
 
 

@@ -1,7 +1,7 @@
 """The server's bytes to Arrow columns, and those to a frame. Pure: no I/O."""
 
 from citykit.decode.copy_text import UnfitColumnError, Values, decode, objects, values_of
-from citykit.decode.data_rows import COPIED, ROW, SLACK, Bytes, copied, unpack, whole_copies, whole_rows
+from citykit.decode.data_rows import COPIED, ROW, SLACK, Bytes, copied_lines, unpack, whole_copies, whole_rows
 from citykit.decode.dtypes import to_frame
 from citykit.decode.records import frame_of_records
 from citykit.pgtypes import DtypeBackend
@@ -14,7 +14,7 @@ __all__ = [
     "DtypeBackend",
     "UnfitColumnError",
     "Values",
-    "copied",
+    "copied_lines",
     "decode",
     "frame_of_records",
     "objects",

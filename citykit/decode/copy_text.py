@@ -1,4 +1,4 @@
-"""The text that COPY sends, as typed values, by the server's column types. No I/O, no database."""
+"""The text of COPY as typed values, by the server's column types. No I/O, no database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Values: TypeAlias = Any  # an Arrow array, or a NumPy array of Python objects wh
 
 
 class UnfitColumnError(UnfitValueError):
-    """A value that the column made of it cannot hold, and in which column it stands."""
+    """A value that a column of a frame cannot hold, and the number of the column."""
 
     def __init__(self, column: int, unfit: UnfitValueError) -> None:
         ValueError.__init__(self, *unfit.args)
@@ -43,7 +43,7 @@ def decode(data: bytes, types: Sequence[Type]) -> list[Values]:
     Raises
     ------
     UnfitColumnError
-        If only PostgreSQL has such a value, the timestamp 'infinity' for example.
+        If Arrow has no such value: the timestamp 'infinity', for example.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def decode(data: bytes, types: Sequence[Type]) -> list[Values]:
     return columns
 
 
-# What COPY writes with a backslash. A NUL, which no text in PostgreSQL has, stands for `\\\\` until the end.
+# How COPY writes these characters. NUL, which no text of PostgreSQL has, stands for a backslash meanwhile.
 _ESCAPES = {"\\\\": "\0", "\\b": "\b", "\\f": "\f", "\\n": "\n", "\\r": "\r", "\\t": "\t", "\\v": "\v"}
 
 
@@ -106,7 +106,8 @@ def values_of(texts: pa.Array, type_: Type) -> Values:
         return _arrays(texts, type_)
     row = type_.row
     if row.parse is not None:
-        return objects(None if text is None else row.parse(text) for text in texts.to_pylist())
+        values = [None if text is None else row.parse(text) for text in texts.to_pylist()]
+        return objects(values) if row.arrow is None else pa.array(values, row.arrow)
     if texts.type == row.arrow:
         return texts
     if row.arrow in READERS:
@@ -120,7 +121,7 @@ def objects(values: Iterable[object]) -> Values:
 
 
 def _arrays(texts: pa.Array, type_: Type) -> Values:
-    """Read arrays as (nested) lists: first the elements as one column, then each is put in its place."""
+    """Read arrays as (nested) lists: type all elements as one column, then put each into its list."""
     delimiter = re.escape(type_.delimiter)
     token = re.compile(rf'[{{}}]|{delimiter}|"((?:[^"\\]|\\.)*)"|([^{{}}"{delimiter}]+)', re.DOTALL)
     places: list[tuple[list[Any], int, int]] = []
@@ -129,7 +130,7 @@ def _arrays(texts: pa.Array, type_: Type) -> Values:
     def read(text: str, position: int) -> list[Any]:
         outer: list[Any] = []
         stack = [outer]
-        for found in token.finditer(text, text.index("{")):  # the bounds stand before it if they are not 1
+        for found in token.finditer(text, text.index("{")):  # lower bounds other than 1 come before it
             if found[0] == "{":
                 stack.append([])
                 stack[-2].append(stack[-1])

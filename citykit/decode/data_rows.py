@@ -1,8 +1,8 @@
-"""The rows that the server sends in binary, as typed columns; the lines of a COPY. No I/O, no database.
+"""DataRow messages in binary as typed columns, and CopyData messages as lines. No I/O, no database.
 
-A row is one message of the protocol, DataRow: ``D``, its size, the number of its columns, and each column's
-size (-1: NULL) and value. Where a row begins is known only at the end of the one before; but where all of
-what looks like a beginning follows upon another's end, each is one, and no loop over the rows is needed.
+A DataRow is ``D``, its length, the number of its columns, and each column's length (-1: NULL) and value.
+Where a row begins is known only from the row before. To find all without a loop over rows, every byte ``D``
+with a fitting header is taken for a beginning; if each of them is where another row ends, they are right.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from citykit.pgtypes import EXACT, KNOWN, TEXT
+from citykit.pgtypes import EXACT, KNOWN
 
 Bytes: TypeAlias = NDArray[np.uint8]
 
 ROW = ord("D")  # DataRow
 COPIED = ord("d")  # CopyData
 LARGE = 1 << 17  # bytes
-TOGETHER = 5  # columns of numbers that are looked at in one go
-SLACK = 12 * TOGETHER  # bytes after the end of what is unpacked that may be looked at, whatever they are
+TOGETHER = 5  # columns of numbers that are unpacked at once
+SLACK = 12 * TOGETHER  # bytes after the data that may be read; their values do not matter
 
-# The binary form of numbers, by oid; the others of pgtypes.EXACT are text.
+# The binary form of numbers, by oid; that of the others of pgtypes.EXACT is their bytes, UTF-8 or any.
 _NUMBERS: Mapping[int, str] = {
     oid: KNOWN[oid].row.binary for oid in EXACT if KNOWN[oid].row.binary != "bytes"
 }
@@ -64,16 +64,19 @@ def unpack(data: Bytes, oids: Sequence[int]) -> tuple[list[pa.Array], int]:
     columns: list[pa.Array] = []
     while rest := tuple(oids[len(columns) :]):
         numbers = tuple(takewhile(_NUMBERS.__contains__, rest))[:TOGETHER]
-        more, places = _numbers(data, places, numbers) if numbers else _text(data, places)
+        if numbers:
+            more, places = _numbers(data, places, numbers)
+        else:
+            more, places = _bytes(data, places, KNOWN[rest[0]].row.arrow)
         columns += more
     return columns, int(ends[-1]) if len(ends) else 0
 
 
 def whole_rows(data: Bytes, columns: int) -> tuple[Any, Any]:
-    """Return where each of the whole rows begins and ends that `data` begins with (see :func:`unpack`)."""
+    """Return where each whole row at the beginning of `data` begins and ends (see :func:`unpack`)."""
     end = len(data) - SLACK
     _, size, of = data[: _HEAD.itemsize].view(_HEAD).item()
-    if 2 * size > max(end, LARGE):  # most of it is one row: in large values, no beginnings are looked for
+    if 2 * size > max(end, LARGE):  # one row takes most of it: do not search its values for a D
         one = int(size < end and of == columns)
         return np.zeros(one, np.int64), np.full(one, size + 1)
     least = _HEAD.itemsize + _SIZE.itemsize * columns
@@ -86,10 +89,10 @@ def whole_rows(data: Bytes, columns: int) -> tuple[Any, Any]:
 
 
 def whole_copies(data: Bytes) -> tuple[Any, Any]:
-    """Return where each of the whole CopyData messages begins and ends that `data` begins with.
+    """Return where each whole CopyData message at the beginning of `data` begins and ends.
 
-    The server sends a message for each line, so that most begin behind the end of a line; others are found
-    at the next call, as the first.
+    The server sends a message for each line, so a message is looked for at the beginning and after each
+    newline. One that begins elsewhere is found by the next call, as its first.
     """
     end = len(data) - SLACK
     found = np.flatnonzero(data[: max(end - _COPY.itemsize + 1, 0)] == COPIED)
@@ -99,12 +102,12 @@ def whole_copies(data: Bytes) -> tuple[Any, Any]:
     return _whole(starts, ends, end)
 
 
-def copied(data: Bytes) -> tuple[bytes, int]:
-    r"""Return what the whole CopyData messages hold that `data` begins with, and where they end.
+def copied_lines(data: Bytes) -> tuple[bytes, int]:
+    r"""Return the payload of the whole CopyData messages at the beginning of `data`, and where those end.
 
     Examples
     --------
-    >>> copied(np.frombuffer(b"d\0\0\0\6a\nd\0\0\0\6b\nd\0" + bytes(SLACK), np.uint8))
+    >>> copied_lines(np.frombuffer(b"d\0\0\0\6a\nd\0\0\0\6b\nd\0" + bytes(SLACK), np.uint8))
     (b'a\nb\n', 14)
     """
     starts, ends = whole_copies(data)
@@ -118,7 +121,7 @@ def copied(data: Bytes) -> tuple[bytes, int]:
 
 
 def _whole(starts: Any, ends: Any, end: int) -> tuple[Any, Any]:
-    """Leave out what only looks like a message, and a last one that is not whole."""
+    """Drop the places that only look like a message, and a last message that is not whole."""
     if len(starts) and (starts[0] != 0 or (ends[:-1] != starts[1:]).any()):
         chosen = _chain(starts, ends)
         starts, ends = starts[chosen], ends[chosen]
@@ -127,7 +130,7 @@ def _whole(starts: Any, ends: Any, end: int) -> tuple[Any, Any]:
 
 
 def _chain(starts: Any, ends: Any) -> list[int]:
-    """Return which of the supposed rows are rows: the first, the one that begins at its end, and so on."""
+    """Return which of the places are rows: the first, the one that begins where it ends, and so on."""
     if starts[0] != 0:
         return []
     followers = np.searchsorted(starts, ends)
@@ -141,12 +144,12 @@ def _chain(starts: Any, ends: Any) -> list[int]:
 
 
 def _numbers(data: Bytes, places: Any, oids: tuple[int, ...]) -> tuple[list[pa.Array], Any]:
-    """Return columns of numbers that follow each other, and where the ones after them begin."""
+    """Return adjacent columns of numbers, and where in each row the next column begins."""
     cells = _gathered(data, places, _cells(oids))
     if all((cells[f"size {n}"] == cells.dtype[f"value {n}"].itemsize).all() for n in range(len(oids))):
         return [_values(cells[f"value {n}"], oid) for n, oid in enumerate(oids)], places + cells.itemsize
     columns = []
-    for oid in oids:  # one by one, for a NULL takes no place
+    for oid in oids:  # one by one: a NULL has no bytes, so the next value's place differs by row
         cells = _gathered(data, places, _cells((oid,)))
         missing = cells["size 0"] < 0
         if (cells["size 0"][~missing] != cells.dtype["value 0"].itemsize).any():
@@ -170,28 +173,28 @@ def _cells(oids: tuple[int, ...]) -> np.dtype[Any]:
     ])  # fmt: skip
 
 
-def _text(data: Bytes, places: Any) -> tuple[list[pa.Array], Any]:
-    """Return a column of text, and where the one after it begins."""
+def _bytes(data: Bytes, places: Any, type_: pa.DataType) -> tuple[list[pa.Array], Any]:
+    """Return a column of text or bytes, and where in each row the next column begins."""
     sizes = _gathered(data, places, _SIZE).astype(np.int64)
     missing = sizes < 0
     starts = places + _SIZE.itemsize
     ends = starts + np.maximum(sizes, 0)
     if not len(places):
-        return [pa.array([], TEXT)], ends
-    # Every other "text" is what lies between two of the column, for Arrow to leave out.
+        return [pa.array([], type_)], ends
+    # An array of every value and of the bytes between two values, of which Arrow takes every other element.
     bounds = np.empty(2 * len(starts), np.int64)
     bounds[0::2], bounds[1::2] = starts, ends
     buffers = [None, pa.py_buffer(bounds), pa.py_buffer(data)]
     between = pa.Array.from_buffers(pa.large_binary(), len(bounds) - 1, buffers)
-    _, offsets, texts = pc.array_take(
+    _, offsets, values = pc.array_take(
         between, pa.array(np.arange(0, len(bounds), 2)), boundscheck=False
     ).buffers()
     known = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
-    return [pa.Array.from_buffers(TEXT, len(places), [known, offsets, texts])], ends
+    return [pa.Array.from_buffers(type_, len(places), [known, offsets, values])], ends
 
 
 def _gathered(data: Bytes, places: Any, dtype: np.dtype[Any]) -> Any:
-    """Return what begins at each of the places, which no alignment binds."""
+    """Return the elements of `dtype` that begin at these places, aligned or not."""
     size = dtype.itemsize
     everywhere: Any = np.ndarray((len(data) - size + 1,), f"V{size}", data, strides=(1,))
     return everywhere[places].view(dtype)

@@ -42,7 +42,7 @@ def to_frame(
             # pandas would make a column of text of an array in which all objects are text.
             values = pd.Series(values, dtype=object)
         arrays[number] = values
-        parts.clear()  # so that no more than one column is in memory twice
+        parts.clear()  # so that only one column at a time is in memory twice
     if len(set(names)) == len(names):
         return pd.DataFrame(dict(zip(names, arrays.values(), strict=True)), copy=False)
     frame = pd.DataFrame(arrays, copy=False)
@@ -92,6 +92,8 @@ def _missing(chunked: pa.ChunkedArray) -> Any:
 
 def _objects(chunked: pa.ChunkedArray) -> Any:
     """Return Python's objects, None for NULL: for types of which NumPy has no exact one that holds NULL."""
+    if pa.types.is_large_binary(chunked.type):
+        return chunked.to_numpy()
     values = _filled(chunked).astype(object)
     values[_missing(chunked)] = None
     return values
@@ -105,12 +107,13 @@ def _categorical(chunked: pa.ChunkedArray, labels: Sequence[str]) -> pd.Categori
 
 def _for_arrow(row: PgType, parts: list[Values]) -> pa.ChunkedArray:
     if row.arrow is None:
-        wanted = DECIMAL if row.name == "numeric" else pa.binary()
-        return pa.chunked_array([_from_objects(part, wanted, parts) for part in parts], wanted)
+        return pa.chunked_array([_from_objects(part, DECIMAL, parts) for part in parts], DECIMAL)
     chunked = _chunked(parts, row.arrow)
     if pa.types.is_date(row.arrow):
         check_python_holds(chunked)  # pandas can make no text of the others
-    return chunked.cast(pa.string()) if row.arrow == TEXT else chunked
+    if row.arrow == TEXT:
+        return chunked.cast(pa.string())
+    return chunked.cast(pa.binary()) if pa.types.is_large_binary(row.arrow) else chunked
 
 
 def _from_objects(part: Values, wanted: pa.DataType, parts: list[Values]) -> pa.Array:

@@ -24,9 +24,9 @@ _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1
 
 
 def check_python_holds(values: pa.Array | pa.ChunkedArray, texts: pa.Array | None = None) -> None:
-    """Check that Python has the dates or timestamps of a column, as objects of its own.
+    """Check that the dates or timestamps of a column are in the years of Python's date and datetime.
 
-    pandas prints and writes some columns by way of those.
+    pandas makes those to print and write some columns.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def check_python_holds(values: pa.Array | pa.ChunkedArray, texts: pa.Array | Non
     raise UnfitValueError(position, shown.as_py(), "a datetime of Python (the years 1 to 9999)")
 
 
-# Arrow's parser reads the years 1 to 9999; this reads the others, too.
+# For all years; Arrow's parser reads 1 to 9999 only.
 _MOMENT = re.compile(
     r"(\d+)-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d)(?:\.(\d+))?)?"
     r"(?:([+-])(\d\d)(?::(\d\d))?(?::(\d\d))?)?( BC)?"
@@ -114,7 +114,7 @@ _UNITS = {"days": 86_400_000_000, "hours": 3_600_000_000, "minutes": 60_000_000,
 def _intervals(texts: pa.Array) -> pa.Array:
     parts = pc.extract_regex(texts, _INTERVAL)
     unfit = pc.and_(texts.is_valid(), parts.is_null())
-    for unit in ("years", "months"):  # which differ in length
+    for unit in ("years", "months"):  # not of one length
         unfit = pc.or_kleene(
             unfit, pc.and_kleene(texts.is_valid(), pc.not_equal(pc.struct_field(parts, unit), ""))
         )
@@ -152,7 +152,7 @@ def _each(texts: pa.Array, read: Callable[[pa.Array], pa.Array]) -> pa.Array:
     return pa.concat_arrays(values)
 
 
-# How the text is read of those types whose text Arrow's CSV parser does not read, by their Arrow type.
+# Functions that read text which Arrow's CSV parser does not read, by Arrow type.
 READERS: Mapping[pa.DataType, Callable[[pa.Array], pa.Array]] = {
     pa.date32(): lambda texts: _moments(texts, pa.date32(), 86_400_000_000),
     pa.time64("us"): _times,

@@ -13,16 +13,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from citykit.encode.encodings import beyond
 from citykit.encode.rules import Rule
 from citykit.encode.values import checked, fits_numeric, is_missing, json_as_written
 from citykit.pgtypes import PGTYPES, TEXT
 
-Reasons: TypeAlias = dict[int, str]  # by position, why a value is bad (it is null in the array then)
+Reasons: TypeAlias = dict[int, str]  # position → why the value is bad; in the array it is null
 
 _A_UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _DAY = 86_400  # seconds
-# What PostgreSQL stores from, in seconds since 1970: 24 November 4714 BC, where its calendar begins.
+# The first day that PostgreSQL stores, in seconds since 1970: 24 November 4714 BC.
 _FIRST = -210_866_803_200
 # The last date that it stores, and the last timestamp that Arrow holds (PostgreSQL's is in 294276).
 _LAST_DATE, _LAST_MICROSECOND = 185_331_706_992_000, 2**63 - 1
@@ -60,7 +61,7 @@ def convert(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons]:
 
 
 def python_values(series: pd.Series[Any]) -> list[Any]:
-    """Return the values of a column as Python's objects; dates that Python does not have as NumPy's."""
+    """Return the values of a column as Python objects; dates outside of the years 1 to 9999 as NumPy's."""
     try:
         return list(series)
     except (OverflowError, ValueError):
@@ -161,7 +162,7 @@ def _as_written(texts: pa.Array, rule: Rule) -> tuple[pa.Array, Reasons]:
 
 
 def _same_in_arrow(array: pa.Array, rule: Rule) -> pa.Array | None:
-    """Return the array as what the column takes, where every value stays what it is."""
+    """Return the array as the column's type; None where that could change a value."""
     has = pa.types
     check, type_ = rule.type and rule.type.check, array.type
     if has.is_string(type_) or has.is_large_string(type_) or has.is_string_view(type_):
@@ -190,7 +191,7 @@ def _same_in_arrow(array: pa.Array, rule: Rule) -> pa.Array | None:
 
 
 def _floats(array: pa.Array, rule: Rule) -> pa.Array | None:
-    """Return numbers as doubles; None where a whole number may not be one that the column holds exactly."""
+    """Return numbers as doubles; None where the column may not hold one of them exactly."""
     if pa.types.is_floating(array.type):
         return array
     bits = 24 if rule.type is PGTYPES["float4"] else 53
@@ -212,8 +213,12 @@ def _typed_one_by_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Rea
 
 
 def _flaws(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
-    """Return each way in which typed values can break the rule, and which of them do."""
+    """Return pairs of a reason and a mask of the values that break the rule for it."""
     check = rule.type and rule.type.check
+    if rule.encoding and array.type == TEXT:
+        lacking = pc.match_substring_regex(array, beyond(rule.encoding))
+        flaws = [(f"with a character that the database's encoding {rule.encoding} lacks", lacking)]
+        return flaws + (_flaws_of_text(array, rule) if check in ("text", "enum") else [])
     if check in ("text", "enum"):
         return _flaws_of_text(array, rule)
     if check in ("integer", "float"):
@@ -251,7 +256,7 @@ def _has_zero_byte(array: pa.Array) -> bool:
 
 
 def _surely_as_long(array: pa.Array, rule: Rule) -> bool:
-    """Tell whether the values keep the limits by their bytes alone, of which a character has one to four."""
+    """Tell by the lengths in bytes whether all values keep the limits (a character has 1 to 4 bytes)."""
     limits = pc.min_max(pc.binary_length(array))
     least, most = limits["min"].as_py(), limits["max"].as_py()
     if least is None:
@@ -324,7 +329,7 @@ def _flaws_of_times(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
 
 
 def _beyond(ticks: pa.Array, low: int, high: int) -> pa.Array:
-    """Return which numbers are outside of limits, of which 64 bits may not hold one."""
+    """Return a mask of the numbers outside of limits, which may be beyond 64 bits themselves."""
     low, high = max(low, -(2**63)), min(high, 2**63 - 1)
     return pc.or_(pc.less(ticks, pa.scalar(low, pa.int64())), pc.greater(ticks, pa.scalar(high, pa.int64())))
 
@@ -349,7 +354,7 @@ def _arrays(series: pd.Series[Any], array: pa.Array | None, item: Rule) -> tuple
 
 
 def _taken_apart(series: pd.Series[Any]) -> tuple[Any, Any, pd.Series[Any], Reasons]:
-    """Return the lengths of lists, which are there, their elements, and which values are no lists."""
+    """Return the lengths of lists, a mask of those that are not NULL, their elements, and what is no list."""
     lengths = np.zeros(len(series), dtype=np.int64)
     present = np.ones(len(series), dtype=bool)
     elements: list[object] = []

@@ -50,8 +50,8 @@ def encode_binary(rows: pa.Table, types: Sequence[str]) -> memoryview:
     """
     if not rows.num_rows:
         return memoryview(b"")
-    pieces: list[pa.Array] = []  # of a row's bytes, one beside the other
-    fixed: list[tuple[str, Any]] = [(">i2", len(types))]  # numbers of every row, which make the next piece
+    pieces: list[pa.Array] = []  # each with the bytes of some adjacent columns, for every row
+    fixed: list[tuple[str, Any]] = [(">i2", len(types))]  # adjacent numbers: the next piece
     for column, type_ in zip((column.combine_chunks() for column in rows.columns), types, strict=True):
         into = PGTYPES[type_]
         if into.binary != "bytes" and not column.null_count:
@@ -104,7 +104,7 @@ def _binary(offsets: np.ndarray[Any, Any], data: np.ndarray[Any, Any]) -> pa.Arr
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
 
 
-# Every text is quoted and a NULL is not, which is how COPY tells '' from NULL (and keeps \. a text).
+# Arrow quotes every text and leaves NULL bare. COPY tells '' from NULL by that, and reads \. as a text.
 _OPTIONS = csv.WriteOptions(include_header=False, quoting_style="needed")
 _DAY = 86_400_000_000  # microseconds
 
@@ -129,15 +129,16 @@ def encode_csv(rows: pa.Table | pa.RecordBatch) -> bytes:
 
 
 def _written(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Return a column that Arrow writes as PostgreSQL reads it: as it is, or as text."""
+    """Return the column, or its text where Arrow would write it otherwise than PostgreSQL reads it."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     type_ = column.type
     special = pa.types.is_large_list(type_) or pa.types.is_large_binary(type_) or pa.types.is_duration(type_)
-    return _text(column) if special or _is_beyond(column) else column
+    return _as_text(column) if special or _is_beyond(column) else column
 
 
-# What Arrow writes as PostgreSQL reads it (days, or microseconds): the years 1 to 9999, times before 24:00.
+# The range (days or microseconds) that Arrow writes as PostgreSQL reads it: the years 1 to 9999, times before
+# 24:00.
 _WRITTEN_BY_ARROW = {
     "date32[day]": (-719_162, 2_932_896),
     "time64[us]": (0, _DAY - 1),
@@ -155,7 +156,7 @@ def _is_beyond(array: pa.Array) -> bool:
     return found["min"] is not None and not limits[0] <= found["min"] <= found["max"] <= limits[1]
 
 
-def _text(array: pa.Array) -> pa.Array:
+def _as_text(array: pa.Array) -> pa.Array:
     if pa.types.is_large_list(array.type):
         return _array_literals(array)
     if pa.types.is_large_binary(array.type):
@@ -207,7 +208,7 @@ def _interval(microseconds: int | None) -> str | None:
 
 def _array_literals(array: pa.Array) -> pa.Array:
     """Write ``{1,NULL}``; all but numbers are quoted, so that an element may be a comma or the text NULL."""
-    elements = _text(array.values)
+    elements = _as_text(array.values)
     if not pa.types.is_integer(array.type.value_type) and not pa.types.is_floating(array.type.value_type):
         escaped = pc.replace_substring(pc.replace_substring(elements, "\\", "\\\\"), '"', '\\"')
         elements = pc.binary_join_element_wise(_of('"'), escaped, _of('"'), _of(""))

@@ -38,6 +38,7 @@ class Rule:
     labels: tuple[str, ...] = ()
     members: dict[enum.Enum, str] = field(default_factory=dict, hash=False)  # of a Python enum: their labels
     item: Rule | None = None  # of an array: what its elements take
+    encoding: str = ""  # the database's, where it lacks characters (see `in_encoding`)
 
     @property
     def compared_alike(self) -> str:

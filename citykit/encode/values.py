@@ -30,7 +30,7 @@ _A_MACADDR = re.compile(r"[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]
 _A_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
-# What stays as it is: the first types are the most frequent, the last lose their unit or nanoseconds.
+# Types of values that `plain` returns as they are; .item() of the last two loses the unit or nanoseconds.
 _PLAIN = frozenset({str, int, float, bool, type(None), Decimal, np.datetime64, np.timedelta64})
 
 
@@ -88,7 +88,7 @@ def _integer(value: Any, rule: Rule) -> Answer:
         return None, "not a number"
     low, high = int(rule.low or 0), int(rule.high or 0)
     if isinstance(value, Decimal) and value.is_finite() and value.adjusted() > 18:
-        number = -(2**64) if value < 0 else 2**64  # its digits would fill the memory
+        number = -(2**64) if value < 0 else 2**64  # int() of 1E+1000000000 would fill the memory
     else:
         try:
             number = int(value)
@@ -96,7 +96,7 @@ def _integer(value: Any, rule: Rule) -> Answer:
             return None, "infinite"
         if number != value:
             return None, "fractional"
-    if number < -(2**63) or number > 2**63 - 1:  # what does not even fit the column's array
+    if number < -(2**63) or number > 2**63 - 1:  # beyond 64 bits: not even the array holds it
         beyond_low = "negative" if low == 0 else f"below {low:,}"
         return None, (beyond_low if number < 0 else f"above {high:,}")
     return number, None
@@ -270,7 +270,7 @@ def _plain(value: Any) -> Any:
 
 
 def json_as_written(text: str, rule: Rule) -> Answer:
-    """Return a text that is said to be JSON as it is, if it is JSON that the column stores."""
+    """Return a JSON text unchanged, or the reason why the column cannot store it."""
     try:
         _, reason = _json(json.loads(text, parse_constant=_refuse_constant), rule)
     except (ValueError, RecursionError) as exc:

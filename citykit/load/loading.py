@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
-from sqlalchemy import FromClause
+from sqlalchemy import FromClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.database import Bind, in_transaction, lock_bound
-from citykit.encode import key_of, rules_of, table_of
+from citykit.database import Bind, driver_of, in_transaction, lock_bound
+from citykit.encode import in_encoding, key_of, rules_of, table_of
 from citykit.load.catalogue import with_labels
 from citykit.load.execute import SERVER_ERRORS, Load, Outcome, PlanName
 from citykit.load.merge import OnConflict
@@ -23,6 +23,12 @@ from citykit.load.source import Rows, Source
 from citykit.pgtypes import ENUM
 from citykit.runtime import Progress, reporting, says_await
 
+# Off, the server reads NULL in the text of an array as a text. Returns what it was.
+_ARRAY_NULLS = text("""
+SELECT old FROM (SELECT current_setting('array_nulls') AS old OFFSET 0) AS session
+WHERE set_config('array_nulls', 'on', true) IS NOT NULL
+""")
+_RESTORE_ARRAY_NULLS = text("SELECT set_config('array_nulls', :nulls, true)")
 OnInvalid: TypeAlias = Literal["error", "skip"]
 
 
@@ -165,14 +171,20 @@ async def load_rows(
         name = connection.dialect.identifier_preparer.format_table(into)
         try:
             async with lock_bound(connection, name, "nothing was loaded"), connection.begin_nested():
-                begun = True
+                repeated, begun = begun, True
+                rules = in_encoding(rows.rules, driver_of(connection).get_settings().server_encoding)
                 if enums:  # only the server knows their labels
-                    rows.rules = await with_labels(connection, into, rows.rules)
+                    rules = await with_labels(connection, into, rules)
+                if enums or repeated or rules != rows.rules:
+                    rows.rules = rules
                     await rows.check()
+                nulls = await connection.scalar(_ARRAY_NULLS) if any(rule.item for rule in rules) else "on"
                 with reporting(progress, rows.total, "loading") as report:
                     outcome = await Load(
                         rows, into, columns, on_conflict, connection, report, callers, limits
                     ).run()
+                if nulls != "on":
+                    await connection.execute(_RESTORE_ARRAY_NULLS, {"nulls": nulls})
                 if callers:  # whose transaction may have made the table
                     await settle_numbers(connection, name)
         except SERVER_ERRORS as exc:
@@ -182,7 +194,9 @@ async def load_rows(
             raise
         return outcome
 
-    inserted, updated, plan = await in_transaction(bind, work, repeatable=lambda: not begun)
+    inserted, updated, plan = await in_transaction(
+        bind, work, repeatable=lambda: not begun, after_conflict=lambda: rows.can_repeat
+    )
     skipped = rows.valid - inserted - updated
     return LoadReport(inserted, updated, skipped, rows.rejects, time.perf_counter() - started, plan)
 

@@ -88,6 +88,7 @@ class Rows:
         if not self.can_repeat:
             return
         kept = 0
+        self.valid, self._rejects, self._kept = 0, [], {}  # of a check by other rules, before this one
         async for start, chunk in self._chunks():
             rows = await asyncio.to_thread(self._validate, start, chunk)
             kept += rows.nbytes

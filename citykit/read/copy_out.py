@@ -1,4 +1,4 @@
-"""COPY out of the server, as asyncpg's public interface has it: for where its messages cannot be had."""
+"""COPY out of the server by asyncpg's public methods: for a connection whose transport is not known."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 from citykit.database import ended, started
 
 CHUNK_BYTES = 2 << 20  # a few milliseconds to decode
-PATIENCE_SECONDS = 0.1  # that lines wait for more before they are handed over
+PATIENCE_SECONDS = 0.1  # after which lines are yielded though their chunk is not full
 
 
 async def copy_out(raw: Any, sql: str) -> AsyncGenerator[tuple[bytes, str]]:
-    """Run ``COPY (sql) TO STDOUT (FORMAT text)``; yield its whole lines in chunks, and last its command tag.
+    """Run ``COPY (sql) TO STDOUT (FORMAT text)``; yield chunks of whole lines, the last with the command tag.
 
-    asyncpg drops what it has buffered when the server says something else between two lines (a NOTICE): the
-    tag tells how many there were.
+    asyncpg drops buffered lines when a NOTICE comes between two of them: the caller compares the number of
+    rows with that in the tag.
     """
-    chunks: asyncio.Queue[bytes] = asyncio.Queue(1)  # the server waits when nobody takes them
+    chunks: asyncio.Queue[bytes] = asyncio.Queue(1)  # while it is full, the server waits
     rest = bytearray()
 
     async def take(data: bytes) -> None:
         rest.extend(data)
-        if len(rest) >= CHUNK_BYTES and (end := rest.rfind(b"\n") + 1):  # in a value it is written as \\n
+        if len(rest) >= CHUNK_BYTES and (end := rest.rfind(b"\n") + 1):  # a newline in a value is \\n
             chunk = bytes(rest[:end])
             del rest[:end]
             await chunks.put(chunk)

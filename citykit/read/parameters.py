@@ -1,4 +1,4 @@
-"""With which type each Python value is sent, as psycopg does it. No I/O, no database.
+"""The type with which each Python value is sent, as psycopg chooses it. No I/O, no database.
 
 asyncpg sends a value with the type that the server infers for its placeholder, and fits the value into that:
 ``id = $1`` with 1.7 would find the row 1. Here each value has a type of its own, written as a cast around its
@@ -27,7 +27,7 @@ UNKNOWN_ARRAY = "unknown[]"  # a list of text, an empty list, a list of None
 JSON_ARRAY = "json"  # a list that is no array: of dicts, or of values of several types
 JSONB = "text::pg_catalog.jsonb"
 
-# In this order: True is an int, a datetime is a date.
+# The first class that fits counts: True is an int, and a datetime is a date.
 _TYPES: Sequence[tuple[type | tuple[type, ...], str]] = (
     (bool, "bool"),
     (float, "float8"),

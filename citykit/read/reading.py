@@ -1,4 +1,4 @@
-"""Reading: any statement to a frame, or to frames one after the other, typed by the server's column types."""
+"""A statement's rows as one frame or as a stream of frames, typed by the server's column types."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.database import Bind, cancelled, in_transaction
 from citykit.decode import DtypeBackend, UnfitColumnError, Values, to_frame
-from citykit.read.result import Result, run, unfit
-from citykit.read.statement import Statement, compiled
+from citykit.read.result import Result, described, unfit
+from citykit.read.statement import Statement
 from citykit.runtime import Progress, reporting, says_await
 
-SILENCE_SECONDS = 0.2  # without more rows, after which a frame is handed over with those that are there
-THREAD_ROWS = 10_000  # from here up a frame is put together in a thread
+SILENCE_SECONDS = 0.2  # without more rows, after which a frame is yielded with the rows that have come
+THREAD_ROWS = 10_000  # from here up a frame is made in a thread
 
 
 @says_await
@@ -76,10 +76,9 @@ async def read_frame(
     {'name': 'string', 'population': 'Int32'}
     """
     _check_backend(dtype_backend)
-    query = compiled(statement, params)
 
     async def work(connection: AsyncConnection) -> pd.DataFrame:
-        result = await run(connection, query)
+        result = await described(connection, statement, params)
         columns: list[list[Values]] = [[] for _ in result.types]
         rows = 0
         with reporting(progress, None, "reading") as report:
@@ -137,13 +136,12 @@ async def stream_frames(
     size = operator.index(chunk_rows)
     if size < 1:
         raise ValueError(f"chunk_rows is the number of rows in a frame, 1 or more, not {chunk_rows}")
-    query = compiled(statement, params)
     frames: asyncio.Queue[pd.DataFrame] = asyncio.Queue(1)
     yielded = False
 
     async def work(connection: AsyncConnection) -> None:
         start = 0
-        result = await run(connection, query)
+        result = await described(connection, statement, params)
         async with aclosing(result.batches), aclosing(_cut(result, size)) as chunks:
             async for columns, rows in chunks:
                 frame = await _framed(result, columns, rows, dtype_backend)
@@ -151,16 +149,15 @@ async def stream_frames(
                 start += rows
                 await frames.put(frame)
 
-    reading = asyncio.ensure_future(
-        in_transaction(bind, work, effect="any", repeatable=lambda: not yielded and frames.empty())
-    )
-
     def end_with(consumer: asyncio.Task[Any]) -> None:
-        if consumer.cancelled() or consumer.get_stack(limit=1):  # the latter: it has raised
+        if consumer.cancelled() or consumer.get_stack(limit=1):  # a task that has raised keeps its stack
             reading.cancel()
 
     consumer: asyncio.Task[Any] | None = None
     try:
+        reading = asyncio.ensure_future(
+            in_transaction(bind, work, effect="any", repeatable=lambda: not yielded and frames.empty())
+        )
         while not reading.done() or not frames.empty():
             taking = asyncio.ensure_future(frames.get())
             try:
@@ -176,7 +173,7 @@ async def stream_frames(
                 taking.cancel()
                 if consumer:
                     consumer.remove_done_callback(end_with)
-        await reading  # which has committed, or says why it has not
+        await reading  # it has committed; else this raises why not
     finally:
         await cancelled(reading)
 
@@ -186,8 +183,8 @@ async def _cut(result: Result, size: int) -> AsyncGenerator[tuple[list[list[Valu
     columns: list[list[Values]] = [[] for _ in result.types]
     rows = 0
     yielded = False
-    coming = asyncio.ensure_future(anext(result.batches))
     try:
+        coming = asyncio.ensure_future(anext(result.batches))
         while True:
             await asyncio.wait([coming], timeout=SILENCE_SECONDS if rows else None)
             if not coming.done():

@@ -1,11 +1,11 @@
-"""What a statement returns: named and typed before it runs, then in parts, as they arrive."""
+"""The result of a statement: its columns' names and types before it runs, then its rows in batches."""
 
 from __future__ import annotations
 
 import asyncio
 import codecs
 import re
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,20 +19,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.database import Condition, ConditionClass, ConnectionLostError, driver_of, sqlstate, transport_of
 from citykit.decode import UnfitColumnError, Values, decode, objects, values_of
 from citykit.errors import CitykitError, MissingTableError
-from citykit.pgtypes import DESCRIBE, EXACT, KNOWN, TEXT, Type, described
+from citykit.pgtypes import DESCRIBE, EXACT, KNOWN, SETTINGS, TEXT, Setting, Type, type_from
 from citykit.read.copy_out import copy_out
-from citykit.read.data_rows import Lines, Rows, check_complete, rows_out
+from citykit.read.messages import Lines, Rows, check_complete, rows_out
 from citykit.read.parameters import UNKNOWN
-from citykit.read.statement import Query, type_name
+from citykit.read.statement import Query, Statement, compiled, type_name
 
-THREAD_BYTES = 1 << 16  # from here up, what arrives is decoded in a thread
+THREAD_BYTES = 1 << 16  # from here up, a chunk is decoded in a thread
 
-# It also begins the transaction: what goes past SQLAlchemy would not (asyncpg dialect).
+# Run through SQLAlchemy, it also begins the transaction, which a statement of asyncpg's own would not.
 _SESSION = """
 SELECT pg_catalog.current_setting('DateStyle') AS "DateStyle",
     pg_catalog.current_setting('IntervalStyle') AS "IntervalStyle",
-    pg_catalog.current_setting('extra_float_digits') AS extra_float_digits
+    pg_catalog.current_setting('extra_float_digits') AS extra_float_digits,
+    pg_catalog.current_setting('array_nulls') AS array_nulls,
+    pg_catalog.current_setting('standard_conforming_strings') = 'on' AS conforming
 """
+_ARRAY_NULLS = Setting("array_nulls", re.compile("on$"), "on")  # else NULL in an array's text is a text
 # The classes of SQLSTATE for which the statement itself is to blame.
 _BLAMED = (
     ConditionClass.FEATURE_NOT_SUPPORTED,
@@ -50,34 +53,42 @@ _BLAMED = (
 )
 
 
+_TOO_LARGE = (Condition.OUT_OF_MEMORY, Condition.PROGRAM_LIMIT_EXCEEDED, Condition.INTERNAL_ERROR)
+
+
 @dataclass(frozen=True)
 class Result:
-    """A statement's result: each column's name and type, and the batches (one part for each column)."""
+    """A statement's result: each column's name and type, and batches of rows (one array for each column)."""
 
     names: Sequence[str]
     types: Sequence[Type]
     batches: AsyncGenerator[list[Values]]
 
 
-async def run(connection: AsyncConnection, query: Query) -> Result:
-    """Prepare a statement and choose its way: past the driver, COPY, or where neither can be, the ordinary.
+async def described(
+    connection: AsyncConnection, statement: Statement, params: Mapping[str, Any] | None
+) -> Result:
+    """Prepare a statement and choose how its rows come.
 
-    Its batches have to be read, or closed, before the connection is used for anything else.
+    As DataRow messages in binary, where every column has an exact binary form; else as the text of COPY;
+    where COPY cannot run the statement, as asyncpg's records. The batches have to be read, or closed,
+    before the connection is used for anything else.
     """
-    with _named(query):
-        session = (await connection.exec_driver_sql(_SESSION)).one()
-        raw = driver_of(connection)
+    session = (await connection.exec_driver_sql(_SESSION)).one()
+    raw = driver_of(connection)
+    query = compiled(statement, params, session.conforming)
     query, prepared = await _prepared(connection, raw, query)
     with _named(query):
         names, oids = _columns(prepared)
         types = await _types(raw, oids)
         transport = transport_of(raw)
         if EXACT.issuperset(oids) and transport and _is_utf8(raw.get_settings().client_encoding):
-            return Result(names, types, _unpacked(raw, transport, prepared, query, oids))
-        if not query.copied:
-            return Result(names, types, _ordinary(prepared, query, names, types))
-        sql = await _with_literals(raw, query, prepared.get_parameters()) if query.args else query.sql
-    return Result(names, types, _copied(connection, query, sql, session, names, types))
+            return Result(names, types, _binary_rows(raw, transport, prepared, query, names, oids))
+        if not query.can_copy:
+            return Result(names, types, _records(prepared, query, names, types))
+    return Result(
+        names, types, _text_rows(connection, query, prepared.get_parameters(), session, names, types)
+    )
 
 
 def _is_utf8(encoding: str) -> bool:
@@ -89,10 +100,9 @@ def _is_utf8(encoding: str) -> bool:
 
 
 async def _prepared(connection: AsyncConnection, raw: Any, query: Query) -> tuple[Query, Any]:
-    """Prepare a statement with the types of its values; text is read as the type that the server infers."""
-    if (
-        query.has_lists
-    ):  # an array, or JSON: the server tells which it takes, and a savepoint outlives its error
+    """Prepare a statement with the types of its values; text gets the type that the server infers."""
+    if query.has_lists:
+        # A list is tried as an array first, then as JSON; the savepoint keeps the transaction usable between.
         try:
             async with connection.begin_nested():
                 return await _resolved(raw, query)
@@ -130,36 +140,38 @@ def _columns(prepared: Any) -> tuple[list[str], list[int]]:
 async def _types(raw: Any, oids: Sequence[int]) -> list[Type]:
     unknown = sorted({oid for oid in oids if oid not in KNOWN})
     rows = await raw.fetch(DESCRIBE, unknown) if unknown else []
-    types = {**KNOWN, **{row["asked"]: described(row) for row in rows}}
+    types = {**KNOWN, **{row["asked"]: type_from(row) for row in rows}}
     return [types.get(oid, Type("text")) for oid in oids]
 
 
-async def _ordinary(
+async def _records(
     prepared: Any, query: Query, names: Sequence[str], types: Sequence[Type]
 ) -> AsyncGenerator[list[Values]]:
-    with _named(query):
+    with _named(query), _large_rows_named(query, names, types, lambda: 0):
         rows = await prepared.fetch(*query.args)
         check_complete(prepared.get_statusmsg() or "", len(rows))
     columns = zip(*rows, strict=True) if rows else [()] * len(types)
     yield [_values(*column) for column in zip(columns, names, types, strict=True)]
 
 
-async def _unpacked(
-    raw: Any, transport: Any, prepared: Any, query: Query, oids: Sequence[int]
+async def _binary_rows(
+    raw: Any, transport: Any, prepared: Any, query: Query, names: Sequence[str], oids: Sequence[int]
 ) -> AsyncGenerator[list[Values]]:
-    with _named(query):
+    rows = 0
+    with _named(query), _large_rows_named(query, names, [KNOWN[oid] for oid in oids], lambda: rows):
         answer = rows_out(
             raw, transport, prepared.fetch(*query.args), Rows(oids), lambda _: prepared.get_statusmsg() or ""
         )
         async with aclosing(answer) as batches:
             async for batch in batches:
                 yield batch
+                rows += len(batch[0])
 
 
 def _values(values: Sequence[Any], name: str, type_: Type) -> Values:
-    """Return what `decode` makes of the same values, which asyncpg has read."""
+    """Return the array that `decode` would return, from values that asyncpg has read."""
     row = type_.row
-    if row.is_csv and row.arrow != TEXT and not type_.array:
+    if (row.is_csv or row.is_exact) and row.arrow != TEXT and not type_.array:
         return pa.array(values, row.arrow)
     if row.is_json and not type_.array:
         return objects(values)  # SQLAlchemy has made asyncpg parse it
@@ -174,7 +186,7 @@ def _values(values: Sequence[Any], name: str, type_: Type) -> Values:
 
 
 async def _with_literals(raw: Any, query: Query, parameters: Sequence[Any]) -> str:
-    """Return the statement with its values as literals, which COPY needs and only the server can quote."""
+    """Return the statement with its values as literals, quoted by the server: COPY takes no parameters."""
     types = [type_name(parameter) for parameter in parameters]
     quoted = ", ".join(f"quote_nullable(${n}::{type_}::text)" for n, type_ in enumerate(types, 1))
     literals = await raw.fetchrow(f"SELECT {quoted}", *query.args)
@@ -183,21 +195,24 @@ async def _with_literals(raw: Any, query: Query, parameters: Sequence[Any]) -> s
     )
 
 
-async def _copied(
+async def _text_rows(
     connection: AsyncConnection,
     query: Query,
-    sql: str,
+    parameters: Sequence[Any],
     session: Any,
     names: Sequence[str],
     types: Sequence[Type],
 ) -> AsyncGenerator[list[Values]]:
-    settings = [type_.row.setting for type_ in types if type_.row.setting]
+    # The text of the parameters' values depends on the settings, as that of the result's does.
+    settings = {*SETTINGS, _ARRAY_NULLS} if parameters else {t.row.setting for t in types if t.row.setting}
     changed = {s.name: s.value for s in settings if not s.kept.match(getattr(session, s.name))}
     for setting, value in changed.items():
         await connection.exec_driver_sql("SELECT set_config($1, $2, true)", (setting, value))
     rows = 0
-    with _named(query):
-        async with aclosing(_lines(driver_of(connection), sql, types)) as batches:
+    raw = driver_of(connection)
+    with _named(query), _large_rows_named(query, names, types, lambda: rows, by_copy=True):
+        sql = await _with_literals(raw, query, parameters) if parameters else query.sql
+        async with aclosing(_copied_lines(raw, sql, types)) as batches:
             try:
                 async for batch in batches:
                     yield batch
@@ -210,7 +225,7 @@ async def _copied(
         )
 
 
-async def _lines(raw: Any, sql: str, types: Sequence[Type]) -> AsyncGenerator[list[Values]]:
+async def _copied_lines(raw: Any, sql: str, types: Sequence[Type]) -> AsyncGenerator[list[Values]]:
     """Run a statement by COPY and yield its rows in batches."""
     transport = transport_of(raw)
     if transport is not None:
@@ -232,12 +247,12 @@ async def _lines(raw: Any, sql: str, types: Sequence[Type]) -> AsyncGenerator[li
 
 
 async def _nowhere(data: bytes) -> None:
-    """Take what the driver hands over of a COPY: nothing, for its lines are kept from it."""
-    raise ConnectionLostError(f"{len(data)} bytes of the answer have gone astray")
+    """Refuse a line of a COPY: asyncpg should see none, as `messages` takes them all."""
+    raise ConnectionLostError(f"asyncpg received {len(data)} bytes of rows that citykit should have taken")
 
 
 def unfit(exc: UnfitColumnError, names: Sequence[str], rows: int) -> CitykitError:
-    """Name the column and the row (after `rows` others) of a value that exists in PostgreSQL alone."""
+    """Return the error for a value that pandas cannot hold: its column, and its row, after `rows` others."""
     name = names[exc.column]
     return CitykitError(
         f"Column {name!r} has in row {rows + exc.position} of the result the value {exc}; "
@@ -246,13 +261,63 @@ def unfit(exc: UnfitColumnError, names: Sequence[str], rows: int) -> CitykitErro
 
 
 @contextmanager
+def _large_rows_named(
+    query: Query,
+    names: Sequence[str],
+    types: Sequence[Type],
+    rows: Callable[[], int],
+    *,
+    by_copy: bool = False,
+) -> Iterator[None]:
+    """Say what to select instead of a row that the server cannot send: it builds each in 1 GB of memory.
+
+    `rows` tells how many came before it. The server has no SQLSTATE for this alone.
+    """
+    try:
+        yield
+    except asyncpg.PostgresError as exc:
+        columns = [*zip(map(_quoted, names), types, strict=True)]
+        parts = [_part(name, type_) for name, type_ in columns if type_.array or type_.row.has_any_size]
+        given = [n for n, v in zip(query.names, query.args, strict=True) if isinstance(v, str | bytes | list)]
+        if sqlstate(exc) not in _TOO_LARGE or not (parts or given):
+            raise
+        said = [
+            f"{exc.args[0]} (SQLSTATE {sqlstate(exc)}), in a row after the first {rows():,}; "
+            "nothing was changed.",
+            "PostgreSQL sends at most 1 GB a row.",
+        ]
+        others = [name for name, type_ in columns if type_.array or not type_.row.is_exact]
+        if by_copy and others:
+            said.append(
+                f"Beside {', '.join(others)} this row comes as text, in which a bytea is twice as large: "
+                f"select {', '.join(f'{name}::text' for name in others)} to have it come in binary."
+            )
+        if parts:
+            said.append(f"Or select a part of a large value: {', '.join(parts)}.")
+        if given:
+            said.append(f"Or give a smaller value for {', '.join(f':{name}' for name in given)}.")
+        raise CitykitError(" ".join(said)) from exc
+
+
+def _part(name: str, type_: Type) -> str:
+    """Return SQL that selects a part of a value, instead of all of it."""
+    if type_.array:
+        return f"({name})[1:10]"
+    return f"substring({name}{'::text' if type_.row.is_json else ''} from 1 for 100000000)"
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
+
+
+@contextmanager
 def _named(query: Query) -> Iterator[None]:
-    """Raise what the server says about a statement as this package's errors, with the place in its text."""
+    """Raise the server's errors about a statement as CitykitError, with the line and a caret."""
     try:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
         code = sqlstate(exc) or ""
-        # asyncpg's own refusal of a value, which it gives a SQLSTATE too
+        # asyncpg's own refusal of a value has a SQLSTATE too; the number is in its text only.
         if unsent := re.match(r"invalid input for query argument \$(\d+): (.*)", str(exc), re.DOTALL):
             number = int(unsent[1]) - 1
             raise CitykitError(

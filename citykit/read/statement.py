@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import ClauseElement, Dialect
+from sqlalchemy import ClauseElement, Dialect, TextClause
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.exc import CompileError, InvalidRequestError, StatementError
 from sqlalchemy.sql.expression import Executable
@@ -22,39 +22,47 @@ Statement: TypeAlias = str | Executable
 _DIALECT: Dialect = asyncpg.dialect()  # type: ignore[no-untyped-call]
 _COPIED = ("select", "values", "table", "with", "insert", "update", "delete", "merge")
 
-# What is no code is skipped whole: a parameter is neither in a text, a name or a comment, nor after a cast.
-_TOKEN = re.compile(
-    r"""
+# Literals, quoted names and comments are one token each, so that no :name in them is a parameter.
+_PLAIN_TEXT = r"'(?:[^']|'')*'"
+_ESCAPED_TEXT = r"'(?:[^'\\]|\\.|'')*'"
+_LEXER = r"""
       (?P<space>\s+|--[^\n]*)
     | (?P<comment>/\*)
-    | (?P<text>'(?:[^']|'')*' | [eE]'(?:[^'\\]|\\.|'')*' | "(?:[^"]|"")*"
+    | (?P<text>{plain} | [eE]{escaped} | "(?:[^"]|"")*"
               | \$(?P<tag>[^\W\d]\w*)?\$.*?\$(?(tag)(?P=tag))\$ )
     | (?P<end>;)
     | \$(?P<number>\d+)
     | (?<![\w\])"']):(?P<name>[^\W\d]\w*)
     | (?P<word>[^\W\d][\w$]*)
     | :: | := | .
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+"""
+# By standard_conforming_strings: where it is off, a backslash escapes in plain literals, too.
+_LEXERS = {
+    conforming: re.compile(
+        _LEXER.replace("{plain}", plain).replace("{escaped}", _ESCAPED_TEXT), re.VERBOSE | re.DOTALL
+    )
+    for conforming, plain in ((True, _PLAIN_TEXT), (False, _ESCAPED_TEXT))
+}
 
 
 @dataclass(frozen=True)
 class Query:
-    """One statement with ``$1`` placeholders, what fills them, and how the caller wrote it."""
+    """One statement with ``$1`` placeholders, their values, and the text that the caller wrote."""
 
     sql: str
     args: tuple[Any, ...] = ()
     types: tuple[str | None, ...] = ()  # with which each is sent (see parameters.typed)
     names: tuple[str, ...] = ()  # of the parameters, in the order of args
     written: str = ""
-    places: tuple[tuple[int, int], ...] = field(default=((0, 0),), repr=False)  # in sql, and there in written
+    # Pairs of positions, in `sql` and in `written`, from which on both run side by side.
+    places: tuple[tuple[int, int], ...] = field(default=((0, 0),), repr=False)
     wanted: tuple[str, ...] = ()  # the types that the server has told for the placeholders
+    conforming: bool = True  # the session's standard_conforming_strings
 
     @property
-    def copied(self) -> bool:
+    def can_copy(self) -> bool:
         """Whether COPY can run it (it cannot run SHOW, EXPLAIN, CALL and the like)."""
-        words = (token["word"] for token in _tokens(self.sql) if token["word"])
+        words = (token["word"] for token in _tokens(self.sql, self.conforming) if token["word"])
         return next(words, "").lower() in _COPIED
 
     @property
@@ -120,8 +128,8 @@ class Query:
         return self._replaced(texts, types)
 
     def _replaced(self, texts: Sequence[str], types: Sequence[str | None]) -> Query:
-        """Return the statement with something else for its placeholders; ``IN :list`` becomes ``= ANY``."""
-        tokens = list(_tokens(self.sql))
+        """Return the statement with `texts` in place of its placeholders; ``IN :list`` becomes ``= ANY``."""
+        tokens = list(_tokens(self.sql, self.conforming))
         parts = [texts[int(token["number"]) - 1] if token["number"] else token[0] for token in tokens]
         before: list[int] = []  # the tokens before this one that are no space
         for n, token in enumerate(tokens):
@@ -161,13 +169,15 @@ def type_name(type_: Any) -> str:
     return f"{quoted}{type_.name[len(name) :]}"
 
 
-# What is sent as text anyway.
+# Types that need no cast from text.
 _TEXTS = ("text", "varchar", "bpchar", "name")
 _TEXTS_ARRAYS = tuple(f"{name}[]" for name in _TEXTS)
 
 
-def compiled(statement: Statement, params: Mapping[str, Any] | None = None) -> Query:
+def compiled(statement: Statement, params: Mapping[str, Any] | None = None, conforming: bool = True) -> Query:
     """Compile a statement: SQL text with ``:named`` parameters, or SQLAlchemy's ``select``, ``text()``, ….
+
+    `conforming` is the session's standard_conforming_strings.
 
     Examples
     --------
@@ -182,15 +192,15 @@ def compiled(statement: Statement, params: Mapping[str, Any] | None = None) -> Q
         )
     params = dict(params or {})
     if isinstance(statement, str):
-        query = _compiled_text(statement, params)
+        query = _compiled_text(statement, params, conforming)
     elif isinstance(statement, Executable) and isinstance(statement, ClauseElement):
-        query = _compiled_clause(statement, params)
+        query = _compiled_clause(statement, params, conforming)
     else:
         raise TypeError(
             "a statement is SQL text or what sqlalchemy.select() returns, as in "
             f"read_frame(engine, 'TABLE cities'), not {type(statement).__name__}"
         )
-    if ";" in query.sql and any(token["end"] for token in _tokens(query.sql)):
+    if ";" in query.sql and any(token["end"] for token in _tokens(query.sql, conforming)):
         raise CitykitError(
             "The text holds more than one statement; nothing was changed. Read one statement at a time."
         )
@@ -199,12 +209,12 @@ def compiled(statement: Statement, params: Mapping[str, Any] | None = None) -> Q
 
 def parameter_names(sql: str) -> list[str]:
     """Return the names of the ``:named`` parameters of a statement, each once, in their order."""
-    return list(dict.fromkeys(token["name"] for token in _tokens(sql) if token["name"]))
+    return list(dict.fromkeys(token["name"] for token in _tokens(sql, True) if token["name"]))
 
 
-def _tokens(sql: str) -> Iterator[re.Match[str] | dict[Any, Any]]:
+def _tokens(sql: str, conforming: bool) -> Iterator[re.Match[str] | dict[Any, Any]]:
     position = 0
-    while found := _TOKEN.match(sql, position):
+    while found := _LEXERS[conforming].match(sql, position):
         position = found.end()
         if found["comment"]:
             position = _comment_end(sql, found.start())
@@ -222,8 +232,8 @@ def _comment_end(sql: str, start: int) -> int:
     return len(sql)
 
 
-def _compiled_text(text: str, params: dict[str, Any]) -> Query:
-    tokens = list(_tokens(text))
+def _compiled_text(text: str, params: dict[str, Any], conforming: bool) -> Query:
+    tokens = list(_tokens(text, conforming))
     while tokens and (tokens[-1]["space"] or tokens[-1]["end"]):  # a last semicolon would end a COPY early
         tokens.pop()
     names: list[str] = []
@@ -245,7 +255,7 @@ def _compiled_text(text: str, params: dict[str, Any]) -> Query:
     _check_names(names, params)
     pairs = [typed(name, params[name]) for name in names]
     args, types = tuple(value for value, _ in pairs), tuple(type_ for _, type_ in pairs)
-    return Query("".join(parts), args, types, tuple(names), text, tuple(places))
+    return Query("".join(parts), args, types, tuple(names), text, tuple(places), conforming=conforming)
 
 
 def _check_names(
@@ -267,7 +277,7 @@ def _check_names(
         )
 
 
-def _compiled_clause(clause: Any, params: dict[str, Any]) -> Query:
+def _compiled_clause(clause: Any, params: dict[str, Any], conforming: bool) -> Query:
     try:
         made = clause.compile(dialect=_DIALECT)
         binds = {name: bind for bind, name in made.bind_names.items()}
@@ -282,7 +292,15 @@ def _compiled_clause(clause: Any, params: dict[str, Any]) -> Query:
     names = tuple(state.positiontup or ())
     pairs = [_bound(name, state.parameters[name], types[name], state.processors.get(name)) for name in names]
     args, sent = tuple(value for value, _ in pairs), tuple(type_ for _, type_ in pairs)
-    return Query(state.statement, args, sent, names, state.statement)
+    sql = state.statement
+    if not conforming and not isinstance(clause, TextClause):  # whose literals the user has written
+        sql = "".join(_escaped(token[0]) for token in _tokens(sql, True))
+    return Query(sql, args, sent, names, sql, conforming=conforming)
+
+
+def _escaped(token: str) -> str:
+    """Return a plain literal as one with escapes, which means the same whatever the session's settings."""
+    return "E" + token.replace("\\", "\\\\") if token.startswith("'") and "\\" in token else token
 
 
 def _bound(name: str, value: Any, type_: TypeEngine[Any], process: Any) -> tuple[Any, str | None]:

@@ -237,7 +237,7 @@ async def test_the_first_search_of_a_large_table_makes_the_index_that_answers(en
     assert every == [["city 19999"]] * 5
     assert await scalar(engine, INDEXED)
     for part, letters in (("city 12345", 3), ("xq", 2), *[("москва", 3)] * await knows_accents(engine)):
-        lines = await plan(engine, find_statement(True, letters), part, 20)
+        lines = await plan(engine, find_statement("UTF8", letters), part, 20)
         assert sum("Bitmap Index Scan on cities_by_name" in line for line in lines) == 3, lines
         assert not any("Seq Scan" in line for line in lines), lines
 

@@ -107,7 +107,7 @@ def test_values_of_numpy_and_pandas_become_pythons() -> None:
     ],
 )
 def test_what_copy_can_run(sql: str, copied: bool) -> None:
-    assert compiled(sql).copied is copied
+    assert compiled(sql).can_copy is copied
 
 
 def test_literals_go_only_where_the_parameters_are() -> None:

@@ -1,4 +1,7 @@
-"""The rows of an answer, kept from the driver, which would make an object of each value."""
+"""Takes DataRow and CopyData messages off a connection before asyncpg does.
+
+asyncpg would make a Python object of each value. All other messages are forwarded to it.
+"""
 
 from __future__ import annotations
 
@@ -14,38 +17,49 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from citykit.database import ConnectionLostError, ended, started
-from citykit.decode import COPIED, ROW, SLACK, Bytes, Values, copied, decode, unpack, whole_copies, whole_rows
+from citykit.decode import (
+    COPIED,
+    ROW,
+    SLACK,
+    Bytes,
+    Values,
+    copied_lines,
+    decode,
+    unpack,
+    whole_copies,
+    whole_rows,
+)
 from citykit.errors import CitykitError
 from citykit.pgtypes import Type
 
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20  # two milliseconds to unpack
-ROOM_BYTES = 1 << 18  # for what the last piece of a chunk brings beyond it
-HEAD_BYTES = 1 << 13  # for the beginning of a row, which the chunk before ends with
-CHUNKS_WAITING = 2  # the server waits when nobody takes them
-PATIENCE_SECONDS = 0.1  # that a few rows wait for more, or for the end of the answer, before they are taken
+ROOM_BYTES = 1 << 18  # in a buffer after CHUNK_BYTES, for the last read from the socket
+HEAD_BYTES = 1 << 13  # in a buffer before the chunk, for the part of a row that the chunk before ended with
+CHUNKS_WAITING = 2  # at most; then reading from the socket pauses, and the server waits
+PATIENCE_SECONDS = 0.1  # after which a chunk that is not full is taken
 THREAD_BYTES = 1 << 16  # from here up, a chunk is unpacked in a thread
-# The server sends 8 KiB at a time, and asyncio makes of each a turn of the event loop. Where pieces come as
-# small as that, more of them gather in the socket while the loop's thread sleeps, for so short a time that
-# the socket (0.2 MB on the same machine) does not get full: a quarter of the time for a large result.
+# The server sends 8 KiB at a time, and asyncio runs a turn of the event loop for each. After a read of fewer
+# than PIECE_BYTES the loop's thread sleeps so briefly that the socket's buffer (0.2 MB on the same machine)
+# does not get full: a large result takes a quarter of the time.
 PIECE_BYTES = 1 << 17
-SLEEP_SECONDS = 0 if sys.platform == "win32" else 0.0004  # whose timers tick every 16 ms
-_HEADER = 5  # of a message: its kind, and its size without the kind
+SLEEP_SECONDS = 0 if sys.platform == "win32" else 0.0004  # Windows' timers tick every 16 ms
+_HEADER = 5  # bytes of a message: its type, and its length without the type
 _NOTHING: Bytes = np.zeros(SLACK, np.uint8)
-_READY = b"Z\0\0\0\5"  # the last message of an answer begins so, and has one byte more
+_READY = b"Z\0\0\0\5"  # how ReadyForQuery begins; one byte follows
 
 
 class Answer(Protocol):
-    """What an answer of the server consists of: messages of one kind, a row or a line in each."""
+    """The messages of one type that an answer's rows come in, and how they are decoded."""
 
     kind: int
 
     def whole(self, data: Bytes) -> tuple[Any, Any]:
-        """Return where each of the whole messages begins and ends that `data` begins with."""
+        """Return where each whole message at the beginning of `data` begins and ends."""
 
     def take(self, data: Bytes) -> tuple[list[Values], int]:
-        """Return the columns of those messages, and where they end."""
+        """Return the columns of the whole messages at the beginning of `data`, and where those end."""
 
 
 @dataclass
@@ -70,7 +84,7 @@ class Lines:
 
     types: Sequence[Type]
     kind: int = COPIED
-    _begun: bytes = b""  # of a line whose end has not come yet
+    _begun: bytes = b""  # the part that has come of a line whose end has not
 
     def whole(self, data: Bytes) -> tuple[Any, Any]:
         """See `Answer`."""
@@ -78,7 +92,7 @@ class Lines:
 
     def take(self, data: Bytes) -> tuple[list[Values], int]:
         """See `Answer`."""
-        lines, used = copied(data)
+        lines, used = copied_lines(data)
         if self._begun or not lines.endswith(b"\n"):
             lines = self._begun + lines
             end = lines.rfind(b"\n") + 1
@@ -89,10 +103,10 @@ class Lines:
 async def rows_out(
     raw: Any, transport: Any, operation: Coroutine[Any, Any, T], answer: Answer, tag: Callable[[T], str]
 ) -> AsyncGenerator[list[Values]]:
-    """Start an operation of the driver and yield the rows of its answer in batches; at least one.
+    """Start an operation of asyncpg and yield the rows of its answer in batches; at least one.
 
-    The driver is told of no row. `tag` is called with what it returns, for the answer's command tag, which
-    tells how many rows there were. Closing it early cancels the operation on the server.
+    asyncpg sees no row. `tag` makes the command tag, which has the number of rows, of the operation's result.
+    Closing the generator early cancels the operation on the server.
     """
     rows = 0
     async with started(raw, operation) as asking:
@@ -112,55 +126,55 @@ def check_complete(tag: str, rows: int) -> None:
     number = tag.split(" ")[-1]
     if number.isdecimal() and int(number) != rows:
         raise CitykitError(
-            f"The server sent {int(number):,} rows, of which {rows:,} arrived: the driver lost the others "
-            "to what else the server said between them; nothing was changed. Read them without its notices: "
+            f"The server sent {int(number):,} rows, of which {rows:,} arrived: asyncpg drops buffered rows "
+            "when a NOTICE comes between them; nothing was changed. Read without notices: "
             "SET client_min_messages = error"
         )
 
 
 class _Diverted(asyncio.BufferedProtocol):
-    """Stands between a connection and its driver for one answer of the server, and keeps the rows of it.
+    """The transport's protocol during one answer: keeps its rows, forwards all other messages to asyncpg.
 
-    All other messages of the server are forwarded to the driver, in order.
+    Chunks of what was received wait in `_chunks` until `batches` takes them.
     """
 
     def __init__(self, transport: Any, asking: asyncio.Future[Any], answer: Answer) -> None:
         self.discarding = False
         self._transport, self._asking, self._answer = transport, asking, answer
-        self._driver: Any = None
+        self._asyncpg: Any = None
         self._diverting = False
         self._chunks: deque[tuple[Bytes, int]] = deque()
-        self._news = asyncio.Event()  # a chunk, or the end
+        self._news = asyncio.Event()  # there is another chunk, or the answer has ended
         self._paused = False
-        self._begun = [_NOTHING[:0]]  # all that was taken from the chunks, from the first message not told
-        self._needed = 0  # bytes for that message to be whole, as far as it is known
-        self._spare: list[Bytes] = []  # fresh memory takes long
+        self._begun = [_NOTHING[:0]]  # the part that was taken from the chunks of a message not yet whole
+        self._needed = 0  # the size of that message; 0: its length has not come yet
+        self._spare: list[Bytes] = []  # buffers to use again: fresh memory costs page faults
         self._buffer = np.empty(HEAD_BYTES + CHUNK_BYTES + ROOM_BYTES + SLACK, np.uint8)
-        self._end = HEAD_BYTES  # of what is in the buffer
+        self._end = HEAD_BYTES  # where the next bytes go in the buffer
         self._received = 0
-        # After the first step of `asking`, which sends the statement or fails.
+        # Called after the first step of `asking`, which sends the statement or fails.
         asyncio.get_running_loop().call_soon(self._begin)
         asking.add_done_callback(self._ended)
 
     def _begin(self) -> None:
         if not self._asking.done():
-            self._driver = self._transport.get_protocol()
+            self._asyncpg = self._transport.get_protocol()
             self._transport.set_protocol(self)
             self._diverting = True
 
     def _ended(self, _: object) -> None:
         if not self._asking.cancelled():
             self._asking.exception()  # retrieved, so that asyncio does not complain of it
-        if self._diverting:  # asyncpg has given up before the server's last word
+        if self._diverting:  # asyncpg has given up before ReadyForQuery
             self.discard()
         self._news.set()
 
     async def batches(self) -> AsyncGenerator[list[Values]]:
-        """Yield the rows as columns, in the batches in which they come; at least one, but for a failure."""
+        """Yield the columns of each chunk's rows; at least one batch, unless the statement fails."""
         rows = False
-        while chunk := await self._taken():
+        while chunk := await self._next_chunk():
             buffer, end = chunk
-            data = self._joined(buffer, end)
+            data = self._with_begun(buffer, end)
             if data is None:
                 continue
             left = data[:-SLACK]
@@ -176,7 +190,7 @@ class _Diverted(asyncio.BufferedProtocol):
                     if self.discarding:
                         return
                 else:
-                    left = left[self._tell(left.data, size) :]
+                    left = left[self._forward(left.data, size) :]
             self._needed = size
             self._begun = [left.copy()]
             self._spare.append(buffer)
@@ -192,7 +206,7 @@ class _Diverted(asyncio.BufferedProtocol):
             raise ConnectionLostError("the server sent a row that has another number of columns")
         return batch, used
 
-    async def _taken(self) -> tuple[Bytes, int] | None:
+    async def _next_chunk(self) -> tuple[Bytes, int] | None:
         """Return the next chunk and its end, None after the last."""
         while not self._chunks:
             if self._asking.done() or self.discarding:
@@ -202,13 +216,13 @@ class _Diverted(asyncio.BufferedProtocol):
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     await self._news.wait()
             except TimeoutError:
-                self._hand_over()
+                self._queue_chunk()
         chunk = self._chunks.popleft()
-        self._go_on()
+        self._resume_reading()
         return chunk
 
-    def _joined(self, buffer: Bytes, end: int) -> Bytes | None:
-        """Return a chunk behind what has begun before it, and `SLACK`; None while no message is whole."""
+    def _with_begun(self, buffer: Bytes, end: int) -> Bytes | None:
+        """Return the part of a message before a chunk, the chunk, and `SLACK`; None while none is whole."""
         begun = sum(map(len, self._begun))
         if begun + end - HEAD_BYTES < self._needed:  # a row larger than a chunk
             self._begun.append(buffer[HEAD_BYTES:end])
@@ -220,13 +234,13 @@ class _Diverted(asyncio.BufferedProtocol):
         return data
 
     def discard(self) -> None:
-        """Keep no row any more, neither what waits here nor what the server still sends."""
+        """Drop the rows that wait here and all that the server still sends; forward the other messages."""
         self.discarding = True
         self._begun += self._waiting()
         self._needed = 0
         self._skip()
         self._news.set()
-        self._go_on()
+        self._resume_reading()
 
     def _skip(self) -> None:
         if sum(map(len, self._begun)) < self._needed:
@@ -238,47 +252,50 @@ class _Diverted(asyncio.BufferedProtocol):
                 _, ends = self._answer.whole(data[-len(left) - SLACK :])
                 left = left[ends[-1] if len(ends) else size :]
             else:
-                left = left[self._tell(left.data, size) :]
+                left = left[self._forward(left.data, size) :]
         self._begun, self._needed = [left], size
 
-    def _tell(self, data: memoryview, size: int) -> int:
-        """Tell the driver the first message, after the last one everything; return how much that was."""
+    def _forward(self, data: memoryview, size: int) -> int:
+        """Forward one message to asyncpg; on ReadyForQuery hand the transport back with all that is buffered.
+
+        Returns how many bytes were forwarded.
+        """
         if data[: len(_READY)] == _READY:
             self._diverting = False
-            self._transport.set_protocol(self._driver)
-            self._driver.data_received(b"".join(map(bytes, (data, *self._waiting()))))
+            self._transport.set_protocol(self._asyncpg)
+            self._asyncpg.data_received(b"".join(map(bytes, (data, *self._waiting()))))
             return len(data)
-        self._driver.data_received(bytes(data[:size]))
+        self._asyncpg.data_received(bytes(data[:size]))
         return size
 
     def _waiting(self) -> list[Bytes]:
-        """Return what nobody has taken, of the chunks and of the one that is being filled."""
-        self._hand_over()
+        """Remove and return all that was received and not taken."""
+        self._queue_chunk()
         pieces = [buffer[HEAD_BYTES:end] for buffer, end in self._chunks]
         self._chunks.clear()
         return pieces
 
-    def _hand_over(self) -> None:
-        """Begin another chunk, if there is anything in this one."""
+    def _queue_chunk(self) -> None:
+        """Append the chunk that is being filled to those that wait, if anything is in it."""
         if self._end > HEAD_BYTES:
             self._chunks.append((self._buffer, self._end))
             self._buffer = self._spare.pop() if self._spare else np.empty(len(self._buffer), np.uint8)
             self._end = HEAD_BYTES
             self._news.set()
 
-    def _go_on(self) -> None:
+    def _resume_reading(self) -> None:
         if self._paused and len(self._chunks) < CHUNKS_WAITING:
             self._paused = False
             self._transport.resume_reading()
 
-    # What asyncio calls
+    # asyncio.BufferedProtocol
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        """Return where the next piece goes."""
+        """Return the memory that the next bytes are read into."""
         return self._buffer[self._end : -SLACK].data
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take a piece."""
+        """Note that bytes were read into the buffer; see `PIECE_BYTES` for the sleep."""
         self._end += nbytes
         self._received += nbytes
         if self.discarding:
@@ -286,9 +303,9 @@ class _Diverted(asyncio.BufferedProtocol):
             self._end = HEAD_BYTES
             self._skip()
         elif self._buffer[self._end - len(_READY) - 1 : self._end - 1].tobytes() == _READY:
-            self._hand_over()
+            self._queue_chunk()
         elif self._end >= HEAD_BYTES + CHUNK_BYTES:
-            self._hand_over()
+            self._queue_chunk()
             if len(self._chunks) >= CHUNKS_WAITING:
                 self._paused = True
                 self._transport.pause_reading()
@@ -296,26 +313,26 @@ class _Diverted(asyncio.BufferedProtocol):
             time.sleep(SLEEP_SECONDS)
 
     def eof_received(self) -> Any:
-        """Tell the driver."""
-        return self._driver.eof_received()
+        """Forward it to asyncpg."""
+        return self._asyncpg.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the driver, after what the server has said before."""
+        """Forward it to asyncpg, after the messages that came before."""
         self._paused = False
         if self._diverting:
             self.discard()
         self._diverting = False
-        self._driver.connection_lost(exc)
+        self._asyncpg.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Tell the driver."""
-        self._driver.pause_writing()
+        """Forward it to asyncpg."""
+        self._asyncpg.pause_writing()
 
     def resume_writing(self) -> None:
-        """Tell the driver."""
-        self._driver.resume_writing()
+        """Forward it to asyncpg."""
+        self._asyncpg.resume_writing()
 
 
 def _size(data: Bytes | memoryview) -> int:
-    """Return the size of the message that `data` begins with; 0: that has not come yet."""
+    """Return the size of the message that `data` begins with; 0 where its length has not come yet."""
     return 1 + int.from_bytes(bytes(data[1:_HEADER]), "big") if len(data) >= _HEADER else 0

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
 from citykit.decode.data_rows import unpack as unpack_rows
-from citykit.read import data_rows as rows
+from citykit.read import messages
 from tests.read.test_reading import KILL, failure, running
 from tests.support.database import scalar
 from tests.support.proxy import READY, proxied
@@ -55,10 +55,10 @@ async def counted(frames: AsyncIterator[pd.DataFrame], seconds: float) -> int:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let chunks end anywhere in a message, and rows reach over several."""
-    monkeypatch.setattr(rows, "ROOM_BYTES", 8)
-    monkeypatch.setattr(rows, "HEAD_BYTES", 30)
-    monkeypatch.setattr(rows, "THREAD_BYTES", 300)
-    monkeypatch.setattr(rows, "PIECE_BYTES", 0)
+    monkeypatch.setattr(messages, "ROOM_BYTES", 8)
+    monkeypatch.setattr(messages, "HEAD_BYTES", 30)
+    monkeypatch.setattr(messages, "THREAD_BYTES", 300)
+    monkeypatch.setattr(messages, "PIECE_BYTES", 0)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -67,7 +67,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_where_chunks_end_changes_nothing(engine: AsyncEngine, size: int, count: int) -> None:
     sql = EVERY_TYPE.format(count)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "CHUNK_BYTES", size)
+        patch.setattr(messages, "CHUNK_BYTES", size)
         assert await values(engine, sql) == await by_the_driver(engine, sql)
 
 
@@ -229,7 +229,7 @@ async def test_a_time_out_of_the_driver_leaves_a_connection_that_works(
         time.sleep(unpacking)
         return unpack_rows(*args)
 
-    monkeypatch.setattr(rows, "unpack", unpack)
+    monkeypatch.setattr(messages, "unpack", unpack)
     sql = "SELECT generate_series(1, 2000000000) AS i, repeat('x', 100) AS t"
     hasty = await citykit.connect(
         engine.url, pool_size=1, max_overflow=0, connect_args={"command_timeout": 0.2}
