@@ -7,6 +7,7 @@ import atexit
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 
@@ -19,6 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import citykit
 
 matplotlib.use("agg")
+sys.dont_write_bytecode = False  # here and in the processes that tests start: each would compile citykit anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a shell: what the tests start would ignore interrupts, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
