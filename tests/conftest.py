@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import matplotlib
 import pandas as pd
@@ -18,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
+from citykit.database import embedded
 
 matplotlib.use("agg")
 sys.dont_write_bytecode = False  # here and in the processes that tests start: each would compile citykit anew
@@ -32,7 +34,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 # What a test needs, by the fixtures that it uses. One that starts a server, a kernel or a browser by itself
 # says so with a mark.
 MARKS = {
-    "server": {"api", "empty_table", "engine", "home", "open_connections", "publishing"},
+    "server": {"api", "empty_table", "engine", "home", "initialised", "open_connections", "publishing"},
     "kernel": {"fresh", "started"},
 }
 
@@ -70,6 +72,15 @@ def database() -> Iterator[dict[str, str]]:
         for name, value in settings.items():
             patch.setenv(name, value)
         yield settings
+
+
+@pytest.fixture(scope="session")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CITYKIT_HOME as the first start of the embedded server leaves it, to be copied (`copy_home`)."""
+    home = tmp_path_factory.mktemp("initialised") / "home"
+    embedded.attach(home)
+    embedded._servers.pop(home).leave()
+    return home
 
 
 async def emptied(url: str, worker: str) -> str:

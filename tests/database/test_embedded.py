@@ -25,6 +25,7 @@ from sqlalchemy import URL
 
 import citykit
 from citykit.database import account, embedded
+from tests.support.database import copy_home
 from tests.support.processes import Forked
 
 HOLD = """
@@ -53,25 +54,11 @@ linux = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="session")
-def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the first start makes, in a server that has stopped."""
-    home = tmp_path_factory.mktemp("initialised") / "home"
-    embedded.attach(home)
-    embedded._servers.pop(home).leave()
-    return home
-
-
 @pytest.fixture
 def home(empty_home: Path, initialised: Path) -> Path:
     """A directory as `empty_home`, in which the first start was made."""
-    copy(initialised, empty_home)
+    copy_home(initialised, empty_home)
     return empty_home
-
-
-def copy(initialised: Path, home: Path) -> None:
-    home.mkdir(mode=0o700)
-    subprocess.run(["cp", "-a", initialised / "postgres", home], check=True)
 
 
 @pytest.fixture
@@ -458,7 +445,7 @@ def test_a_child_that_outlives_its_parent_holds_none_of_its_locks(
 ) -> None:
     home = empty_home
     if "Thread" not in fork:
-        copy(initialised, home)  # where a thread starts it, the first start gives more time to fork
+        copy_home(initialised, home)  # where a thread starts it, the first start gives more time to fork
     end(User(f"{FORK}{fork}\nprint('ready', flush=True)\nsys.stdin.readline()").ready())
     User().ready().leave()
     assert server(home) is None

@@ -134,7 +134,9 @@ if __name__ == "__main__":
     import pandas as pd  # noqa: F401
 
     import citykit
+    from citykit import cli  # noqa: F401
     from citykit.database import embedded  # noqa: F401
+    from citykit.web import serve  # noqa: F401
 
     for name in citykit.__all__:
         getattr(citykit, name)  # imports what it needs
