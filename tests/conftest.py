@@ -7,8 +7,10 @@ import atexit
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import matplotlib
 import pandas as pd
@@ -17,8 +19,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
+from citykit.database import embedded
 
 matplotlib.use("agg")
+sys.dont_write_bytecode = False  # here and in the processes that tests start: each would compile citykit anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a shell: what the tests start would ignore interrupts, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -29,7 +34,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 # What a test needs, by the fixtures that it uses. One that starts a server, a kernel or a browser by itself
 # says so with a mark.
 MARKS = {
-    "server": {"api", "empty_table", "engine", "home", "open_connections", "publishing"},
+    "server": {"api", "empty_table", "engine", "home", "initialised", "open_connections", "publishing"},
     "kernel": {"fresh", "started"},
 }
 
@@ -67,6 +72,15 @@ def database() -> Iterator[dict[str, str]]:
         for name, value in settings.items():
             patch.setenv(name, value)
         yield settings
+
+
+@pytest.fixture(scope="session")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CITYKIT_HOME as the first start of the embedded server leaves it, to be copied (`copy_home`)."""
+    home = tmp_path_factory.mktemp("initialised") / "home"
+    embedded.attach(home)
+    embedded._servers.pop(home).leave()
+    return home
 
 
 async def emptied(url: str, worker: str) -> str:

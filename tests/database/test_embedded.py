@@ -25,6 +25,8 @@ from sqlalchemy import URL
 
 import citykit
 from citykit.database import account, embedded
+from tests.support.database import copy_home
+from tests.support.processes import Forked
 
 HOLD = """
 import asyncio, citykit, sys
@@ -53,8 +55,15 @@ linux = pytest.mark.skipif(
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A data directory of its own, whose users and server are gone at the end."""
+def home(empty_home: Path, initialised: Path) -> Path:
+    """A directory as `empty_home`, in which the first start was made."""
+    copy_home(initialised, empty_home)
+    return empty_home
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A place for a data directory of its own, whose users and server are gone at the end."""
     monkeypatch.setenv("CITYKIT_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("CITYKIT_URL", raising=False)
     yield tmp_path / "home"
@@ -90,13 +99,10 @@ class User:
     all: ClassVar[list[User]] = []
 
     def __init__(self, python: str = HOLD) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", python], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self.process = Forked(python)
         self.all.append(self)
 
     def ready(self) -> User:
-        assert self.process.stdout is not None
         assert select.select([self.process.stdout], [], [], 90)[0], "it hangs"
         assert self.process.stdout.readline() == "ready\n"
         return self
@@ -131,15 +137,16 @@ def test_it_is_started_shared_and_stopped_by_the_last_to_leave(home: Path) -> No
     assert server(home) is None
 
 
-def test_many_start_at_once_and_find_one_server(home: Path) -> None:
+@pytest.mark.server
+def test_many_start_at_once_and_find_one_server(empty_home: Path) -> None:
     users = [User() for _ in range(5)]
     for user in users:
         user.ready()
-    pid = server(home)
+    pid = server(empty_home)
     assert pid is not None
     for user in users:
         user.leave()
-    assert server(home) is None
+    assert server(empty_home) is None
 
 
 def test_a_killed_user_is_not_counted(home: Path) -> None:
@@ -210,7 +217,14 @@ def answers(url: URL) -> bool:
     return asyncio.run(ask())
 
 
-PLACES = pytest.mark.parametrize("place", [lambda home: home, deep], ids=["short", "too long for a socket"])
+def moved(home: Path) -> Path:
+    """Move the data directory to where its path is too long for a socket."""
+    deep(home).mkdir(mode=0o700, parents=True)
+    (home / "postgres").rename(deep(home) / "postgres")
+    return deep(home)
+
+
+PLACES = pytest.mark.parametrize("place", [lambda home: home, moved], ids=["short", "too long for a socket"])
 
 
 @linux
@@ -231,7 +245,6 @@ def test_a_killed_server_that_nobody_waits_for_is_started_again(
     if who == "another":
         User().ready().leave()
     else:
-        assert user.process.stdin is not None
         user.process.stdin.write("\n")
         user.process.stdin.flush()
         user.ready()
@@ -296,18 +309,19 @@ def _plant_as_another(path: Path) -> None:
     os.chown(path, 12345, 12345)
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     "plant", [_plant_link, _plant_open, Path.touch, pytest.param(_plant_as_another, marks=as_root)]
 )
 def test_a_socket_directory_that_somebody_else_has_put_there_is_refused(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: Callable[[Path], None]
+    empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: Callable[[Path], None]
 ) -> None:
     monkeypatch.setattr(embedded, "SHORT_PLACE", tmp_path)
-    directory = embedded._Server(deep(home))._socket_directory()
+    directory = embedded._Server(deep(empty_home))._socket_directory()
     plant(directory)
     with pytest.raises(citykit.DatabaseUnavailableError, match=f"{directory.name}.*nothing was started"):
-        embedded.attach(deep(home))
-    assert server(deep(home)) is None
+        embedded.attach(deep(empty_home))
+    assert server(deep(empty_home)) is None
     assert directory.is_symlink() or not directory.is_dir() or not list(directory.iterdir())
 
 
@@ -425,16 +439,21 @@ thread.join()
         pytest.param(FORKED_BY_C, User.leave, id="by a library, past Python"),
     ],
 )
+@pytest.mark.server
 def test_a_child_that_outlives_its_parent_holds_none_of_its_locks(
-    home: Path, fork: str, end: Callable[[User], None]
+    empty_home: Path, initialised: Path, fork: str, end: Callable[[User], None]
 ) -> None:
+    home = empty_home
+    if "Thread" not in fork:
+        copy_home(initialised, home)  # where a thread starts it, the first start gives more time to fork
     end(User(f"{FORK}{fork}\nprint('ready', flush=True)\nsys.stdin.readline()").ready())
     User().ready().leave()
     assert server(home) is None
     assert embedded._process(int((home / "forked").read_text())) is not None
 
 
-def test_a_forked_child_that_attaches_is_a_user_of_its_own(home: Path) -> None:
+@pytest.mark.server
+def test_a_forked_child_that_attaches_is_a_user_of_its_own(empty_home: Path) -> None:
     attach_twice = """
 thread = threading.Thread(target=embedded.attach)
 thread.start()
@@ -452,21 +471,21 @@ else:
     sys.stdin.readline()
 """
     parent = User(FORK + attach_twice).ready()
-    until((home / "attached").exists)
-    pid = server(home)
+    until((empty_home / "attached").exists)
+    pid = server(empty_home)
     assert pid is not None
     parent.leave()
     User().ready().leave()
-    assert server(home) == pid
-    (home / "done").touch()
-    until(lambda: server(home) is None)
+    assert server(empty_home) == pid
+    (empty_home / "done").touch()
+    until(lambda: server(empty_home) is None)
 
 
 @pytest.fixture
-def stopped(home: Path) -> Iterator[User]:
+def stopped(empty_home: Path) -> Iterator[User]:
     """A process that came to a standstill while it starts the server."""
     user = User()
-    lock = home / "start.lock"
+    lock = empty_home / "start.lock"
     until(lambda: lock.exists() and lock.read_text() == str(user.process.pid))
     user.process.send_signal(signal.SIGSTOP)
     yield user
@@ -477,15 +496,16 @@ def waits(pid: int, home: Path) -> bool:
     return any(file.path == str(home / "start.lock") for file in psutil.Process(pid).open_files())
 
 
+@pytest.mark.server
 def test_waiting_for_the_lock_ends_and_says_who_holds_it(
-    home: Path, stopped: User, monkeypatch: pytest.MonkeyPatch
+    empty_home: Path, stopped: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "SERVER_SECONDS", 1)
     said: list[str] = []
 
     def attach() -> None:
         with pytest.raises(citykit.DatabaseUnavailableError) as caught:
-            embedded.attach(home)
+            embedded.attach(empty_home)
         said.append(str(caught.value))
 
     threads = [threading.Thread(target=attach) for _ in range(3)]
@@ -498,31 +518,33 @@ def test_waiting_for_the_lock_ends_and_says_who_holds_it(
     assert all("nothing was started" in message and "CITYKIT_URL" in message for message in said)
     monkeypatch.undo()
     stopped.process.send_signal(signal.SIGCONT)
-    assert answers(embedded.attach(home))
+    assert answers(embedded.attach(empty_home))
 
 
-def test_waiting_for_the_lock_can_be_interrupted(home: Path, stopped: User) -> None:
+@pytest.mark.server
+def test_waiting_for_the_lock_can_be_interrupted(empty_home: Path, stopped: User) -> None:
     waiting = User("from citykit.database import embedded\nembedded.attach()")
-    until(lambda: waits(waiting.process.pid, home))
+    until(lambda: waits(waiting.process.pid, empty_home))
     waiting.process.send_signal(signal.SIGINT)
     assert waiting.process.wait(30) == -signal.SIGINT
     stopped.process.send_signal(signal.SIGCONT)
     stopped.ready().leave()
-    assert server(home) is None
+    assert server(empty_home) is None
 
 
-async def test_waiting_for_the_lock_can_be_cancelled(home: Path, stopped: User) -> None:
-    waiting = asyncio.create_task(embedded.attach_async(home))
-    await asyncio.to_thread(until, lambda: waits(os.getpid(), home))
+@pytest.mark.server
+async def test_waiting_for_the_lock_can_be_cancelled(empty_home: Path, stopped: User) -> None:
+    waiting = asyncio.create_task(embedded.attach_async(empty_home))
+    await asyncio.to_thread(until, lambda: waits(os.getpid(), empty_home))
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    await asyncio.to_thread(until, lambda: not waits(os.getpid(), home))
+    await asyncio.to_thread(until, lambda: not waits(os.getpid(), empty_home))
     stopped.process.send_signal(signal.SIGCONT)
     stopped.ready().leave()
-    assert server(home) is None  # the cancelled one is no user
-    await embedded.attach_async(home)
-    assert server(home) is not None
+    assert server(empty_home) is None  # the cancelled one is no user
+    await embedded.attach_async(empty_home)
+    assert server(empty_home) is not None
 
 
 def test_a_user_needs_no_lock_to_find_a_server_that_is_ready(
@@ -579,16 +601,18 @@ def test_the_socket_is_reached_by_its_owner_alone_and_nothing_listens_on_a_port(
     user.leave()
 
 
-def test_a_home_too_deep_for_a_socket(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CITYKIT_HOME", str(deep(home)))
+@pytest.mark.server
+def test_a_home_too_deep_for_a_socket(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CITYKIT_HOME", str(deep(empty_home)))
     first, second = User().ready(), User().ready()
     first.leave()
     second.leave()
-    assert server(deep(home)) is None
+    assert server(deep(empty_home)) is None
 
 
-def test_a_home_with_blanks_and_quotes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = home / 'it\'s my "data" $HOME; é'
+@pytest.mark.server
+def test_a_home_with_blanks_and_quotes(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = empty_home / 'it\'s my "data" $HOME; é'
     monkeypatch.setenv("CITYKIT_HOME", str(odd))
     User().ready().leave()
     assert server(odd) is None
@@ -630,11 +654,12 @@ async def connected_once() -> None:
     await engine.dispose()
 
 
-def test_an_interrupted_first_start_is_made_good(home: Path) -> None:
-    (home / "postgres.new" / "base").mkdir(parents=True)
+@pytest.mark.server
+def test_an_interrupted_first_start_is_made_good(empty_home: Path) -> None:
+    (empty_home / "postgres.new" / "base").mkdir(parents=True)
     User().ready().leave()
-    assert (home / "postgres" / "PG_VERSION").exists()
-    assert not (home / "postgres.new").exists()
+    assert (empty_home / "postgres" / "PG_VERSION").exists()
+    assert not (empty_home / "postgres.new").exists()
 
 
 @pytest.mark.parametrize(
@@ -646,15 +671,15 @@ def test_an_interrupted_first_start_is_made_good(home: Path) -> None:
     ],
 )
 def test_what_is_in_the_way_is_named_and_left_alone(
-    home: Path, obstacle: Callable[[Path], object], said: str
+    empty_home: Path, obstacle: Callable[[Path], object], said: str
 ) -> None:
-    home.mkdir(exist_ok=True)
-    obstacle(home)
-    before = sorted(str(path) for path in home.rglob("*") if path.suffix != ".lock")
+    empty_home.mkdir(exist_ok=True)
+    obstacle(empty_home)
+    before = sorted(str(path) for path in empty_home.rglob("*") if path.suffix != ".lock")
     with pytest.raises(citykit.DatabaseUnavailableError, match=said) as caught:
-        embedded.attach(home)
+        embedded.attach(empty_home)
     assert "CITYKIT_HOME" in str(caught.value)
-    assert sorted(str(path) for path in home.rglob("*") if path.suffix != ".lock") == before
+    assert sorted(str(path) for path in empty_home.rglob("*") if path.suffix != ".lock") == before
 
 
 def _write(path: Path, content: str) -> None:
@@ -717,10 +742,12 @@ NOBODYS = 54_321  # a number that no user has
 WHAT_TO_DO = "cannot run here: .* as a user that the system knows .*CITYKIT_URL"
 
 
-def test_an_account_without_a_name_is_told_what_to_do(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_account_without_a_name_is_told_what_to_do(
+    empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: NOBODYS)
     with pytest.raises(citykit.DatabaseUnavailableError, match=WHAT_TO_DO):
-        embedded.attach(home)
+        embedded.attach(empty_home)
 
 
 @as_root
@@ -753,33 +780,37 @@ def test_a_process_of_an_account_without_a_name_is_told_what_to_do(
 
 
 @as_root
-def test_a_data_directory_of_an_account_without_a_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (home / "postgres").mkdir(parents=True)
-    os.chown(home / "postgres", NOBODYS, NOBODYS)
+def test_a_data_directory_of_an_account_without_a_name(
+    empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty_home / "postgres").mkdir(parents=True)
+    os.chown(empty_home / "postgres", NOBODYS, NOBODYS)
     monkeypatch.setattr(embedded, "_installed", lambda: [])  # is not opened to that account
     with pytest.raises(citykit.DatabaseUnavailableError, match=WHAT_TO_DO):
-        embedded.attach(home)
+        embedded.attach(empty_home)
 
 
 @as_root
-def test_a_system_with_neither_the_account_nor_nobody(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_with_neither_the_account_nor_nobody(
+    empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unknown(name: str) -> None:
         raise KeyError(name)
 
     monkeypatch.setattr(pwd, "getpwnam", unknown)
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(citykit.DatabaseUnavailableError, match=WHAT_TO_DO):
-        embedded.attach(home)
+        embedded.attach(empty_home)
 
 
 @as_root
 @linux
 @pytest.mark.parametrize("lacks", ["setuid", "setgid", "chown"])
-def test_a_root_that_may_not_become_the_account_is_told_what_to_do(home: Path, lacks: str) -> None:
+def test_a_root_that_may_not_become_the_account_is_told_what_to_do(empty_home: Path, lacks: str) -> None:
     without = ["setpriv", f"--bounding-set=-{lacks}", f"--inh-caps=-{lacks}"]
     done = subprocess.run([*without, sys.executable, "-c", TELL], stdout=subprocess.PIPE, text=True)
     assert re.search(WHAT_TO_DO, done.stdout)
-    assert server(home) is None
+    assert server(empty_home) is None
 
 
 @pytest.mark.server

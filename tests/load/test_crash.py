@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import citykit
 from citykit.load.plan import FEW_ROWS
 from tests.load.test_plan import execute, many
-from tests.support.database import scalar
+from tests.support.database import copy_home, scalar
 
 # CITYKIT_TEST_CRASHES=1 crashes at every statement of every load; without it, at a few of one.
 EVERY = bool(os.environ.get("CITYKIT_TEST_CRASHES"))
@@ -38,8 +38,9 @@ FEW = ("copy and rebuild", "repeated keys, skip")
 
 
 @pytest.fixture
-async def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Path]:
+async def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, initialised: Path) -> AsyncIterator[Path]:
     """An embedded server of the test's own."""
+    copy_home(initialised, tmp_path / "home")
     monkeypatch.setenv("CITYKIT_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("CITYKIT_URL", raising=False)
     yield tmp_path / "home"

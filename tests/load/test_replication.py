@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ import citykit
 from citykit.database import embedded
 from citykit.load.plan import FEW_ROWS
 from tests.load.test_plan import execute, many
-from tests.support.database import scalar, stored
+from tests.support.database import copy_home, scalar, stored
 
 MANY = FEW_ROWS + 5_000
 SLOT = "citykit_news"
@@ -28,7 +29,9 @@ PUBLICATIONS = {
 
 
 @pytest.fixture(scope="module")
-def publishing(database: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+def publishing(
+    database: dict[str, str], initialised: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[URL]:
     """The URL of a server whose log can be decoded (``wal_level = logical``)."""
 
     async def found() -> URL:
@@ -43,6 +46,7 @@ def publishing(database: dict[str, str], tmp_path_factory: pytest.TempPathFactor
         yield asyncio.run(found())
         return
     home = tmp_path_factory.mktemp("publishing") / "home"
+    copy_home(initialised, home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CITYKIT_HOME", str(home))
         patch.setitem(embedded.SETTINGS, "wal_level", "logical")

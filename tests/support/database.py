@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
@@ -21,3 +23,9 @@ async def stored(engine: AsyncEngine) -> dict[tuple[str, str, str], tuple[int, f
 async def scalar(engine: AsyncEngine, sql: str, **params: Any) -> Any:
     async with engine.connect() as connection:
         return await connection.scalar(text(sql), params)
+
+
+def copy_home(initialised: Path, home: Path) -> None:
+    """Give a new CITYKIT_HOME what the first start would make there."""
+    home.mkdir(mode=0o700)
+    subprocess.run(["cp", "-a", initialised / "postgres", home], check=True)

@@ -11,32 +11,42 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import httpx
 import psutil
 import pytest
 
 import citykit
+from tests.support.database import copy_home
+from tests.support.processes import Forked
+
+
+def served(*words: str) -> Forked:
+    """Run `citykit serve` with these words; what it complains of is in its output too."""
+    command = ["citykit", "serve", *words]
+    return Forked(f"import os, sys; from citykit import cli; os.dup2(1, 2); sys.argv = {command}; cli.main()")
 
 
 @contextmanager
 def serving(*words: str, before: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """Run `citykit serve` on a free port; give the process and what it says first."""
+    """Run `citykit serve` on a free port as it is typed; give the process and what it says first."""
     command = [*before, sys.executable, "-m", "citykit", "serve", "--port", "0", *words]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert running.stdout is not None
-    assert running.stderr is not None
-    said: list[str] = []
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        while not said or "Serving" not in said[-1]:
-            said.append(running.stdout.readline())
-            assert said[-1], running.stderr.read()
-        yield running, said
+        assert running.stdout is not None
+        yield running, first_words(running.stdout)
     finally:
         running.terminate()
-        running.wait(timeout=30)
-        running.stdout.close()
-        running.stderr.close()
+        running.communicate(timeout=30)
+
+
+def first_words(output: IO[str]) -> list[str]:
+    said: list[str] = []
+    while not said or "Serving" not in said[-1]:
+        said.append(output.readline())
+        assert said[-1], said
+    return said
 
 
 def url_of(said: list[str]) -> str:
@@ -52,8 +62,15 @@ def empty_table() -> Iterator[None]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A data directory of its own, with a server that only `citykit serve` uses."""
+def home(empty_home: Path, initialised: Path) -> Path:
+    """A directory as `empty_home`, in which the first start was made."""
+    copy_home(initialised, empty_home)
+    return empty_home
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A place for a data directory of its own, with a server that only `citykit serve` uses."""
     monkeypatch.setenv("CITYKIT_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("CITYKIT_URL", raising=False)
     yield tmp_path / "home"
@@ -77,30 +94,31 @@ def servers(home: Path) -> list[psutil.Process]:
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_serve_and_its_server(home: Path, way: signal.Signals, times: int) -> None:
     """A terminal that is closed sends SIGHUP more than once."""
-    with serving() as (running, said):
-        assert httpx.get(f"{url_of(said)}/healthz", timeout=30).json() == {"status": "ok"}
-        assert servers(home)
-        for _ in range(times):
-            running.send_signal(way)
-            time.sleep(0.02)
-        assert running.wait(timeout=30) == 0
-        assert running.stderr is not None
-        assert running.stderr.read() == ""
-        assert servers(home) == []
-
-
-@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_while_serve_begins_leaves_no_server(home: Path, way: signal.Signals) -> None:
-    command = [sys.executable, "-m", "citykit", "serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        deadline = time.monotonic() + 60
-        while not (home / "start.lock").exists():  # it begins to make its server
-            assert time.monotonic() < deadline
-        time.sleep(0.3)
+    running = served("--port", "0")
+    said = first_words(running.stdout)
+    assert httpx.get(f"{url_of(said)}/healthz", timeout=30).json() == {"status": "ok"}
+    assert servers(home)
+    for _ in range(times):
         running.send_signal(way)
-        said, complaint = running.communicate(timeout=60)
-    assert (running.returncode, said, complaint) == (0, "", "")
+        time.sleep(0.02)
+    assert running.communicate(timeout=30) == ""
+    assert running.returncode == 0
     assert servers(home) == []
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_serve_begins_leaves_no_server(empty_home: Path, way: signal.Signals) -> None:
+    running = served("--port", "0")
+    deadline = time.monotonic() + 60
+    while not (empty_home / "start.lock").exists():  # it begins to make its server
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    running.send_signal(way)
+    assert running.communicate(timeout=60) == ""
+    assert running.returncode == 0
+    assert servers(empty_home) == []
 
 
 @pytest.mark.usefixtures("empty_table")
@@ -127,31 +145,26 @@ def test_serve_warns_that_others_may_write_without_a_token(monkeypatch: pytest.M
         assert "CITYKIT_TOKEN" in said[0]
 
 
-@pytest.mark.server
 @pytest.mark.parametrize(
     ("words", "said"),
     [(["--port", "70000"], "--port"), (["--host", "nowhere.invalid"], "nowhere.invalid"), ([], "in use")],
 )
 def test_an_address_that_cannot_be_served_is_one_line_on_stderr(words: list[str], said: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        words = words or ["--port", str(taken.getsockname()[1])]
-        command = [sys.executable, "-m", "citykit", "serve", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    [line] = done.stderr.splitlines()
+        running = served(*(words or ["--port", str(taken.getsockname()[1])]))
+        [line] = running.communicate(timeout=60).splitlines()
+    assert running.returncode == 1
     assert line.startswith("citykit: ")
     assert said in line
 
 
-@pytest.mark.server
 def test_a_database_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CITYKIT_URL", "postgresql://ada:s3cr3t@127.0.0.1:1/geo")
-    command = [sys.executable, "-m", "citykit", "serve", "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    [line] = done.stderr.splitlines()
+    running = served("--port", "0")
+    [line] = running.communicate(timeout=60).splitlines()  # which does not say that it serves
+    assert running.returncode == 1
+    assert line.startswith("citykit: ")
     assert "ada:***@127.0.0.1:1/geo" in line
-    assert "Serving" not in done.stdout
 
 
 @pytest.fixture(scope="module")
