@@ -53,7 +53,7 @@ class City(Base):
 
     __tablename__ = "cities"
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True, info={"given": False})
     name: Mapped[str] = _limited("name", Text(collation="C"), 1, 400, "Names have 1 to 400 characters.")
     country: Mapped[str] = _limited(
         "country", Text(collation="C"), 0, 100, "Countries have at most 100 characters.", server_default=""

@@ -18,11 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.database import Condition, lock, server_message, sqlstate
 from citykit.encode import POSITION, rejects_frame, types_in_binary
 from citykit.errors import CitykitError, InvalidFrameError
-from citykit.load.catalogue import Facts, Mode, facts_of, is_still
+from citykit.load.catalogue import Facts, Mode, facts_of, is_still, rules_of_the_server
 from citykit.load.indexes import build_indexes, drop_indexes
 from citykit.load.join import Join, Keys, unload
 from citykit.load.merge import Merge, OnConflict, refuse_duplicates
-from citykit.load.order import Arrangement, Highest, dearest, go_on, numbered
+from citykit.load.order import Arrangement, Given, dearest, go_on, numbered
 from citykit.load.plan import (
     EXCLUSIVE,
     STAGED,
@@ -74,12 +74,14 @@ class Load:
     facts: Facts = field(init=False)
     by: list[str] = field(default_factory=list)  # columns by which each batch is sorted
     check: str | None = None  # the statement that has deferred constraints checked
-    highest: Highest = field(init=False)
+    given: Given = field(init=False)
     keys: Keys = field(init=False)
     staged: int = 0  # rows in the temporary table
 
     async def run(self) -> Outcome:
         """Load the rows by the first plan that is possible and that the server lets through."""
+        facts = await facts_of(self.connection, self._name)
+        await self.rows.check_by(rules_of_the_server(self.rows.rules, facts) if facts else self.rows.rules)
         async with aclosing(self.rows.batches()) as batches:
             first = await anext(batches, None)
             self.rows.refuse()
@@ -87,20 +89,21 @@ class Load:
                 return 0, 0, "copy"
             self._first: AsyncIterator[pa.Table] | None = _chain(first, batches)
             self.target = _target(self.table, self.key, first)
-            await self._read_facts()
+            await self._read_facts(facts)
             held = await self._lock()
             while held and not await is_still(self.connection, self._name, self.facts):
                 await self._read_facts()  # the table was replaced meanwhile; from now on it stays
             if held == "SHARE ROW EXCLUSIVE":
                 self.by = await asyncio.to_thread(dearest, first, self.facts.orders)
             outcome = await self._follow(held)
-            await self.highest.settle(self.connection)
+            await self.given.settle(self.connection)
             return outcome
 
-    async def _read_facts(self) -> None:
-        while (facts := await facts_of(self.connection, self.target)) is None:
+    async def _read_facts(self, facts: Facts | None = None) -> None:
+        while facts is None:
             # The server's own error if there is no such table; else a new one has taken its place.
             await self._execute(f"SELECT FROM {self._name} LIMIT 0")
+            facts = await facts_of(self.connection, self._name)
         rules = {rule.name: rule for rule in self.rows.rules}
         self.facts = facts
         self.wanted = Wanted(
@@ -129,7 +132,7 @@ class Load:
         self._refuse_what_no_plan_can_do()
         self.keys = Keys(self.key if self.wanted.sortable else ())
         sequences = {name: facts.columns[name].sequence for name in self.target.columns}
-        self.highest = Highest({name: sequence for name, sequence in sequences.items() if sequence})
+        self.given = Given({name: sequence for name, sequence in sequences.items() if sequence})
         if facts.kind in ("r", "p"):
             server_types = {column.name: column.type for column in facts.columns.values()}
             types = types_in_binary(self.target.columns, self.rows.rules, server_types)
@@ -294,7 +297,7 @@ class Load:
     def _source(self) -> AsyncIterator[pa.Table]:
         """Return the batches from the first on; again, where they can be sent again."""
         source, self._first = self._first or self.rows.batches(), None
-        return self.highest.noted(source)
+        return self.given.noted(source)
 
     async def _send(self, arranged: Arrangement) -> int:
         into = arranged.into(self.target)
@@ -402,7 +405,7 @@ class Load:
 
     @property
     def _name(self) -> str:
-        return self.target.named(self.connection)
+        return self.connection.dialect.identifier_preparer.format_table(self.table)
 
     @property
     def _definitions(self) -> dict[str, str]:

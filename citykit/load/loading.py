@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.database import Bind, in_transaction, lock_bound
 from citykit.encode import key_of, rules_of, table_of
-from citykit.load.catalogue import with_labels
 from citykit.load.execute import SERVER_ERRORS, Load, Outcome, PlanName
 from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
@@ -166,9 +165,6 @@ async def load_rows(
         try:
             async with lock_bound(connection, name, "nothing was loaded"), connection.begin_nested():
                 begun = True
-                if enums:  # only the server knows their labels
-                    rows.rules = await with_labels(connection, into, rows.rules)
-                    await rows.check()
                 with reporting(progress, rows.total, "loading") as report:
                     outcome = await Load(
                         rows, into, columns, on_conflict, connection, report, callers, limits

@@ -98,33 +98,37 @@ _SET_LAST = text("SELECT setval(CAST(CAST(:sequence AS text) AS regclass), :last
 
 
 @dataclass
-class Highest:
-    """The highest value given to each column that a sequence numbers."""
+class Given:
+    """The lowest and the highest value that rows give to each column that a sequence numbers."""
 
     sequences: Mapping[str, str]  # by column, their names in SQL
-    values: dict[str, int] = field(default_factory=dict)
+    limits: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     async def noted(self, batches: AsyncIterator[pa.Table]) -> AsyncIterator[pa.Table]:
         """Yield the batches, and remember."""
         async for rows in batches:
             for name in self.sequences:
-                highest = pc.max(rows[name]).as_py() if pa.types.is_integer(rows[name].type) else None
-                if highest is not None:
-                    self.values[name] = max(highest, self.values.get(name, highest))
+                known = self.limits.get(name, ())
+                found = pc.min_max(rows[name]).as_py() if pa.types.is_integer(rows[name].type) else {}
+                if values := [*known, *(value for value in found.values() if value is not None)]:
+                    self.limits[name] = min(values), max(values)
             yield rows
 
     async def settle(self, connection: AsyncConnection) -> None:
-        """Let each sequence go on after that value, where the role may set it."""
-        for name, highest in self.values.items():
-            await connection.execute(_GO_PAST, {"sequence": self.sequences[name], "highest": highest})
+        """Let each sequence go on after those values, if it has not passed them and the role may set it."""
+        for name, (lowest, highest) in self.limits.items():
+            given = {"sequence": self.sequences[name], "lowest": lowest, "highest": highest}
+            await connection.execute(_GO_PAST, given)
 
 
 _GO_PAST = text("""
-SELECT setval(q.seqrelid::regclass, CAST(:highest AS bigint)) FROM pg_catalog.pg_sequence q
-WHERE q.seqrelid = CAST(CAST(:sequence AS text) AS regclass) AND q.seqincrement > 0
-  AND has_sequence_privilege(q.seqrelid, 'UPDATE') AND has_sequence_privilege(q.seqrelid, 'USAGE, SELECT')
-  AND CAST(:highest AS bigint) <= q.seqmax
-  AND CAST(:highest AS bigint) > coalesce(pg_sequence_last_value(q.seqrelid), q.seqstart - 1)
+SELECT setval(seqrelid::regclass, given) FROM (
+    SELECT *, CASE WHEN seqincrement > 0 THEN CAST(:highest AS bigint) ELSE CAST(:lowest AS bigint) END given
+    FROM pg_catalog.pg_sequence WHERE seqrelid = CAST(CAST(:sequence AS text) AS regclass)
+) sequence
+WHERE has_sequence_privilege(seqrelid, 'UPDATE') AND has_sequence_privilege(seqrelid, 'USAGE, SELECT')
+  AND given BETWEEN seqmin AND seqmax
+  AND sign(given - coalesce(pg_sequence_last_value(seqrelid), seqstart - seqincrement)) = sign(seqincrement)
 """)
 
 

@@ -45,6 +45,7 @@ class Rows:
     _rejects: list[pd.DataFrame] = field(default_factory=list)
     _labels: list[tuple[int, pd.Index[Any]]] = field(default_factory=list)  # of each chunk, by its start
     _kept: dict[int, pa.Table] = field(default_factory=dict)
+    _checked: bool = False
     _columns: list[str] = field(default_factory=list)  # of a stream's first chunk
 
     def __post_init__(self) -> None:
@@ -88,12 +89,20 @@ class Rows:
         if not self.can_repeat:
             return
         kept = 0
+        self._checked = True
+        self.valid, self._rejects, self._kept = 0, [], {}  # of a check by other rules, before this one
         async for start, chunk in self._chunks():
             rows = await asyncio.to_thread(self._validate, start, chunk)
             kept += rows.nbytes
             if kept <= KEPT_BYTES:
                 self._kept[start] = rows
         self.refuse()
+
+    async def check_by(self, rules: Sequence[Rule]) -> None:
+        """Check again, if the rules are others than before, or nothing was checked yet."""
+        if rules != self.rules or not self._checked:
+            self.rules = rules
+            await self.check()
 
     def refuse(self, cause: BaseException | None = None) -> None:
         """Raise the error that names every bad value, where one is enough to refuse the whole."""
