@@ -76,6 +76,7 @@ class City(Base):
         # 'biggest' reads these in their order and never sorts the table.
         Index("cities_biggest", population.desc(), "name"),
         Index("cities_biggest_by_country", "country", population.desc(), "name"),
+        {"info": {"create": "await citykit.create_tables(engine)"}},
     )
 
     def __repr__(self) -> str:

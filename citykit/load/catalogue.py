@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -36,6 +36,11 @@ SELECT json_build_object(
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
                     WHERE a.attrelid = c.oid AND a.attnum > 0
                       AND (t.typtype = 'd' OR a.attgenerated <> '')),
+'constraints', (SELECT json_object_agg(k.conname, (
+                    SELECT json_agg(a.attname ORDER BY u.place)
+                    FROM unnest(k.conkey) WITH ORDINALITY AS u (number, place)
+                    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.number))
+                FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid),
 'checks', (SELECT json_agg(k.conname) FROM pg_catalog.pg_constraint k
            WHERE k.conrelid = c.oid AND k.contype = 'c'),
 'columns', (SELECT json_agg(json_build_object(
@@ -48,6 +53,8 @@ SELECT json_build_object(
         WHERE o.oid = a.attcollation AND o.collname <> 'default'), ''),
     'element', coalesce(e.typname, b.typname),
     'typmod', base.typmod,
+    'default', (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef d
+                WHERE d.adrelid = c.oid AND d.adnum = a.attnum AND a.attgenerated = ''),
     'labels', (SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder) FROM pg_catalog.pg_enum l
                WHERE l.enumtypid IN (b.oid, e.oid)),
     'domain', (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_type t
@@ -153,6 +160,7 @@ class Column:
     type: str | None = None  # where it is one of PostgreSQL's own
     definition: str = "text"  # the type in SQL with its collation; of a domain, its base type
     element: str = "text"  # the name of that type, or of an array its elements'
+    default: str | None = None  # an expression of SQL
     typmod: int = -1  # the limits of that type, as pg_attribute.atttypmod has them; -1: none
     labels: tuple[str, ...] = ()  # of an enum, or an array of one
     domain: str | None = None  # the type in SQL, where it is a domain or an array of one
@@ -189,6 +197,7 @@ class Facts:
     rewritten: bool = False  # a BEFORE trigger may replace values, before its other rules are checked
     only_keys_refuse: bool = True  # but for NOT NULL and `checks`, unique keys alone can refuse a row
     checks: frozenset[str] = frozenset()  # the names of its check constraints
+    constraints: Mapping[str, Sequence[str]] = field(default_factory=dict)  # the columns of each
     orders: tuple[tuple[str, ...], ...] = ()  # in which b-trees sort it, if no index needs the file's order
     counter: Counter | None = None
     deferred: tuple[str, ...] = ()  # constraints that are INITIALLY DEFERRED, their names in SQL
@@ -233,6 +242,7 @@ def _facts(found: dict[str, Any]) -> Facts:
             **found,
             "columns": {column.name: column for column in columns},
             "keys": keys,
+            "constraints": found["constraints"] or {},
             "checks": frozenset(found["checks"] or ()),
             "orders": tuple(tuple(names) for names in found["orders"] or ()),
             "counter": Counter(**found["counter"]) if found["counter"] else None,

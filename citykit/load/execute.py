@@ -48,6 +48,9 @@ STREAM_ROWS = 2**40  # at most, of what has no length
 
 _NOT_BY_COPY = (Condition.FEATURE_NOT_SUPPORTED, Condition.WRONG_OBJECT_TYPE)  # only by INSERT
 
+# By pg_class.relkind.
+_TAKES_NO_ROWS = {"m": "MATERIALIZED VIEW", "S": "SEQUENCE", "i": "INDEX", "I": "INDEX", "c": "TYPE"}
+
 # Columns that take no value: COPY would store it in an identity, INSERT would refuse it.
 _TAKES_NO_VALUE = {
     "generated": "the database computes it (GENERATED ALWAYS AS …): leave the column out",
@@ -139,6 +142,11 @@ class Load:
             self.target = replace(self.target, types=types)
 
     def _refuse_what_no_plan_can_do(self) -> None:
+        if kind := _TAKES_NO_ROWS.get(self.facts.kind):
+            raise CitykitError(
+                f"{self._name} is a {kind.lower()}, which takes no rows; nothing was loaded. Give it another "
+                f"name with SQL, then create the table: ALTER {kind} {self._name} RENAME TO other_name"
+            )
         if unknown := [name for name in self.target.columns if name not in self.facts.columns]:
             raise CitykitError(
                 f"table {self._name} in the database has no column {', '.join(map(repr, unknown))}, which "

@@ -17,7 +17,7 @@ from citykit.load.execute import SERVER_ERRORS, Load, Outcome, PlanName
 from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
 from citykit.load.plan import Limits
-from citykit.load.refusals import used_up, without_identity
+from citykit.load.refusals import missing_table, used_up, without_identity
 from citykit.load.source import Rows, Source
 from citykit.pgtypes import ENUM
 from citykit.runtime import Progress, reporting, says_await
@@ -172,8 +172,8 @@ async def load_rows(
                 if callers:  # whose transaction may have made the table
                     await settle_numbers(connection, name)
         except SERVER_ERRORS as exc:
-            for explain in (without_identity, used_up):
-                if error := await explain(connection, name, exc):
+            for explain in (missing_table, without_identity, used_up):
+                if error := await explain(connection, into, exc):
                     raise error from exc
             raise
         return outcome
