@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import asyncpg
 import pyarrow as pa
-from sqlalchemy import JSON, Table, exists, select, text
+from sqlalchemy import JSON, FromClause, Table, column, exists, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,7 +22,7 @@ from citykit.load.catalogue import Facts, Mode, facts_of, is_still, rules_of_the
 from citykit.load.indexes import build_indexes, drop_indexes
 from citykit.load.join import Join, Keys, unload
 from citykit.load.merge import Merge, OnConflict, refuse_duplicates
-from citykit.load.order import Arrangement, Given, dearest, go_on, numbered
+from citykit.load.order import Arrangement, Given, dearest, numbered
 from citykit.load.plan import (
     EXCLUSIVE,
     STAGED,
@@ -231,7 +231,7 @@ class Load:
         try:
             async with self.connection.begin_nested():
                 await build_indexes(self.connection, self.target, indexes)
-                await go_on(self.connection, arranged, self.rows.valid)
+            self.given.number(arranged, copied)
             return copied, 0, "copy and rebuild"
         except DBAPIError as exc:
             if sqlstate(exc) != Condition.UNIQUE_VIOLATION or not self.facts.temporary:
@@ -249,7 +249,7 @@ class Load:
         copied = await self._send(arranged)
         await self._check_deferred()
         await build_indexes(self.connection, self.target, indexes)
-        await go_on(self.connection, arranged, self.rows.valid)
+        self.given.number(arranged, copied)
         return copied, 0, "copy and rebuild"
 
     async def _copy(self) -> Outcome:
@@ -379,8 +379,36 @@ class Load:
             return behind
         by_key = violated.columns in (frozenset(self.key), frozenset())
         readable = all("SELECT" in self.facts.columns[name].granted for name in self.key)
-        named = by_key and readable and self.wanted.staged and self.on_conflict == "error"
-        return refuse_duplicates(await self._merging().conflicts() if named else [], violated.said)
+        if not (by_key and readable and self.on_conflict == "error"):
+            return refuse_duplicates([], violated.said)
+        merge = self._merging()
+        if not self.wanted.staged:
+            if not self.wanted.repeatable:
+                return refuse_duplicates([], violated.said)
+            merge = replace(merge, staging=await self._keys_as_parameters())
+        return refuse_duplicates(await merge.conflicts(), violated.said)
+
+    async def _keys_as_parameters(self) -> FromClause:
+        """Return the keys of the rows as a subquery, where the role may make no temporary table."""
+        async with aclosing(self.rows.batches()) as batches:
+            keys = pa.concat_tables([batch.select(self.key) async for batch in batches])
+        quote = self.connection.dialect.identifier_preparer.quote
+        cast = ", ".join(
+            f"CAST(key{n} AS {self.facts.columns[name].definition}) AS {quote(name)}"
+            for n, name in enumerate(self.key)
+        ).replace(":", "\\:")
+        names = [f"key{n}" for n in range(len(self.key))]
+        given = ", ".join(f"CAST(:{name} AS text[])" for name in names)
+        texts = dict(zip(names, (column.cast(pa.large_string()).to_pylist() for column in keys), strict=True))
+        return (
+            text(
+                f"SELECT position AS {self.target.position}, {cast} "  # noqa: S608  quoted names
+                f"FROM unnest({given}) WITH ORDINALITY AS given ({', '.join(names)}, position)"
+            )
+            .bindparams(**texts)
+            .columns(column(self.target.position), *map(column, self.key))
+            .subquery("staging")
+        )
 
     async def _unexplained(self, exc: BaseException | None) -> CitykitError:
         """Return the error of rows that are refused where the role may make no temporary table."""
@@ -394,7 +422,7 @@ class Load:
             )
         if sqlstate(exc) == Condition.UNIQUE_VIOLATION:
             error = await self._duplicates(exc)
-            return type(error)(f"{error}\n{grant}")
+            return error if getattr(error, "keys", None) else type(error)(f"{error}\n{grant}")
         said = server_message(exc)
         return InvalidFrameError(f"{said}; {grant}", rejects_frame([(None, "", None, said)]))
 

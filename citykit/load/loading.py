@@ -79,7 +79,9 @@ async def load_frame(
     """Load a frame into any table: all of its rows or none.
 
     It equals adding the rows one by one, in order (in which a large load may not write them: only ORDER BY
-    tells). The frame is not changed.
+    tells). The frame is not changed. Constraints that are deferred are checked before the load ends. The
+    sequence of a column that the frame fills goes on after its values, if the role has the UPDATE privilege
+    on it.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -63,9 +63,6 @@ class Arrangement:
         return replace(target, columns=(*target.columns, self.counter.column), types=types)
 
 
-AS_THEY_COME = Arrangement()
-
-
 async def numbered(
     connection: AsyncConnection, target: Target, facts: Facts, by: Sequence[str], rows: int
 ) -> Arrangement:
@@ -76,33 +73,29 @@ async def numbered(
     """
     counter = facts.counter
     if counter is None or counter.column in target.columns:
-        return AS_THEY_COME
+        return Arrangement()
     # LOCK takes no sequence. This keeps others from nextval until the transaction ends, and changes nothing:
     # a sequence with a file of this transaction's own would not be logged where wal_level is minimal.
     alone = f"ALTER SEQUENCE {counter.sequence} OWNER TO {counter.owner}"
     if not await locked_by(connection, alone, SEQUENCE_MILLISECONDS):
-        return AS_THEY_COME
+        return Arrangement()
     state = f"SELECT last_value + CASE WHEN is_called THEN 1 ELSE 0 END FROM {counter.sequence}"  # noqa: S608
     first = int((await connection.exec_driver_sql(state)).scalar_one())
-    return Arrangement(by, counter, first) if first + rows <= counter.highest else AS_THEY_COME
-
-
-async def go_on(connection: AsyncConnection, arrangement: Arrangement, rows: int) -> None:
-    """Let the server number from where so many rows have ended; a rollback leaves a gap."""
-    if arrangement.counter and rows:
-        last = {"sequence": arrangement.counter.sequence, "last": arrangement.next + rows - 1}
-        await connection.execute(_SET_LAST, last)
-
-
-_SET_LAST = text("SELECT setval(CAST(CAST(:sequence AS text) AS regclass), :last)")
+    return Arrangement(by, counter, first) if first + rows <= counter.highest else Arrangement()
 
 
 @dataclass
 class Given:
     """The lowest and the highest value that rows give to each column that a sequence numbers."""
 
-    sequences: Mapping[str, str]  # by column, their names in SQL
+    sequences: dict[str, str]  # by column, their names in SQL
     limits: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def number(self, arrangement: Arrangement, rows: int) -> None:
+        """Note the numbers of so many rows; a rollback leaves a gap."""
+        if (counter := arrangement.counter) and rows:
+            self.sequences[counter.column] = counter.sequence
+            self.limits[counter.column] = arrangement.next, arrangement.next + rows - 1
 
     async def noted(self, batches: AsyncIterator[pa.Table]) -> AsyncIterator[pa.Table]:
         """Yield the batches, and remember."""

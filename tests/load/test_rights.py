@@ -56,7 +56,7 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 async def load(
-    connection: AsyncConnection, limits: Limits, frame: pd.DataFrame, grants: tuple[str, ...], **options: Any
+    connection: AsyncConnection, limits: Limits, frame: Any, grants: tuple[str, ...], **options: Any
 ) -> Any:
     for statement in (*grants, "SET LOCAL ROLE citykit_guest"):
         await connection.exec_driver_sql(statement)
@@ -79,7 +79,13 @@ async def test_without_temporary_tables_rows_are_loaded_or_the_right_is_named(
     assert (await load(connection, limits, NEW, grants)).inserted == 2
     with pytest.raises(citykit.DuplicateKeyError) as caught:
         await load(connection, limits, STORED, ())
-    assert grant in str(caught.value)
+    assert caught.value.keys == [(2,), (1,)]
+    with pytest.raises(citykit.DuplicateKeyError) as repeated:
+        await load(connection, limits, pd.concat([NEW, NEW[1:]]).assign(k=[5, 6, 6]), ())
+    assert repeated.value.keys == [(6,)]
+    with pytest.raises(citykit.DuplicateKeyError) as streamed:
+        await load(connection, limits, iter([STORED]), ())
+    assert grant in str(streamed.value)
     for policy in ("skip", "update"):
         with pytest.raises(citykit.CitykitError) as refused:
             await load(connection, limits, NEW, (), on_conflict=policy)
