@@ -22,6 +22,7 @@ Mode: TypeAlias = Literal["ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"]
 _FACTS = text("""
 SELECT json_build_object(
 'oid', c.oid::bigint,
+'name', c.relname,
 'kind', c.relkind,
 'instead', EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgtype & 64 = 64),
 'secured', row_security_active(c.oid),
@@ -190,6 +191,7 @@ class Facts:
         frozenset[str], bool
     ]  # each set of columns that is unique; whether ON CONFLICT takes it: none is DEFERRABLE
     oid: int = 0
+    name: str = ""
     kind: str = "r"  # pg_class.relkind
     instead: bool = False  # a view with INSTEAD OF triggers, which takes no ON CONFLICT
     secured: bool = False  # row security holds for the role

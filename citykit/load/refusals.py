@@ -212,27 +212,11 @@ class _Trial:
         return tuple(row.one())
 
 
-_VIOLATED = text("""
-SELECT array_agg(a.attname::text) AS columns,
-       CASE WHEN i.indisprimary AND i.indnkeyatts = 1 THEN min(pg_get_serial_sequence(:name, a.attname)) END
-           AS sequence,
-       min(format('SELECT setval(pg_get_serial_sequence(%L, %L), (SELECT max(%I) FROM %s))',
-                  CAST(:name AS text), a.attname, a.attname, CAST(:name AS text))) AS mend
-FROM pg_catalog.pg_index i
-JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
-JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
-JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid
-                              AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
-WHERE i.indrelid = to_regclass(:name) AND x.relname = :index AND c.relname = :table
-GROUP BY i.indexrelid, i.indisprimary, i.indnkeyatts
-""")
-
-
 @dataclass(frozen=True)
 class Violated:
     """A unique constraint that rows broke."""
 
-    columns: frozenset[str]  # empty where it is not one of the table's own (a trigger's, a partition's)
+    columns: frozenset[str]  # empty where it is no constraint of the table (but an index, or a partition's)
     said: str  # by the server
     mend: str | None = None  # SQL, where the database itself gave a number twice
 
@@ -252,12 +236,20 @@ async def violated_by(connection: AsyncConnection, table: str, exc: BaseExceptio
     Its transaction has to be usable again: rolled back to a savepoint.
     """
     original = getattr(getattr(exc, "orig", None), "__cause__", None) or exc
-    index, of = (getattr(original, f"{what}_name", None) for what in ("constraint", "table"))
-    asked = {"name": table, "index": index or "", "table": of or ""}
-    found = (await connection.execute(_VIOLATED, asked)).one_or_none()
-    if found is None:
+    name, of = (str(getattr(original, f"{what}_name", "")) for what in ("constraint", "table"))
+    facts = await facts_of(connection, table)
+    if facts is None or of != facts.name or name not in facts.constraints:
         return Violated(frozenset(), server_message(exc))
-    return Violated(frozenset(found.columns), server_message(exc), found.mend if found.sequence else None)
+    columns = facts.constraints[name]
+    sequence = facts.columns[columns[0]].sequence if len(columns) == 1 else None
+    mend = None
+    if sequence:
+        literal, column = (
+            sequence.replace("'", "''"),
+            connection.dialect.identifier_preparer.quote(columns[0]),
+        )
+        mend = f"SELECT setval('{literal}', (SELECT max({column}) FROM {table}))"  # noqa: S608  quoted names
+    return Violated(frozenset(columns), server_message(exc), mend)
 
 
 # What a table that is not there is made by, unless its `info` says otherwise.
