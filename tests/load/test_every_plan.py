@@ -140,6 +140,19 @@ CASES: dict[str, Case] = {
         "CREATE TRIGGER more BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION more()",
         **numbers(k=[2, 3, 2], v=[1, 2, 5]), said="already there",
     ),
+    "trigger that changes what replaces a stored row": Case(
+        "CREATE FUNCTION more() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.v := NEW.v + 1; "
+        "RETURN NEW; END'; CREATE TABLE t (k int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1), (2, 6); "
+        "CREATE TRIGGER more BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION more()",
+        **numbers(k=[2, 1, 3], v=[5, 7, 9]), said="already there",
+    ),
+    "trigger that mends what a rule would refuse": Case(
+        "CREATE FUNCTION filled() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN "
+        "NEW.v := coalesce(NEW.v, 0); RETURN NEW; END'; "
+        "CREATE TABLE t (k int PRIMARY KEY, v int NOT NULL CHECK (v < 9)); "
+        "CREATE TRIGGER filled BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION filled()",
+        **numbers(k=[2, 3, 4], v=[None, 9, 1]), rejected=(1, "v"),
+    ),
     "names": Case(
         "CREATE TABLE \"census :2026 %s \"\"'.\\\" (k int PRIMARY KEY, \"citykit_position\" int, "
         f"\"a:b %(c)s\" int, \"{LONG}\" int, \"select\" int, ctid_ int, staged int, \"Up.Low\" int)",
