@@ -22,7 +22,7 @@ from citykit.load.catalogue import Facts, Mode, facts_of, is_still, rules_of_the
 from citykit.load.indexes import build_indexes, drop_indexes
 from citykit.load.join import Join, Keys, unload
 from citykit.load.merge import Merge, OnConflict, refuse_duplicates
-from citykit.load.order import Arrangement, Given, dearest, numbered
+from citykit.load.order import Arrangement, Given, costliest, numbered
 from citykit.load.plan import (
     EXCLUSIVE,
     STAGED,
@@ -97,14 +97,14 @@ class Load:
             while held and not await is_still(self.connection, self._name, self.facts):
                 await self._read_facts()  # the table was replaced meanwhile; from now on it stays
             if held == "SHARE ROW EXCLUSIVE":
-                self.by = await asyncio.to_thread(dearest, first, self.facts.orders)
+                self.by = await asyncio.to_thread(costliest, first, self.facts.orders)
             outcome = await self._follow(held)
             await self.given.settle(self.connection)
             return outcome
 
     async def _read_facts(self, facts: Facts | None = None) -> None:
         while facts is None:
-            # The server's own error if there is no such table; else a new one has taken its place.
+            # Raises UndefinedTable if there is no such table; succeeds if it was replaced just now.
             await self._execute(f"SELECT FROM {self._name} LIMIT 0")
             facts = await facts_of(self.connection, self._name)
         rules = {rule.name: rule for rule in self.rows.rules}
@@ -167,7 +167,7 @@ class Load:
             )
 
     async def _lock(self) -> Mode | None:
-        """Lock the table, if the role may; held to the end, it also keeps out those who would replace it."""
+        """Lock the table, if the role may, until the transaction ends; nobody can replace it meanwhile."""
         asked = first_lock(self.facts, self.wanted, self.limits)
         if asked.mode == "SHARE ROW EXCLUSIVE" and not asked.required:
             if await lock(self.connection, self._name, asked.mode, LOCK_MILLISECONDS):
@@ -193,7 +193,7 @@ class Load:
         while plan := choose(self.facts, self.wanted, held, ruled_out, self.limits, empty=empty):
             if plan in STAGED and not self.wanted.staged:
                 await self._stage()
-                continue  # now it is known how many rows a stream had
+                continue  # choose again: the number of rows of a stream is known now
             if plan in EXCLUSIVE and not await lock(self.connection, self._name, "ACCESS EXCLUSIVE", 0):
                 ruled_out.add(plan)
                 continue
@@ -203,7 +203,7 @@ class Load:
                 async with self.connection.begin_nested():
                     outcome = await ways[plan]()
             except SERVER_ERRORS as exc:
-                if not self._leads_on(exc):
+                if not self._another_plan_may_help(exc):
                     raise
                 outcome, refused = None, exc
             if outcome is not None:
@@ -211,7 +211,7 @@ class Load:
             ruled_out.add(plan)
         raise await self._unexplained(refused) from refused
 
-    def _leads_on(self, exc: BaseException) -> bool:
+    def _another_plan_may_help(self, exc: BaseException) -> bool:
         """Tell whether another plan may load the rows, or name those that the server refuses."""
         at_hand = self.wanted.repeatable or self.wanted.staged
         refused = refuses_rows(exc, self.facts) or sqlstate(exc) in _NOT_BY_COPY
@@ -222,7 +222,7 @@ class Load:
     async def _fill(self) -> Outcome | None:
         """Copy into the empty table without its indexes; None if keys repeat: the rows are staged then."""
         indexes = await drop_indexes(self.connection, self.target)
-        # A file of its own: what this transaction has made need not go through the log (wal_level minimal).
+        # Into the new file of a TRUNCATE, COPY writes no WAL where wal_level is minimal.
         await self._execute(f"TRUNCATE {self._name}")
         arranged = await self._numbered()
         copied = await self._send(arranged)
@@ -237,7 +237,7 @@ class Load:
             if sqlstate(exc) != Condition.UNIQUE_VIOLATION or not self.facts.temporary:
                 raise
             if self.wanted.repeatable and not self.facts.only_keys_refuse:
-                raise  # what a trigger has replaced is not what was sent
+                raise  # a trigger may have changed the rows: those in the table need not be those of the source
         self.staged = await unload(self.connection, self.target, arranged.counter)
         self.wanted = replace(self.wanted, rows=self.staged, staged=True)
         await build_indexes(self.connection, self.target, indexes)
@@ -427,7 +427,7 @@ class Load:
         return InvalidFrameError(f"{said}; {grant}", rejects_frame([(None, "", None, said)]))
 
     async def _drop_staging(self) -> None:
-        """Leave nothing in the caller's transaction; where a load fails, its savepoint sees to that."""
+        """Drop the temporary table, which a caller's transaction would keep until it ends."""
         await self._execute(f"DROP TABLE pg_temp.{self.target.staging}")
 
     async def _unstage(self, positions: set[int]) -> int:

@@ -19,8 +19,8 @@ SEQUENCE_MILLISECONDS = 100  # to wait for a session that has locked the sequenc
 REPEATED = 10  # times that each value of a column is there, from which it is worth being sorted by
 
 
-def dearest(rows: pa.Table, orders: Sequence[Sequence[str]]) -> list[str]:
-    """Return the columns of the index whose entries are the dearest to compare, no more than two.
+def costliest(rows: pa.Table, orders: Sequence[Sequence[str]]) -> list[str]:
+    """Return the columns of the index whose entries are the costliest to compare, no more than two.
 
     That is the one whose first column repeats the most: each comparison goes on to the next. Where rows that
     are neighbours there are neighbours in their batch as well, the server finds them in its cache, and builds
@@ -98,7 +98,7 @@ class Given:
             self.limits[counter.column] = arrangement.next, arrangement.next + rows - 1
 
     async def noted(self, batches: AsyncIterator[pa.Table]) -> AsyncIterator[pa.Table]:
-        """Yield the batches, and remember."""
+        """Yield the batches, and note their values."""
         async for rows in batches:
             for name in self.sequences:
                 known = self.limits.get(name, ())
