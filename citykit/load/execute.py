@@ -237,7 +237,7 @@ class Load:
             if sqlstate(exc) != Condition.UNIQUE_VIOLATION or not self.facts.temporary:
                 raise
             if self.wanted.repeatable and not self.facts.only_keys_refuse:
-                raise  # a trigger may have changed the rows: those in the table need not be those of the source
+                raise  # a trigger may have changed the rows: the table need not have those of the source
         self.staged = await unload(self.connection, self.target, arranged.counter)
         self.wanted = replace(self.wanted, rows=self.staged, staged=True)
         await build_indexes(self.connection, self.target, indexes)
