@@ -85,7 +85,7 @@ class City(Base):
 
     __tablename__ = "cities"
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True, info={"given": False})
     name: Mapped[str] = _limited(
         "name", Text(collation="C"), 1, 400, "Names have {low} to {high} characters.", example="Reykjavík"
     )
@@ -115,6 +115,7 @@ class City(Base):
         # 'biggest' reads these in their order and never sorts the table.
         Index("cities_biggest", population.desc(), "name"),
         Index("cities_biggest_by_country", "country", population.desc(), "name"),
+        {"info": {"create": "await citykit.create_tables(engine)"}},
     )
 
     def __repr__(self) -> str:

@@ -57,7 +57,9 @@ _POOLER = (
 # What to do when the server refuses a statement for another reason than its values, by SQLSTATE.
 _STATEMENT_HINTS: Mapping[str, str] = {
     Condition.DEPENDENT_OBJECTS_STILL_EXIST: "Something else was built on the table: drop that first.",
-    Condition.WRONG_OBJECT_TYPE: "Something that is no table has its name: use another database.",
+    Condition.WRONG_OBJECT_TYPE: "Something that is no table has its name. "
+    "Give that another name with SQL (ALTER … RENAME TO …), "
+    "or connect to another database: await citykit.connect(url)",
     Condition.READ_ONLY_SQL_TRANSACTION: "Use a connection that may write.",
     Condition.NO_ACTIVE_SQL_TRANSACTION: "The connection is in autocommit mode: "
     "give the engine, or a connection without AUTOCOMMIT.",

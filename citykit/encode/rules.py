@@ -62,13 +62,12 @@ def table_of(table: object) -> Table:
 def rules_of(table: Table, key: Sequence[str] = ()) -> list[Rule]:
     """Return the rules of the columns that a frame may fill.
 
-    A column that the database computes is none of them, nor is one that it numbers itself, unless it is in
-    `key`.
+    A column that the database computes is none of them, nor is one whose `info` says ``"given": False``.
     """
     return [
         _rule(column, in_key=column.name in key)
         for column in table.columns
-        if column.computed is None and (column.identity is None or column.name in key)
+        if column.computed is None and (column.info.get("given", True) or column.name in key)
     ]
 
 

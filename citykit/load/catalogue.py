@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import Table, text
+import numpy as np
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.encode import Rule
-from citykit.load.staging import Target
+from citykit.pgtypes import ENUM, PGTYPES
 
 Mode: TypeAlias = Literal["ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"]
 
@@ -21,6 +22,7 @@ Mode: TypeAlias = Literal["ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"]
 _FACTS = text("""
 SELECT json_build_object(
 'oid', c.oid::bigint,
+'name', c.relname,
 'kind', c.relkind,
 'instead', EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgtype & 64 = 64),
 'secured', row_security_active(c.oid),
@@ -35,28 +37,27 @@ SELECT json_build_object(
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
                     WHERE a.attrelid = c.oid AND a.attnum > 0
                       AND (t.typtype = 'd' OR a.attgenerated <> '')),
+'constraints', (SELECT json_object_agg(k.conname, (
+                    SELECT json_agg(a.attname ORDER BY u.place)
+                    FROM unnest(k.conkey) WITH ORDINALITY AS u (number, place)
+                    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.number))
+                FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid),
 'checks', (SELECT json_agg(k.conname) FROM pg_catalog.pg_constraint k
            WHERE k.conrelid = c.oid AND k.contype = 'c'),
 'columns', (SELECT json_agg(json_build_object(
     'name', a.attname,
     'type', (SELECT t.typname FROM pg_catalog.pg_type t
              WHERE t.oid = a.atttypid AND t.typnamespace = 'pg_catalog'::regnamespace),
-    'definition', (
-        -- A domain's base type: its CHECK is for the table to refuse, whose error then names the row.
-        WITH RECURSIVE base (depth, oid, typmod) AS (
-            SELECT 0, a.atttypid, a.atttypmod
-            UNION ALL
-            SELECT depth + 1, coalesce(nullif(t.typbasetype, 0), (
-                       SELECT b.typarray FROM pg_catalog.pg_type e
-                       JOIN pg_catalog.pg_type b ON b.oid = e.typbasetype
-                       WHERE e.oid = t.typelem AND e.typtype = 'd' AND t.typlen = -1)),
-                   CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE -1 END
-            FROM base JOIN pg_catalog.pg_type t USING (oid)
-        )
-        SELECT format_type(oid, typmod) FROM base WHERE oid IS NOT NULL ORDER BY depth DESC LIMIT 1)
-        || coalesce((SELECT format(' COLLATE %I.%I', n.nspname, o.collname) FROM pg_catalog.pg_collation o
-                     JOIN pg_catalog.pg_namespace n ON n.oid = o.collnamespace
-                     WHERE o.oid = a.attcollation AND o.collname <> 'default'), ''),
+    'definition', format_type(base.oid, base.typmod) || coalesce((
+        SELECT format(' COLLATE %I.%I', n.nspname, o.collname) FROM pg_catalog.pg_collation o
+        JOIN pg_catalog.pg_namespace n ON n.oid = o.collnamespace
+        WHERE o.oid = a.attcollation AND o.collname <> 'default'), ''),
+    'element', coalesce(e.typname, b.typname),
+    'typmod', base.typmod,
+    'default', (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef d
+                WHERE d.adrelid = c.oid AND d.adnum = a.attnum AND a.attgenerated = ''),
+    'labels', (SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder) FROM pg_catalog.pg_enum l
+               WHERE l.enumtypid IN (b.oid, e.oid)),
     'domain', (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_type t
                LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typlen = -1
                WHERE t.oid = a.atttypid AND 'd' IN (t.typtype, e.typtype)),
@@ -73,7 +74,22 @@ SELECT json_build_object(
         CASE WHEN has_column_privilege(c.oid, a.attnum, 'SELECT') THEN 'SELECT' END,
         CASE WHEN has_column_privilege(c.oid, a.attnum, 'UPDATE') THEN 'UPDATE' END], NULL)
     ) ORDER BY a.attnum)
-    FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+    FROM pg_catalog.pg_attribute a
+    CROSS JOIN LATERAL (  -- a domain's base type; its CHECK is left to the table
+        WITH RECURSIVE base (depth, oid, typmod) AS (
+            SELECT 0, a.atttypid, a.atttypmod
+            UNION ALL
+            SELECT depth + 1, coalesce(nullif(t.typbasetype, 0), (
+                       SELECT b.typarray FROM pg_catalog.pg_type e
+                       JOIN pg_catalog.pg_type b ON b.oid = e.typbasetype
+                       WHERE e.oid = t.typelem AND e.typtype = 'd' AND t.typlen = -1)),
+                   CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE -1 END
+            FROM base JOIN pg_catalog.pg_type t USING (oid)
+        )
+        SELECT oid, typmod FROM base WHERE oid IS NOT NULL ORDER BY depth DESC LIMIT 1) base
+    JOIN pg_catalog.pg_type b ON b.oid = base.oid
+    LEFT JOIN pg_catalog.pg_type e ON e.oid = b.typelem AND b.typlen = -1
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
 'keys', (SELECT json_agg(json_build_object('immediate', i.indimmediate, 'columns', (
                     SELECT json_agg(a.attname) FROM pg_catalog.pg_attribute a
                     WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))))
@@ -144,6 +160,10 @@ class Column:
     name: str
     type: str | None = None  # where it is one of PostgreSQL's own
     definition: str = "text"  # the type in SQL with its collation; of a domain, its base type
+    element: str = "text"  # the name of that type, or of an array its elements'
+    default: str | None = None  # an expression of SQL
+    typmod: int = -1  # the limits of that type, as pg_attribute.atttypmod has them; -1: none
+    labels: tuple[str, ...] = ()  # of an enum, or an array of one
     domain: str | None = None  # the type in SQL, where it is a domain or an array of one
     not_null: bool = False
     refuses: str | None = None  # "generated" or "identity" (ALWAYS), where it takes no value
@@ -171,6 +191,7 @@ class Facts:
         frozenset[str], bool
     ]  # each set of columns that is unique; whether ON CONFLICT takes it: none is DEFERRABLE
     oid: int = 0
+    name: str = ""
     kind: str = "r"  # pg_class.relkind
     instead: bool = False  # a view with INSTEAD OF triggers, which takes no ON CONFLICT
     secured: bool = False  # row security holds for the role
@@ -178,6 +199,7 @@ class Facts:
     rewritten: bool = False  # a BEFORE trigger may replace values, before its other rules are checked
     only_keys_refuse: bool = True  # but for NOT NULL and `checks`, unique keys alone can refuse a row
     checks: frozenset[str] = frozenset()  # the names of its check constraints
+    constraints: Mapping[str, Sequence[str]] = field(default_factory=dict)  # the columns of each
     orders: tuple[tuple[str, ...], ...] = ()  # in which b-trees sort it, if no index needs the file's order
     counter: Counter | None = None
     deferred: tuple[str, ...] = ()  # constraints that are INITIALLY DEFERRED, their names in SQL
@@ -193,9 +215,9 @@ class Facts:
     role: str = "postgres"  # its name in SQL
 
 
-async def facts_of(connection: AsyncConnection, target: Target) -> Facts | None:
-    """Ask the catalogue; None where there is no such table, or it is being dropped."""
-    found = await connection.scalar(_FACTS, {"name": target.named(connection)})
+async def facts_of(connection: AsyncConnection, table: str) -> Facts | None:
+    """Ask the catalogue about a table, by its name in SQL; None if it does not exist or is being dropped."""
+    found = await connection.scalar(_FACTS, {"name": table})
     facts = json.loads(found) if found else {}
     return None if facts.get("selectable") is None else _facts(facts)
 
@@ -207,7 +229,12 @@ async def is_still(connection: AsyncConnection, table: str, facts: Facts) -> boo
 
 
 def _facts(found: dict[str, Any]) -> Facts:
-    columns = (Column(**{**column, "granted": frozenset(column["granted"])}) for column in found["columns"])
+    columns = (
+        Column(
+            **{**each, "granted": frozenset(each["granted"]), "labels": tuple(each["labels"] or ())},
+        )
+        for each in found["columns"]
+    )
     keys: dict[frozenset[str], bool] = {}
     for key in found["keys"] or ():
         names = frozenset(key["columns"])
@@ -217,6 +244,7 @@ def _facts(found: dict[str, Any]) -> Facts:
             **found,
             "columns": {column.name: column for column in columns},
             "keys": keys,
+            "constraints": found["constraints"] or {},
             "checks": frozenset(found["checks"] or ()),
             "orders": tuple(tuple(names) for names in found["orders"] or ()),
             "counter": Counter(**found["counter"]) if found["counter"] else None,
@@ -225,24 +253,67 @@ def _facts(found: dict[str, Any]) -> Facts:
     )
 
 
-_LABELS = text("""
-SELECT a.attname AS name, array_agg(e.enumlabel::text ORDER BY e.enumsortorder) AS labels
-FROM pg_catalog.pg_attribute a
-JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-JOIN pg_catalog.pg_enum e ON e.enumtypid IN (t.oid, t.typelem)
-WHERE a.attrelid = to_regclass(:name) AND NOT a.attisdropped
-GROUP BY a.attname
-""")
+def rules_of_the_server(rules: Sequence[Rule], facts: Facts) -> list[Rule]:
+    """Return the rules with the labels of the server's enums, and its types where those hold less.
 
+    Without this the server would refuse a value without its row (an integer into a smallint), or change it (a
+    timestamp into a date).
+    """
 
-async def with_labels(connection: AsyncConnection, table: Table, rules: Sequence[Rule]) -> list[Rule]:
-    """Return the rules with the labels of the server's enums, which may differ from those of Python's."""
-    name = connection.dialect.identifier_preparer.format_table(table)
-    found = {row.name: tuple(row.labels) for row in await connection.execute(_LABELS, {"name": name})}
-
-    def labelled(rule: Rule) -> Rule:
+    def ruled(rule: Rule) -> Rule:
+        column = facts.columns.get(rule.name)
+        if column is None or rule.type is None:
+            return rule
         if rule.item is not None:
-            return replace(rule, item=replace(rule.item, labels=found.get(rule.name, ())))
-        return replace(rule, labels=found.get(rule.name, rule.labels))
+            item = _narrowed(rule.item, column)
+            return replace(rule, type=item.type, item=item)
+        return _narrowed(rule, column)
 
-    return [labelled(rule) for rule in rules]
+    return [ruled(rule) for rule in rules]
+
+
+_WHOLE = {"int2": 5, "int4": 10, "int8": 19}  # digits of the largest value
+_MOMENTS = frozenset({"date", "timestamp", "timestamptz"})
+# The numbers that hold every value of the type of a column in Python.
+_HOLD = {
+    "int2": {"int4", "int8", "float4", "float8"},
+    "int4": {"int8", "float8"},
+    "int8": set[str](),
+    "float4": {"float8", "numeric"},
+    "float8": {"numeric"},
+    "numeric": set[str](),
+}
+
+
+def _narrowed(rule: Rule, column: Column) -> Rule:
+    declared, stored = rule.type, PGTYPES.get(column.element)
+    if declared is ENUM:
+        return replace(rule, labels=column.labels or rule.labels)
+    if declared is None or stored is None:
+        return rule
+    limits = column.typmod - 4  # of a text its characters, of a numeric its precision and scale
+    if stored.check == declared.check == "text":
+        short = limits >= 0 and (rule.high is None or limits < rule.high)
+        return replace(rule, high=limits) if short else rule
+    if {stored.name, declared.name} <= _MOMENTS or stored.check == declared.check in ("time", "interval"):
+        digits = column.typmod & 0xFFFF  # of a second
+        known = [p for p in (rule.precision, None if digits > 6 else digits) if p is not None]
+        return replace(rule, type=stored, precision=min(known, default=None))
+    if not {stored.name, declared.name} <= _HOLD.keys():
+        return rule
+    if stored.name == "numeric":
+        precision, scale = limits >> 16 & 0xFFFF, limits & 0x7FF
+        if limits < 0 or scale > precision or _WHOLE.get(declared.name, 10**6) <= precision - scale:
+            return rule
+        if declared is stored and rule.precision is not None:
+            scale = min(scale, rule.scale or 0)
+            precision = scale + min(precision - scale, rule.precision - (rule.scale or 0))
+        return replace(rule, type=stored, precision=precision, scale=scale)
+    if stored is declared or stored.name in _HOLD[declared.name]:
+        return rule
+    rule = replace(rule, type=stored, precision=None, scale=None)
+    if stored.check != "integer":
+        return rule
+    whole = np.iinfo(stored.binary)
+    low = int(whole.min if rule.low is None else max(whole.min, rule.low))
+    return replace(rule, low=low, high=int(whole.max if rule.high is None else min(whole.max, rule.high)))

@@ -10,19 +10,19 @@ from typing import Literal, TypeAlias
 
 import asyncpg
 import pyarrow as pa
-from sqlalchemy import JSON, Table, exists, select, text
+from sqlalchemy import JSON, FromClause, Table, column, exists, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database import Condition, lock, server_message, sqlstate
-from citykit.encode import POSITION, rejects_frame, types_in_binary
+from citykit.database import Condition, driver_of, lock, server_message, sqlstate
+from citykit.encode import POSITION, in_encoding, rejects_frame, types_in_binary
 from citykit.errors import CitykitError, InvalidFrameError
-from citykit.load.catalogue import Facts, Mode, facts_of, is_still
+from citykit.load.catalogue import Facts, Mode, facts_of, is_still, rules_of_the_server
 from citykit.load.indexes import build_indexes, drop_indexes
 from citykit.load.join import Join, Keys, unload
 from citykit.load.merge import Merge, OnConflict, refuse_duplicates
-from citykit.load.order import Arrangement, Highest, dearest, go_on, numbered
+from citykit.load.order import Arrangement, Given, costliest, numbered
 from citykit.load.plan import (
     EXCLUSIVE,
     STAGED,
@@ -47,6 +47,9 @@ LOCK_MILLISECONDS = 2_000  # that a large load waits for other writers before it
 STREAM_ROWS = 2**40  # at most, of what has no length
 
 _NOT_BY_COPY = (Condition.FEATURE_NOT_SUPPORTED, Condition.WRONG_OBJECT_TYPE)  # only by INSERT
+
+# By pg_class.relkind.
+_TAKES_NO_ROWS = {"m": "MATERIALIZED VIEW", "S": "SEQUENCE", "i": "INDEX", "I": "INDEX", "c": "TYPE"}
 
 # Columns that take no value: COPY would store it in an identity, INSERT would refuse it.
 _TAKES_NO_VALUE = {
@@ -74,12 +77,16 @@ class Load:
     facts: Facts = field(init=False)
     by: list[str] = field(default_factory=list)  # columns by which each batch is sorted
     check: str | None = None  # the statement that has deferred constraints checked
-    highest: Highest = field(init=False)
+    given: Given = field(init=False)
     keys: Keys = field(init=False)
     staged: int = 0  # rows in the temporary table
 
     async def run(self) -> Outcome:
         """Load the rows by the first plan that is possible and that the server lets through."""
+        facts = await facts_of(self.connection, self._name)
+        rules = rules_of_the_server(self.rows.rules, facts) if facts else self.rows.rules
+        encoding = driver_of(self.connection).get_settings().server_encoding
+        await self.rows.check_by(in_encoding(rules, encoding))
         async with aclosing(self.rows.batches()) as batches:
             first = await anext(batches, None)
             self.rows.refuse()
@@ -87,20 +94,21 @@ class Load:
                 return 0, 0, "copy"
             self._first: AsyncIterator[pa.Table] | None = _chain(first, batches)
             self.target = _target(self.table, self.key, first)
-            await self._read_facts()
+            await self._read_facts(facts)
             held = await self._lock()
             while held and not await is_still(self.connection, self._name, self.facts):
                 await self._read_facts()  # the table was replaced meanwhile; from now on it stays
             if held == "SHARE ROW EXCLUSIVE":
-                self.by = await asyncio.to_thread(dearest, first, self.facts.orders)
+                self.by = await asyncio.to_thread(costliest, first, self.facts.orders)
             outcome = await self._follow(held)
-            await self.highest.settle(self.connection)
+            await self.given.settle(self.connection)
             return outcome
 
-    async def _read_facts(self) -> None:
-        while (facts := await facts_of(self.connection, self.target)) is None:
-            # The server's own error if there is no such table; else a new one has taken its place.
+    async def _read_facts(self, facts: Facts | None = None) -> None:
+        while facts is None:
+            # Raises UndefinedTable if there is no such table; succeeds if it was replaced just now.
             await self._execute(f"SELECT FROM {self._name} LIMIT 0")
+            facts = await facts_of(self.connection, self._name)
         rules = {rule.name: rule for rule in self.rows.rules}
         self.facts = facts
         self.wanted = Wanted(
@@ -129,13 +137,18 @@ class Load:
         self._refuse_what_no_plan_can_do()
         self.keys = Keys(self.key if self.wanted.sortable else ())
         sequences = {name: facts.columns[name].sequence for name in self.target.columns}
-        self.highest = Highest({name: sequence for name, sequence in sequences.items() if sequence})
+        self.given = Given({name: sequence for name, sequence in sequences.items() if sequence})
         if facts.kind in ("r", "p"):
             server_types = {column.name: column.type for column in facts.columns.values()}
             types = types_in_binary(self.target.columns, self.rows.rules, server_types)
             self.target = replace(self.target, types=types)
 
     def _refuse_what_no_plan_can_do(self) -> None:
+        if kind := _TAKES_NO_ROWS.get(self.facts.kind):
+            raise CitykitError(
+                f"{self._name} is a {kind.lower()}, which takes no rows; nothing was loaded. Give it another "
+                f"name with SQL, then create the table: ALTER {kind} {self._name} RENAME TO other_name"
+            )
         if unknown := [name for name in self.target.columns if name not in self.facts.columns]:
             raise CitykitError(
                 f"table {self._name} in the database has no column {', '.join(map(repr, unknown))}, which "
@@ -156,7 +169,7 @@ class Load:
             )
 
     async def _lock(self) -> Mode | None:
-        """Lock the table, if the role may; held to the end, it also keeps out those who would replace it."""
+        """Lock the table, if the role may, until the transaction ends; nobody can replace it meanwhile."""
         asked = first_lock(self.facts, self.wanted, self.limits)
         if asked.mode == "SHARE ROW EXCLUSIVE" and not asked.required:
             if await lock(self.connection, self._name, asked.mode, LOCK_MILLISECONDS):
@@ -182,7 +195,7 @@ class Load:
         while plan := choose(self.facts, self.wanted, held, ruled_out, self.limits, empty=empty):
             if plan in STAGED and not self.wanted.staged:
                 await self._stage()
-                continue  # now it is known how many rows a stream had
+                continue  # choose again: the number of rows of a stream is known now
             if plan in EXCLUSIVE and not await lock(self.connection, self._name, "ACCESS EXCLUSIVE", 0):
                 ruled_out.add(plan)
                 continue
@@ -192,7 +205,7 @@ class Load:
                 async with self.connection.begin_nested():
                     outcome = await ways[plan]()
             except SERVER_ERRORS as exc:
-                if not self._leads_on(exc):
+                if not self._another_plan_may_help(exc):
                     raise
                 outcome, refused = None, exc
             if outcome is not None:
@@ -200,7 +213,7 @@ class Load:
             ruled_out.add(plan)
         raise await self._unexplained(refused) from refused
 
-    def _leads_on(self, exc: BaseException) -> bool:
+    def _another_plan_may_help(self, exc: BaseException) -> bool:
         """Tell whether another plan may load the rows, or name those that the server refuses."""
         at_hand = self.wanted.repeatable or self.wanted.staged
         refused = refuses_rows(exc, self.facts) or sqlstate(exc) in _NOT_BY_COPY
@@ -211,7 +224,7 @@ class Load:
     async def _fill(self) -> Outcome | None:
         """Copy into the empty table without its indexes; None if keys repeat: the rows are staged then."""
         indexes = await drop_indexes(self.connection, self.target)
-        # A file of its own: what this transaction has made need not go through the log (wal_level minimal).
+        # Into the new file of a TRUNCATE, COPY writes no WAL where wal_level is minimal.
         await self._execute(f"TRUNCATE {self._name}")
         arranged = await self._numbered()
         copied = await self._send(arranged)
@@ -220,13 +233,13 @@ class Load:
         try:
             async with self.connection.begin_nested():
                 await build_indexes(self.connection, self.target, indexes)
-                await go_on(self.connection, arranged, self.rows.valid)
+            self.given.number(arranged, copied)
             return copied, 0, "copy and rebuild"
         except DBAPIError as exc:
             if sqlstate(exc) != Condition.UNIQUE_VIOLATION or not self.facts.temporary:
                 raise
             if self.wanted.repeatable and not self.facts.only_keys_refuse:
-                raise  # what a trigger has replaced is not what was sent
+                raise  # a trigger may have changed the rows: the table need not have those of the source
         self.staged = await unload(self.connection, self.target, arranged.counter)
         self.wanted = replace(self.wanted, rows=self.staged, staged=True)
         await build_indexes(self.connection, self.target, indexes)
@@ -238,7 +251,7 @@ class Load:
         copied = await self._send(arranged)
         await self._check_deferred()
         await build_indexes(self.connection, self.target, indexes)
-        await go_on(self.connection, arranged, self.rows.valid)
+        self.given.number(arranged, copied)
         return copied, 0, "copy and rebuild"
 
     async def _copy(self) -> Outcome:
@@ -294,7 +307,7 @@ class Load:
     def _source(self) -> AsyncIterator[pa.Table]:
         """Return the batches from the first on; again, where they can be sent again."""
         source, self._first = self._first or self.rows.batches(), None
-        return self.highest.noted(source)
+        return self.given.noted(source)
 
     async def _send(self, arranged: Arrangement) -> int:
         into = arranged.into(self.target)
@@ -368,8 +381,36 @@ class Load:
             return behind
         by_key = violated.columns in (frozenset(self.key), frozenset())
         readable = all("SELECT" in self.facts.columns[name].granted for name in self.key)
-        named = by_key and readable and self.wanted.staged and self.on_conflict == "error"
-        return refuse_duplicates(await self._merging().conflicts() if named else [], violated.said)
+        if not (by_key and readable and self.on_conflict == "error"):
+            return refuse_duplicates([], violated.said)
+        merge = self._merging()
+        if not self.wanted.staged:
+            if not self.wanted.repeatable:
+                return refuse_duplicates([], violated.said)
+            merge = replace(merge, staging=await self._keys_as_parameters())
+        return refuse_duplicates(await merge.conflicts(), violated.said)
+
+    async def _keys_as_parameters(self) -> FromClause:
+        """Return the keys of the rows as a subquery, where the role may make no temporary table."""
+        async with aclosing(self.rows.batches()) as batches:
+            keys = pa.concat_tables([batch.select(self.key) async for batch in batches])
+        quote = self.connection.dialect.identifier_preparer.quote
+        cast = ", ".join(
+            f"CAST(key{n} AS {self.facts.columns[name].definition}) AS {quote(name)}"
+            for n, name in enumerate(self.key)
+        ).replace(":", "\\:")
+        names = [f"key{n}" for n in range(len(self.key))]
+        given = ", ".join(f"CAST(:{name} AS text[])" for name in names)
+        texts = dict(zip(names, (column.cast(pa.large_string()).to_pylist() for column in keys), strict=True))
+        return (
+            text(
+                f"SELECT position AS {self.target.position}, {cast} "  # noqa: S608  quoted names
+                f"FROM unnest({given}) WITH ORDINALITY AS given ({', '.join(names)}, position)"
+            )
+            .bindparams(**texts)
+            .columns(column(self.target.position), *map(column, self.key))
+            .subquery("staging")
+        )
 
     async def _unexplained(self, exc: BaseException | None) -> CitykitError:
         """Return the error of rows that are refused where the role may make no temporary table."""
@@ -383,12 +424,12 @@ class Load:
             )
         if sqlstate(exc) == Condition.UNIQUE_VIOLATION:
             error = await self._duplicates(exc)
-            return type(error)(f"{error}\n{grant}")
+            return error if getattr(error, "keys", None) else type(error)(f"{error}\n{grant}")
         said = server_message(exc)
         return InvalidFrameError(f"{said}; {grant}", rejects_frame([(None, "", None, said)]))
 
     async def _drop_staging(self) -> None:
-        """Leave nothing in the caller's transaction; where a load fails, its savepoint sees to that."""
+        """Drop the temporary table, which a caller's transaction would keep until it ends."""
         await self._execute(f"DROP TABLE pg_temp.{self.target.staging}")
 
     async def _unstage(self, positions: set[int]) -> int:
@@ -402,7 +443,7 @@ class Load:
 
     @property
     def _name(self) -> str:
-        return self.target.named(self.connection)
+        return self.connection.dialect.identifier_preparer.format_table(self.table)
 
     @property
     def _definitions(self) -> dict[str, str]:

@@ -127,7 +127,7 @@ class Join:
         """Write the changes into the table, page by page."""
         columns = self.target.columns
         place = self.changes.c[self.target.place]
-        # Also for no rows: the server refuses the UPDATE or not (SQLSTATE 55000), as it does for few.
+        # Also for no rows: a published table without a replica identity refuses the UPDATE (SQLSTATE 55000).
         if self.on_conflict == "update" and self.target.values:
             stored = self._stored
             ordered = select(self.changes).where(place.is_not(None)).order_by(place).subquery()

@@ -11,14 +11,13 @@ import pandas as pd
 from sqlalchemy import FromClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.database import Bind, driver_of, in_transaction, lock_bound
-from citykit.encode import in_encoding, key_of, rules_of, table_of
-from citykit.load.catalogue import with_labels
+from citykit.database import Bind, in_transaction, lock_bound
+from citykit.encode import key_of, rules_of, table_of
 from citykit.load.execute import SERVER_ERRORS, Load, Outcome, PlanName
 from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
 from citykit.load.plan import Limits
-from citykit.load.refusals import used_up, without_identity
+from citykit.load.refusals import missing_table, used_up, without_identity
 from citykit.load.source import Rows, Source
 from citykit.pgtypes import ENUM
 from citykit.runtime import Progress, reporting, says_await
@@ -86,7 +85,9 @@ async def load_frame(
     """Load a frame into any table: all of its rows or none.
 
     It equals adding the rows one by one, in order (in which a large load may not write them: only ORDER BY
-    tells). The frame is not changed.
+    tells). The frame is not changed. Constraints that are deferred are checked before the load ends. The
+    sequence of a column that the frame fills goes on after its values, if the role has the UPDATE privilege
+    on it.
 
     Parameters
     ----------
@@ -172,13 +173,10 @@ async def load_rows(
         try:
             async with lock_bound(connection, name, "nothing was loaded"), connection.begin_nested():
                 repeated, begun = begun, True
-                rules = in_encoding(rows.rules, driver_of(connection).get_settings().server_encoding)
-                if enums:  # only the server knows their labels
-                    rules = await with_labels(connection, into, rules)
-                if enums or repeated or rules != rows.rules:
-                    rows.rules = rules
+                if repeated:  # forgets the rejects of the attempt before
                     await rows.check()
-                nulls = await connection.scalar(_ARRAY_NULLS) if any(rule.item for rule in rules) else "on"
+                arrays = any(rule.item for rule in rows.rules)
+                nulls = await connection.scalar(_ARRAY_NULLS) if arrays else "on"
                 with reporting(progress, rows.total, "loading") as report:
                     outcome = await Load(
                         rows, into, columns, on_conflict, connection, report, callers, limits
@@ -188,8 +186,8 @@ async def load_rows(
                 if callers:  # whose transaction may have made the table
                     await settle_numbers(connection, name)
         except SERVER_ERRORS as exc:
-            for explain in (without_identity, used_up):
-                if error := await explain(connection, name, exc):
+            for explain in (missing_table, without_identity, used_up):
+                if error := await explain(connection, into, exc):
                     raise error from exc
             raise
         return outcome

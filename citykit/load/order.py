@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,8 +19,8 @@ SEQUENCE_MILLISECONDS = 100  # to wait for a session that has locked the sequenc
 REPEATED = 10  # times that each value of a column is there, from which it is worth being sorted by
 
 
-def dearest(rows: pa.Table, orders: Sequence[Sequence[str]]) -> list[str]:
-    """Return the columns of the index whose entries are the dearest to compare, no more than two.
+def costliest(rows: pa.Table, orders: Sequence[Sequence[str]]) -> list[str]:
+    """Return the columns of the index whose entries are the costliest to compare, no more than two.
 
     That is the one whose first column repeats the most: each comparison goes on to the next. Where rows that
     are neighbours there are neighbours in their batch as well, the server finds them in its cache, and builds
@@ -63,9 +63,6 @@ class Arrangement:
         return replace(target, columns=(*target.columns, self.counter.column), types=types)
 
 
-AS_THEY_COME = Arrangement()
-
-
 async def numbered(
     connection: AsyncConnection, target: Target, facts: Facts, by: Sequence[str], rows: int
 ) -> Arrangement:
@@ -76,55 +73,55 @@ async def numbered(
     """
     counter = facts.counter
     if counter is None or counter.column in target.columns:
-        return AS_THEY_COME
+        return Arrangement()
     # LOCK takes no sequence. This keeps others from nextval until the transaction ends, and changes nothing:
     # a sequence with a file of this transaction's own would not be logged where wal_level is minimal.
     alone = f"ALTER SEQUENCE {counter.sequence} OWNER TO {counter.owner}"
     if not await locked_by(connection, alone, SEQUENCE_MILLISECONDS):
-        return AS_THEY_COME
+        return Arrangement()
     state = f"SELECT last_value + CASE WHEN is_called THEN 1 ELSE 0 END FROM {counter.sequence}"  # noqa: S608
     first = int((await connection.exec_driver_sql(state)).scalar_one())
-    return Arrangement(by, counter, first) if first + rows <= counter.highest else AS_THEY_COME
-
-
-async def go_on(connection: AsyncConnection, arrangement: Arrangement, rows: int) -> None:
-    """Let the server number from where so many rows have ended; a rollback leaves a gap."""
-    if arrangement.counter and rows:
-        last = {"sequence": arrangement.counter.sequence, "last": arrangement.next + rows - 1}
-        await connection.execute(_SET_LAST, last)
-
-
-_SET_LAST = text("SELECT setval(CAST(CAST(:sequence AS text) AS regclass), :last)")
+    return Arrangement(by, counter, first) if first + rows <= counter.highest else Arrangement()
 
 
 @dataclass
-class Highest:
-    """The highest value given to each column that a sequence numbers."""
+class Given:
+    """The lowest and the highest value that rows give to each column that a sequence numbers."""
 
-    sequences: Mapping[str, str]  # by column, their names in SQL
-    values: dict[str, int] = field(default_factory=dict)
+    sequences: dict[str, str]  # by column, their names in SQL
+    limits: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def number(self, arrangement: Arrangement, rows: int) -> None:
+        """Note the numbers of so many rows; a rollback leaves a gap."""
+        if (counter := arrangement.counter) and rows:
+            self.sequences[counter.column] = counter.sequence
+            self.limits[counter.column] = arrangement.next, arrangement.next + rows - 1
 
     async def noted(self, batches: AsyncIterator[pa.Table]) -> AsyncIterator[pa.Table]:
-        """Yield the batches, and remember."""
+        """Yield the batches, and note their values."""
         async for rows in batches:
             for name in self.sequences:
-                highest = pc.max(rows[name]).as_py() if pa.types.is_integer(rows[name].type) else None
-                if highest is not None:
-                    self.values[name] = max(highest, self.values.get(name, highest))
+                known = self.limits.get(name, ())
+                found = pc.min_max(rows[name]).as_py() if pa.types.is_integer(rows[name].type) else {}
+                if values := [*known, *(value for value in found.values() if value is not None)]:
+                    self.limits[name] = min(values), max(values)
             yield rows
 
     async def settle(self, connection: AsyncConnection) -> None:
-        """Let each sequence go on after that value, where the role may set it."""
-        for name, highest in self.values.items():
-            await connection.execute(_GO_PAST, {"sequence": self.sequences[name], "highest": highest})
+        """Let each sequence go on after those values, if it has not passed them and the role may set it."""
+        for name, (lowest, highest) in self.limits.items():
+            given = {"sequence": self.sequences[name], "lowest": lowest, "highest": highest}
+            await connection.execute(_GO_PAST, given)
 
 
 _GO_PAST = text("""
-SELECT setval(q.seqrelid::regclass, CAST(:highest AS bigint)) FROM pg_catalog.pg_sequence q
-WHERE q.seqrelid = CAST(CAST(:sequence AS text) AS regclass) AND q.seqincrement > 0
-  AND has_sequence_privilege(q.seqrelid, 'UPDATE') AND has_sequence_privilege(q.seqrelid, 'USAGE, SELECT')
-  AND CAST(:highest AS bigint) <= q.seqmax
-  AND CAST(:highest AS bigint) > coalesce(pg_sequence_last_value(q.seqrelid), q.seqstart - 1)
+SELECT setval(seqrelid::regclass, given) FROM (
+    SELECT *, CASE WHEN seqincrement > 0 THEN CAST(:highest AS bigint) ELSE CAST(:lowest AS bigint) END given
+    FROM pg_catalog.pg_sequence WHERE seqrelid = CAST(CAST(:sequence AS text) AS regclass)
+) sequence
+WHERE has_sequence_privilege(seqrelid, 'UPDATE') AND has_sequence_privilege(seqrelid, 'USAGE, SELECT')
+  AND given BETWEEN seqmin AND seqmax
+  AND sign(given - coalesce(pg_sequence_last_value(seqrelid), seqstart - seqincrement)) = sign(seqincrement)
 """)
 
 

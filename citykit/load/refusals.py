@@ -6,13 +6,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sqlalchemy import select, text
+from sqlalchemy import Table, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database import Condition, ConditionClass, server_message, sqlstate
-from citykit.errors import CitykitError
-from citykit.load.catalogue import Facts
+from citykit.errors import CitykitError, MissingTableError
+from citykit.load.catalogue import Column, Facts, facts_of
 from citykit.load.merge import Merge, OnConflict
 
 Violation: TypeAlias = tuple[int, str, Any, str]  # position, column, value, reason
@@ -45,22 +45,7 @@ JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.numbe
 JOIN pg_catalog.pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.referred
 WHERE k.conrelid = to_regclass(:name) AND k.contype = 'f'
 GROUP BY k.oid, k.conrelid, k.confrelid
-UNION ALL
-SELECT ARRAY[a.attname::text], format('%I IS NULL', a.attname), 'missing'
-FROM pg_catalog.pg_attribute a
-WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND a.attnotnull AND NOT a.attisdropped
 """)
-
-_DEFAULTS = text("""
-SELECT a.attname AS name, CASE WHEN d.adbin IS NOT NULL AND a.attgenerated = ''
-                               AND pg_get_expr(d.adbin, d.adrelid) NOT LIKE 'nextval(%'
-                          THEN pg_get_expr(d.adbin, d.adrelid) ELSE 'NULL' END AS value,
-       format_type(a.atttypid, a.atttypmod) AS type
-FROM pg_catalog.pg_attribute a
-LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped
-""")
-
 
 # The classes of SQLSTATE by which a server refuses values: data, integrity, a trigger's exception, a view's
 # WITH CHECK OPTION.
@@ -99,7 +84,7 @@ async def find_violations(
     trial = await merge.connection.begin_nested()
     try:
         if not facts.rewritten:
-            found, certain = await _by_rules(merge)
+            found, certain = await _by_rules(merge, facts)
             if found:
                 return found
         else:
@@ -111,20 +96,26 @@ async def find_violations(
         await trial.rollback()
 
 
-async def _by_rules(merge: Merge) -> tuple[list[Violation], bool]:
+async def _by_rules(merge: Merge, facts: Facts) -> tuple[list[Violation], bool]:
     """Return the rows that break a constraint, and whether the server let each constraint be asked."""
     connection, target = merge.connection, merge.target
     quote = connection.dialect.identifier_preparer.quote
-    name = {"name": target.named(connection)}
-    defaults = (await connection.execute(_DEFAULTS, name)).all()
-    absent = [row for row in defaults if row.name not in target.columns]
-    filled = "".join(f", CAST({row.value} AS {row.type}) AS {quote(row.name)}" for row in absent)
+    filled = "".join(
+        f", CAST({_default(column)} AS {column.domain or column.definition}) AS {quote(column.name)}"
+        for column in facts.columns.values()
+        if column.name not in target.columns
+    )
     staged = f"(SELECT *{filled} FROM pg_temp.{target.staging}) AS staged"  # noqa: S608  the server's own texts
+    rules = [
+        ([n], f"{quote(n)} IS NULL", "missing") for n, column in facts.columns.items() if column.not_null
+    ]
+    asked = {"name": target.named(connection), "staging": target.staging}
+    rules += [
+        (list(rule.columns), rule.broken, rule.reason) for rule in await connection.execute(_RULES, asked)
+    ]
     found: list[Violation] = []
     certain = True
-    for columns, broken, reason in (
-        await connection.execute(_RULES, {**name, "staging": target.staging})
-    ).all():
+    for columns, broken, reason in rules:
         if not set(columns) & set(target.columns):
             continue
         shown = ", ".join(map(quote, columns))
@@ -140,6 +131,11 @@ async def _by_rules(merge: Merge) -> tuple[list[Violation], bool]:
             value = values[0] if len(columns) == 1 else tuple(values)
             found.append((position, ", ".join(columns), value, reason))
     return sorted(found, key=lambda violation: violation[:2]), certain
+
+
+def _default(column: Column) -> str:
+    """Return what an INSERT that leaves the column out stores there; a sequence is not asked: NULL."""
+    return "NULL" if column.default is None or column.sequence else column.default
 
 
 @dataclass
@@ -185,8 +181,7 @@ class _Trial:
         original = getattr(exc.orig, "__cause__", None)
         names: Sequence[str] = [getattr(original, "column_name", None) or ""]
         if constraint := getattr(original, "constraint_name", None):
-            asked = {"name": self.merge.target.named(self.merge.connection), "constraint": constraint}
-            names = await self.merge.connection.scalar(_COLUMNS_OF, asked) or names
+            names = self.facts.constraints.get(constraint) or names
         if getattr(original, "data_type_name", None):
             names = await self._of_domain(position) or names
         names = [name for name in names if name in self.merge.target.columns]
@@ -217,35 +212,11 @@ class _Trial:
         return tuple(row.one())
 
 
-_COLUMNS_OF = text("""
-SELECT array_agg(a.attname::text ORDER BY u.place)
-FROM pg_catalog.pg_constraint k
-CROSS JOIN LATERAL unnest(k.conkey) WITH ORDINALITY AS u (number, place)
-JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number
-WHERE k.conrelid = to_regclass(:name) AND k.conname = :constraint
-""")
-
-_VIOLATED = text("""
-SELECT array_agg(a.attname::text) AS columns,
-       CASE WHEN i.indisprimary AND i.indnkeyatts = 1 THEN min(pg_get_serial_sequence(:name, a.attname)) END
-           AS sequence,
-       min(format('SELECT setval(pg_get_serial_sequence(%L, %L), (SELECT max(%I) FROM %s))',
-                  CAST(:name AS text), a.attname, a.attname, CAST(:name AS text))) AS mend
-FROM pg_catalog.pg_index i
-JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
-JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
-JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid
-                              AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
-WHERE i.indrelid = to_regclass(:name) AND x.relname = :index AND c.relname = :table
-GROUP BY i.indexrelid, i.indisprimary, i.indnkeyatts
-""")
-
-
 @dataclass(frozen=True)
 class Violated:
     """A unique constraint that rows broke."""
 
-    columns: frozenset[str]  # empty where it is not one of the table's own (a trigger's, a partition's)
+    columns: frozenset[str]  # empty where it is no constraint of the table (but an index, or a partition's)
     said: str  # by the server
     mend: str | None = None  # SQL, where the database itself gave a number twice
 
@@ -265,44 +236,95 @@ async def violated_by(connection: AsyncConnection, table: str, exc: BaseExceptio
     Its transaction has to be usable again: rolled back to a savepoint.
     """
     original = getattr(getattr(exc, "orig", None), "__cause__", None) or exc
-    index, of = (getattr(original, f"{what}_name", None) for what in ("constraint", "table"))
-    asked = {"name": table, "index": index or "", "table": of or ""}
-    found = (await connection.execute(_VIOLATED, asked)).one_or_none()
-    if found is None:
+    name, of = (str(getattr(original, f"{what}_name", "")) for what in ("constraint", "table"))
+    facts = await facts_of(connection, table)
+    if facts is None or of != facts.name or name not in facts.constraints:
         return Violated(frozenset(), server_message(exc))
-    return Violated(frozenset(found.columns), server_message(exc), found.mend if found.sequence else None)
+    columns = facts.constraints[name]
+    sequence = facts.columns[columns[0]].sequence if len(columns) == 1 else None
+    mend = None
+    if sequence:
+        literal, column = (
+            sequence.replace("'", "''"),
+            connection.dialect.identifier_preparer.quote(columns[0]),
+        )
+        mend = f"SELECT setval('{literal}', (SELECT max({column}) FROM {table}))"  # noqa: S608  quoted names
+    return Violated(frozenset(columns), server_message(exc), mend)
 
 
-# DEFAULT is the primary key, where the server can use it.
-_WITHOUT_IDENTITY = text("""
-SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary
-                         AND i.indimmediate AND i.indisvalid) THEN 'DEFAULT' ELSE 'FULL' END AS identity
+# What a table that is not there is made by, unless its `info` says otherwise.
+_CREATE = "async with engine.begin() as connection: await connection.run_sync(table.metadata.create_all)"
+
+
+async def missing_table(connection: AsyncConnection, into: Table, exc: BaseException) -> CitykitError | None:
+    """Return the error of a table that is not there; None where that is not it (a trigger's is missing)."""
+    name = connection.dialect.identifier_preparer.format_table(into)
+    if sqlstate(exc) != Condition.UNDEFINED_TABLE or await facts_of(connection, name):
+        return None
+    create = into.info.get("create", _CREATE)
+    return MissingTableError(f"there is no table {name}; nothing was loaded. Create it first: {create}")
+
+
+# The publications of a table that publish updates. `identity`: the columns of its replica identity, NULL if
+# it has none. Before PostgreSQL 15 there are no `attnames` and no `rowfilter`.
+_PUBLISHED = text("""
+SELECT quote_ident(p.pubname) AS name, to_jsonb(t) AS publication, (
+           SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND (
+               c.relreplident = 'f' OR EXISTS (
+                   SELECT FROM pg_catalog.pg_index i
+                   WHERE i.indrelid = c.oid AND i.indimmediate AND i.indisvalid AND a.attnum = ANY (i.indkey)
+                   AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END))
+       ) AS identity,
+       (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+       EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary
+               AND i.indimmediate AND i.indisvalid) AS has_primary_key
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid = to_regclass(:name) AND c.relkind = 'r' AND c.relreplident <> 'f'
-  AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i
-                  WHERE i.indrelid = c.oid AND i.indimmediate AND i.indisvalid
-                    AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END)
-  AND EXISTS (SELECT FROM pg_catalog.pg_publication_tables t
-              JOIN pg_catalog.pg_publication p ON p.pubname = t.pubname
-              WHERE (t.schemaname, t.tablename) = (n.nspname, c.relname) AND p.pubupdate)
+JOIN pg_catalog.pg_publication_tables t ON (t.schemaname, t.tablename) = (n.nspname, c.relname)
+JOIN pg_catalog.pg_publication p ON p.pubname = t.pubname AND p.pubupdate
+WHERE c.oid = to_regclass(:name) AND c.relkind = 'r'
 """)
 
 
 async def without_identity(
-    connection: AsyncConnection, table: str, exc: BaseException
+    connection: AsyncConnection, into: Table, exc: BaseException
 ) -> CitykitError | None:
     """Return the error of a published table whose updates the server refuses; None where that is not it.
 
     Its subscribers could not tell which row was updated. The transaction has to be usable again: rolled back
     to a savepoint.
     """
-    if sqlstate(exc) != Condition.OBJECT_NOT_IN_PREREQUISITE_STATE:
+    lacks = sqlstate(exc) == Condition.OBJECT_NOT_IN_PREREQUISITE_STATE
+    # ON CONFLICT has this SQLSTATE too, and no detail.
+    uncovered = sqlstate(exc) == Condition.INVALID_COLUMN_REFERENCE and "\n" in server_message(exc)
+    if not (lacks or uncovered):
         return None
-    identity = await connection.scalar(_WITHOUT_IDENTITY, {"name": table})
-    return identity and CitykitError(
-        f"table {table}: {server_message(exc).splitlines()[0]}; nothing was loaded. "
-        "on_conflict='update' needs one, even if no row is updated: "
-        f"ALTER TABLE {table} REPLICA IDENTITY {identity}"
+    table = connection.dialect.identifier_preparer.format_table(into)
+    published = (await connection.execute(_PUBLISHED, {"name": table})).all()
+    if not published or (lacks and published[0].identity):
+        return None
+    [*_, columns, has_primary_key] = published[0]
+    needed = published[0].identity or []
+    mend = []
+    filtered = any(publication["rowfilter"] for _, publication, *_ in published) if uncovered else False
+    if lacks or (filtered and set(needed) < set(columns)):  # WHERE may use columns of the identity only
+        identity = "DEFAULT" if lacks and has_primary_key else "FULL"
+        mend.append(f"ALTER TABLE {table} REPLICA IDENTITY {identity}")
+        needed = columns
+    quote = connection.dialect.identifier_preparer.quote
+    for name, publication, *_ in published if uncovered else ():
+        if absent := set(needed) - set(publication["attnames"]):
+            listed = [quote(column) for column in columns if column in absent | set(publication["attnames"])]
+            only = f" ({', '.join(listed)})" if needed != columns else ""  # FULL allows no list of columns
+            rows = f" WHERE ({publication['rowfilter']})" if publication["rowfilter"] else ""
+            mend += [
+                f"ALTER PUBLICATION {name} DROP TABLE {table}",
+                f"ALTER PUBLICATION {name} ADD TABLE {table}{only}{rows}",
+            ]
+    return CitykitError(
+        f"table {table}: {'. '.join(server_message(exc).splitlines()[: 1 if lacks else 2])}; nothing was "
+        f"loaded. on_conflict='update' needs one, even if no row is updated. With SQL: {'; '.join(mend)}"
     )
 
 
@@ -324,10 +346,11 @@ ORDER BY q.seqmax - coalesce(pg_sequence_last_value(q.seqrelid), q.seqstart) LIM
 """)
 
 
-async def used_up(connection: AsyncConnection, table: str, exc: BaseException) -> CitykitError | None:
+async def used_up(connection: AsyncConnection, into: Table, exc: BaseException) -> CitykitError | None:
     """Return the error of a table whose sequence has no number left; None where that is not it."""
     if sqlstate(exc) != Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED:
         return None
+    table = connection.dialect.identifier_preparer.format_table(into)
     found = (await connection.execute(_USED_UP, {"name": table})).one_or_none()
     if found is None:
         return None

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -45,6 +46,7 @@ class Rows:
     _rejects: list[pd.DataFrame] = field(default_factory=list)
     _labels: list[tuple[int, pd.Index[Any]]] = field(default_factory=list)  # of each chunk, by its start
     _kept: dict[int, pa.Table] = field(default_factory=dict)
+    _checked: bool = False
     _columns: list[str] = field(default_factory=list)  # of a stream's first chunk
 
     def __post_init__(self) -> None:
@@ -88,6 +90,7 @@ class Rows:
         if not self.can_repeat:
             return
         kept = 0
+        self._checked = True
         self.valid, self._rejects, self._kept = 0, [], {}  # of a check by other rules, before this one
         async for start, chunk in self._chunks():
             rows = await asyncio.to_thread(self._validate, start, chunk)
@@ -95,6 +98,12 @@ class Rows:
             if kept <= KEPT_BYTES:
                 self._kept[start] = rows
         self.refuse()
+
+    async def check_by(self, rules: Sequence[Rule]) -> None:
+        """Check again, if the rules are others than before, or nothing was checked yet."""
+        if rules != self.rules or not self._checked:
+            self.rules = rules
+            await self.check()
 
     def refuse(self, cause: BaseException | None = None) -> None:
         """Raise the error that names every bad value, where one is enough to refuse the whole."""
@@ -142,12 +151,12 @@ class Rows:
             yield self._whole
         elif isinstance(self.source, AsyncIterable):
             async for each in self.source:
-                yield _piece(each)
+                yield _piece(each, self.source)
         else:
             pieces = _iterate(self.source)
             # What an iterator does for its next piece (read a file) is not done in the event loop.
             while (piece := await asyncio.to_thread(next, pieces, _END)) is not _END:
-                yield _piece(piece)
+                yield _piece(piece, self.source)
 
 
 _END = object()
@@ -162,14 +171,17 @@ def _whole(source: Any) -> pd.DataFrame | pa.Table | None:
     return None
 
 
-def _piece(piece: Any) -> pd.DataFrame | pa.Table:
+def _piece(piece: Any, of: Any = None) -> pd.DataFrame | pa.Table:
     if isinstance(piece, (pd.DataFrame, pa.Table)):
         return piece
     if isinstance(piece, pa.RecordBatch):
         return pa.Table.from_batches([piece])
-    if _is_arrow(piece):
+    if not _is_arrow(piece):
+        raise _not_loadable(piece, of)
+    try:
         return pa.table(piece)
-    raise _not_loadable(piece)
+    except (pa.ArrowException, TypeError) as exc:  # a column alone, for example
+        raise _not_loadable(piece, of) from exc
 
 
 def _iterate(source: Any) -> Iterator[Any]:
@@ -196,22 +208,34 @@ def _other_columns(start: int, differing: set[str]) -> InvalidFrameError:
     )
 
 
-def _not_loadable(source: object) -> TypeError:
-    hint = "pandas.DataFrame(…) makes one"
-    if isinstance(source, Coroutine):
-        source.close()
-        hint = "put await before the call that makes it"
-    elif isinstance(source, (str, bytes, os.PathLike)):
-        hint = "pandas.read_csv(…) reads one from a file"
-    elif isinstance(source, pd.Series):
-        hint = "its .to_frame() makes one"
-    elif hasattr(source, "to_batches"):  # a dataset of pyarrow
-        hint = "its .to_batches() makes one"
-    elif hasattr(source, "collect"):  # a lazy frame of polars
-        hint = "its .collect() makes one"
-    elif callable(source):
-        hint = "call it"
+_READERS = {".parquet": "read_parquet", ".xlsx": "read_excel", ".json": "read_json", ".ndjson": "read_json"}
+
+
+def _not_loadable(source: object, of: object = None) -> TypeError:
+    """Return the error for a source, or for a piece `of` a source, that is no frame."""
+    hint = _hint(source if of is None else of, source)
+    kind = type(source).__name__
     return TypeError(
         "a pandas DataFrame is needed, Arrow data, or an iterable of either, "
-        f"not {type(source).__name__}; {hint}"
+        f"not {kind if of is None else f'{type(of).__name__} of {kind}'}; nothing was loaded. {hint}".rstrip()
     )
+
+
+def _hint(source: object, piece: object) -> str:
+    """Say what makes a frame of a source whose first piece (or which itself) is none."""
+    if isinstance(source, Coroutine):
+        source.close()
+        return "Put await before the call that makes it."
+    if isinstance(source, (str, bytes, os.PathLike)):
+        suffix = os.path.splitext(os.fsdecode(source))[1].lower()
+        lines = ", lines=True" if suffix == ".ndjson" else ""
+        return f"For a file: pandas.{_READERS.get(suffix, 'read_csv')}(source{lines})"
+    if isinstance(source, dict) and any(isinstance(value, pd.DataFrame) for value in source.values()):
+        return "Its frames: source.values()"
+    for method in ("to_frame", "to_batches", "collect"):  # a Series, a dataset of pyarrow, a polars.LazyFrame
+        if hasattr(source, method):
+            return f"Make one: source.{method}()"
+    if isinstance(source, (dict, list, tuple, np.ndarray)) and len(source):
+        named = isinstance(piece, dict) or getattr(getattr(source, "dtype", None), "names", None)
+        return f"Make one: pandas.DataFrame(source{'' if named else ', columns=[…]'})"
+    return "Call it: source()" if callable(source) else ""

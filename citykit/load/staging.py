@@ -149,7 +149,7 @@ async def copy(
         async with started(raw, copy) as copying:
             status: str = await ended(copying, raw)
     except asyncio.CancelledError:
-        # A COPY given up half way can leave a connection that hangs: nobody gets it again.
+        # A cancelled COPY can leave a connection on which the next statement hangs: close it.
         await connection.invalidate()
         raise
     return int(status.split()[-1])

@@ -104,18 +104,6 @@ async def test_what_is_sent_in_binary_is_what_is_sent_as_text(engine: AsyncEngin
         assert (again.plan, again.skipped) == ("join", FEW_ROWS)
 
 
-async def test_a_column_that_is_narrower_in_the_database_is_not_cut(engine: AsyncEngine) -> None:
-    table = every_type("smallint")
-    key = sa.Column("key", sa.Integer, primary_key=True)
-    wide = sa.Table("every_type", sa.MetaData(), key, sa.Column("smallint", sa.BigInteger))
-    frame = pd.DataFrame({"key": range(FEW_ROWS), "smallint": 1})
-    frame.loc[7, "smallint"] = 2**16 + 1
-    async with created(engine, table):
-        with pytest.raises(citykit.CitykitError, match='value "65537" is out of range for type smallint'):
-            await citykit.load_frame(engine, frame, wide, key="key")
-        assert await rows_of(engine, table) == []
-
-
 DECIMALS = pd.ArrowDtype(pa.decimal128(5, 1))
 NANOSECONDS = pd.ArrowDtype(pa.time64("ns"))
 MINUTES = pd.date_range("2026-01-01", periods=3, freq="min")

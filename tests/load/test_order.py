@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
-from citykit.load.order import dearest
+from citykit.load.order import costliest
 from citykit.load.source import CHUNK_ROWS
 from tests.support.database import scalar
 
@@ -89,7 +89,7 @@ async def test_repeats_follow_the_frame_not_the_file(engine: AsyncEngine, policy
     assert found.sort_index().to_dict() == kept.set_index("name")["population"].sort_index().to_dict()
 
 
-async def test_a_counter_that_would_run_over_says_so_as_ever(engine: AsyncEngine) -> None:
+async def test_a_sequence_without_enough_numbers_is_an_error(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("ALTER TABLE cities ALTER COLUMN id SET MAXVALUE 1000"))
     with pytest.raises(Exception, match="reached maximum value of sequence"):
@@ -107,9 +107,9 @@ async def test_a_file_whose_order_an_index_is_made_of_stays_in_the_order_of_the_
     assert (await in_the_order_of(engine, "ctid"))["n"].tolist() == frame["name"].tolist()
 
 
-def test_the_dearest_index_is_the_one_whose_first_column_repeats_the_most() -> None:
+def test_the_costliest_index_is_the_one_whose_first_column_repeats_the_most() -> None:
     rows = pa.table({"many": range(100), "few": [0, 1] * 50, "lists": [[1]] * 100})
-    assert dearest(rows, [["many", "few"], ["few", "many", "lists"], ["few"]]) == ["few", "many"]
-    assert dearest(rows, [["few", "lists"]]) == ["few"]
-    assert dearest(rows, [["many"], ["lists"], ["absent", "few"]]) == []
-    assert dearest(rows, []) == []
+    assert costliest(rows, [["many", "few"], ["few", "many", "lists"], ["few"]]) == ["few", "many"]
+    assert costliest(rows, [["few", "lists"]]) == ["few"]
+    assert costliest(rows, [["many"], ["lists"], ["absent", "few"]]) == []
+    assert costliest(rows, []) == []

@@ -181,3 +181,32 @@ async def test_a_published_table_without_a_replica_identity_takes_new_rows(
     await execute(engine, IDENTITIES["nothing"][0])
     assert (await citykit.load_cities(engine, many(rows))).inserted == rows
     assert (await citykit.load_cities(engine, many(rows + 1), on_conflict="skip")).inserted == 1
+
+
+PARTS = {
+    "rows": "FOR TABLE cities WHERE (population > 5)",
+    "columns": "FOR TABLE cities (name, population)",
+    "rows and columns": "FOR TABLE cities (name, population) WHERE (population > 5)",
+}
+
+
+@pytest.mark.parametrize("rows", [10, MANY])
+@pytest.mark.parametrize("part", PARTS)
+async def test_an_update_of_a_table_that_is_published_in_part_says_what_to_type(
+    engine: AsyncEngine, part: str, rows: int
+) -> None:
+    if await scalar(engine, "SELECT current_setting('server_version_num')::int") < 150_000:
+        pytest.skip("PostgreSQL 14 publishes whole tables: CITYKIT_TEST_URL of PostgreSQL 15 or newer")
+    published = PARTS[part]
+    await citykit.load_cities(engine, many(rows).assign(population=1))
+    await execute(engine, f"CREATE PUBLICATION news {published}")
+    try:
+        with pytest.raises(citykit.CitykitError, match="nothing was loaded") as caught:
+            await citykit.load_cities(engine, many(rows), on_conflict="update")
+        await execute(engine, *str(caught.value).partition("With SQL: ")[2].split("; "))
+        await citykit.load_cities(engine, many(rows), on_conflict="update")
+        assert (await stored(engine))[f"city {rows - 1}", "", ""][0] == rows - 1
+        shown = "SELECT rowfilter FROM pg_publication_tables WHERE pubname = 'news'"
+        assert (await scalar(engine, shown) is None) == ("WHERE" not in published)
+    finally:
+        await execute(engine, "DROP PUBLICATION news")

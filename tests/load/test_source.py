@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -23,41 +24,67 @@ async def generate() -> AsyncIterator[pd.DataFrame]:
     yield pd.DataFrame(CITIES)
 
 
-def in_a_file(path: Path) -> Path:
-    pd.DataFrame(CITIES).to_csv(path / "cities.csv", index=False)
-    return path / "cities.csv"
+def in_a_file(path: Path, suffix: str = ".csv") -> Path:
+    frame, file = pd.DataFrame(CITIES), path / f"cities{suffix}"
+    if suffix == ".csv":
+        frame.to_csv(file, index=False)
+    elif suffix == ".parquet":
+        frame.to_parquet(file)
+    else:
+        frame.to_json(file, orient="records", lines=True)
+    return file
 
 
-@pytest.mark.parametrize(
-    ("made", "hint", "followed"),
-    [
-        (lambda _: CITIES, "pandas.DataFrame(…) makes one", pd.DataFrame),
-        (in_a_file, "pandas.read_csv(…) reads one from a file", pd.read_csv),
-        (lambda path: str(in_a_file(path)), "pandas.read_csv(…) reads one from a file", pd.read_csv),
-        (lambda _: pd.Series([1, 2], ["a", "b"], name="population"), "its .to_frame() makes one", None),
-        (
-            lambda _: dataset.dataset(pa.table(CITIES)),
-            "its .to_batches() makes one",
-            lambda source: source.to_batches(),
-        ),
-        (
-            lambda _: dataset.dataset(pa.table(CITIES)).scanner(),
-            "its .to_batches() makes one",
-            lambda source: source.to_batches(),
-        ),
-        (lambda _: pl.LazyFrame(CITIES), "its .collect() makes one", lambda source: source.collect()),
-        (lambda _: generate, "call it", lambda source: source()),
-    ],
-    ids=["dict", "path", "str", "Series", "Dataset", "Scanner", "LazyFrame", "function"],
-)
+# What is given, and what the error says to type, with the names of the columns where it says "…".
+SOURCES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "dict": (lambda _: CITIES, "pandas.DataFrame(source)"),
+    "dict of frames": (lambda _: {"a": pd.DataFrame(CITIES)}, "source.values()"),
+    "list of dicts": (lambda _: [{"name": "a", "population": n} for n in (1,)], "pandas.DataFrame(source)"),
+    "list of tuples": (lambda _: [("a", 1), ("b", 2)], "pandas.DataFrame(source, columns=[…])"),
+    "array": (
+        lambda _: np.array([["a", 1], ["b", 2]], dtype=object),
+        "pandas.DataFrame(source, columns=[…])",
+    ),
+    "structured array": (
+        lambda _: np.array([("a", 1)], dtype=[("name", object), ("population", int)]),
+        "pandas.DataFrame(source)",
+    ),
+    "CSV file": (in_a_file, "pandas.read_csv(source)"),
+    "name of a file": (lambda path: str(in_a_file(path)), "pandas.read_csv(source)"),
+    "Parquet file": (lambda path: in_a_file(path, ".parquet"), "pandas.read_parquet(source)"),
+    "NDJSON file": (lambda path: in_a_file(path, ".ndjson"), "pandas.read_json(source, lines=True)"),
+    "Series": (lambda _: pd.Series(["a"], name="name"), "source.to_frame()"),
+    "Series of polars": (lambda _: pl.Series("name", ["a"]), "source.to_frame()"),
+    "Index": (lambda _: pd.Index(["a"], name="name"), "source.to_frame()"),
+    "Dataset": (lambda _: dataset.dataset(pa.table(CITIES)), "source.to_batches()"),
+    "Scanner": (lambda _: dataset.dataset(pa.table(CITIES)).scanner(), "source.to_batches()"),
+    "LazyFrame": (lambda _: pl.LazyFrame(CITIES), "source.collect()"),
+    "function": (lambda _: generate, "source()"),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
 async def test_what_cannot_be_loaded_is_named_with_what_makes_a_source_of_it(
-    engine: AsyncEngine, tmp_path: Path, made: Callable[[Path], Any], hint: str, followed: Any
+    engine: AsyncEngine, tmp_path: Path, kind: str
 ) -> None:
+    made, typed = SOURCES[kind]
     source = made(tmp_path)
-    with pytest.raises(TypeError) as caught:
+    with pytest.raises(TypeError, match=rf"not {type(source).__name__}( of \w+)?; nothing") as caught:
         await citykit.load_cities(engine, source)
-    assert str(caught.value).endswith(f"not {type(source).__name__}; {hint}")
+    assert str(caught.value).endswith(f": {typed}")
     assert await scalar(engine, "SELECT count(*) FROM cities") == 0
-    if followed is not None:  # a column alone is not a whole city
-        await citykit.load_cities(engine, followed(source))
-        assert await scalar(engine, "SELECT count(*) FROM cities") == 2
+    typed = typed.replace("…", "'name', 'population'")
+    loadable = eval(typed, {"pandas": pd, "source": source})  # noqa: S307  what a user types
+    if typed == "source.to_frame()":  # a column alone is not a whole city
+        loadable = pd.DataFrame(loadable, columns=["name"]).assign(population=1)
+    await citykit.load_cities(engine, loadable)
+    assert await scalar(engine, "SELECT count(*) FROM cities") > 0
+
+
+@pytest.mark.parametrize("source", [None, 5, [], [None], pa.chunked_array([[1]]), pa.array([1])], ids=repr)
+async def test_what_nothing_makes_a_source_of_is_named_or_is_empty(engine: AsyncEngine, source: Any) -> None:
+    if source == []:
+        assert (await citykit.load_cities(engine, source)).inserted == 0
+        return
+    with pytest.raises(TypeError, match="a pandas DataFrame is needed"):
+        await citykit.load_cities(engine, source)
