@@ -55,9 +55,9 @@ def keep_alive(connection: Any, options: Mapping[str, int]) -> None:
 async def started(raw: Any, operation: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
     """Start an operation of asyncpg's connection, which has ended when the block has.
 
-    Left early, the operation is cancelled: asyncpg sends a CancelRequest, and lets the next statement wait
-    for the server's ReadyForQuery. It is cancelled as well when the connection ends: asyncpg would wait
-    without end for room in the buffer of a COPY.
+    If the block is left early, the operation is cancelled: asyncpg sends a CancelRequest, and its next
+    statement begins by waiting for the server's ReadyForQuery. The operation is also cancelled when the
+    connection ends, because asyncpg would wait without end for room in the buffer of a COPY.
     """
     task = asyncio.ensure_future(operation)
 
@@ -81,10 +81,10 @@ async def started(raw: Any, operation: Coroutine[Any, Any, T]) -> AsyncIterator[
 async def cancelled_on_server(raw: Any) -> None:
     """Wait until the server has ended a cancelled statement; close the connection if it has not within 2 s.
 
-    asyncpg sends another statement when the ReadyForQuery of the cancelled one has come, and closes the
-    connection where that takes longer: none comes after a COPY that had failed just before it was cancelled.
-    The CancelRequest is sent again meanwhile: PostgreSQL 15 loses one that comes while it compiles a
-    statement for the first time (JIT). Without asyncpg's name for that, it is only waited for.
+    The next statement of asyncpg waits for the ReadyForQuery of the cancelled one. No ReadyForQuery comes
+    after a COPY that had failed just before it was cancelled; the connection is then closed. Meanwhile the
+    CancelRequest is sent again: PostgreSQL 15 loses one that comes while it compiles a statement for the
+    first time (JIT). If asyncpg no longer has `_cancel_current_command`, it is not sent again.
     """
     send = getattr(raw, "_cancel_current_command", None)
     asking = asyncio.ensure_future(raw.execute("SELECT", timeout=CANCEL_SECONDS))

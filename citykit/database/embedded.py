@@ -6,9 +6,9 @@ Two files beside the data directory are locked with ``flock``, which the operati
 a process ends:
 
 ``users.lock``
-    The server's users are processes. Each holds this lock shared for as long as it lives, so that a killed
-    one is never counted. A process that leaves, and then gets the lock exclusively, was the last: it stops
-    the server.
+    The server's users are processes. Each holds this lock shared for as long as it lives, also if it is
+    killed. A process that leaves, and then gets the lock exclusively, was the last: it stops the server. If
+    the last one is killed, the server runs on until the next one leaves.
 ``start.lock``
     Held alone while the server is started or stopped; its content is the pid of the last who took it. A user
     whose server is ready does not need it. Waiting for it is polled and ends after `SERVER_SECONDS`.

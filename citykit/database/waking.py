@@ -35,7 +35,7 @@ def _wake(
     loop: asyncio.AbstractEventLoop, record: ConnectionPoolEntry, about: dict[Any, Any], last: float | None
 ) -> None:
     if about.get("citykit_woken") != last:
-        return  # an interrupt can lose a timer, so that another one has begun
+        return  # another timer goes on: an interrupt had ended this one before it could start the next
     if record.in_use:
         about["citykit_woken"] = loop.time()
         loop.call_later(WAKE_SECONDS, _wake, loop, record, about, about["citykit_woken"])

@@ -1,4 +1,4 @@
-"""Dates, times and intervals from the text that PostgreSQL writes. No I/O, no database."""
+"""Dates, times and intervals from the text that PostgreSQL writes: by Arrow's cast, else one by one."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _each(texts: pa.Array, read: Callable[[pa.Array], pa.Array]) -> pa.Array:
     return pa.concat_arrays(values)
 
 
-# Functions that read text which Arrow's CSV parser does not read, by Arrow type.
+# By Arrow type: what reads the text of a column that the CSV parser has left as text (see PgType.is_csv).
 READERS: Mapping[pa.DataType, Callable[[pa.Array], pa.Array]] = {
     pa.date32(): lambda texts: _moments(texts, pa.date32(), 86_400_000_000),
     pa.time64("us"): _times,

@@ -1,8 +1,9 @@
 """Which plan a load follows: a choice from facts that were read before. No I/O, no database.
 
 Each plan does what "merge" would do, only faster. Where the server refuses a row, or a lock, the plan is
-undone and ruled out, and the next one of `PLANS` is chosen. The last is "merge", which also finds out which
-rows are refused and why; so the result of a load does not depend on the number of its rows.
+undone and ruled out, and the next one of `PLANS` is chosen. "merge" also finds out which rows are refused and
+why; so the result of a load does not depend on the number of its rows. A role that may make no temporary
+tables has "copy" alone.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ def _possible(
 ) -> Iterator[Plan]:
     alone = held == "SHARE ROW EXCLUSIVE"  # no other session writes to the table
     if not wanted.staged:
-        # A stream cannot be sent again, so nothing but a key may refuse its rows: those are moved from the
-        # table to the temporary table.
+        # If keys repeat, the rows of a stream are moved from the table to the temporary table, because the
+        # stream cannot be sent again. Rows that something else refuses would be lost: none may be possible.
         explained = wanted.repeatable or (facts.temporary and _only_keys_refuse(facts, wanted))
         if alone and empty and facts.truncatable and may_rebuild(facts, wanted) and explained:
             yield "fill"
