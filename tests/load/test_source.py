@@ -81,7 +81,17 @@ async def test_what_cannot_be_loaded_is_named_with_what_makes_a_source_of_it(
     assert await scalar(engine, "SELECT count(*) FROM cities") > 0
 
 
-@pytest.mark.parametrize("source", [None, 5, [], [None], pa.chunked_array([[1]]), pa.array([1])], ids=repr)
+NOTHING = {
+    "None": None,
+    "a number": 5,
+    "an empty list": [],
+    "a list of None": [None],
+    "a chunked array": pa.chunked_array([[1]]),
+    "an array": pa.array([1]),
+}
+
+
+@pytest.mark.parametrize("source", NOTHING.values(), ids=NOTHING)
 async def test_what_nothing_makes_a_source_of_is_named_or_is_empty(engine: AsyncEngine, source: Any) -> None:
     if source == []:
         assert (await citykit.load_cities(engine, source)).inserted == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any, get_args
 
@@ -13,10 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import citykit
 from citykit.pgtypes import DtypeBackend
 
+large = pytest.mark.skipif(
+    not os.environ.get("CITYKIT_TEST_LARGE"),
+    reason="takes minutes and gigabytes: CITYKIT_TEST_LARGE=1 pytest tests/read/test_large_values.py",
+)
 BYTES = "convert_to(repeat('x', {}), 'UTF8')"
 
 
-@pytest.mark.parametrize("megabytes", [3, pytest.param(550, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("megabytes", [3, pytest.param(550, marks=large)])
 @pytest.mark.parametrize("output", ["hex", "escape"])
 @pytest.mark.parametrize("sql", [BYTES, "repeat('x', {})", "to_json(repeat('x', {}))"])
 async def test_a_large_value_comes_as_it_is(
@@ -37,7 +42,7 @@ async def test_a_large_value_comes_as_it_is(
         assert [len(frame["a"].item()) async for frame in frames] == [size]
 
 
-@pytest.mark.slow
+@large
 async def test_a_large_value_is_a_parameter(engine: AsyncEngine) -> None:
     given = {"value": bytes(550_000_000)}
     assert (await citykit.read_frame(engine, "SELECT length(:value) AS n", given))["n"].item() == 550_000_000
@@ -54,7 +59,7 @@ TOO_LARGE = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
+@large
 @pytest.mark.parametrize(("sql", "said"), TOO_LARGE)
 async def test_the_error_of_a_row_that_is_too_large_says_what_to_select(
     engine: AsyncEngine, sql: str, said: list[str]
