@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 
 
 class CitykitError(Exception):
-    """Base of every error that citykit raises on purpose."""
+    """Base of every error that citykit raises on purpose.
 
+    Attributes
+    ----------
+    sqlstate : str or None
+        The SQLSTATE that the server would have answered with, where citykit has refused before it was asked.
+    """
+
+    sqlstate: str | None = None
     _cell: int | None = None  # the number of the notebook cell that it ended
 
     def _render_traceback_(self) -> list[str]:

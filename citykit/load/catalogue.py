@@ -27,7 +27,7 @@ SELECT json_build_object(
 'instead', EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgtype & 64 = 64),
 'secured', row_security_active(c.oid),
 'inherited', EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid),
-'rewritten', EXISTS (SELECT FROM pg_catalog.pg_trigger g  -- BEFORE … FOR EACH ROW
+'rewritten', EXISTS (SELECT FROM pg_catalog.pg_trigger g  -- BEFORE ... FOR EACH ROW
                      WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 3
                        AND g.tgenabled <> 'D'),
 'only_keys_refuse', NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid

@@ -163,10 +163,12 @@ class Load:
                 rejects = rejects_frame([(None, name, None, reason)])
                 raise InvalidFrameError(f"column {name!r}: {reason}; nothing was loaded.", rejects)
         if grants := missing_grants(self.facts, self.wanted, self._name):
-            raise CitykitError(
+            error = CitykitError(
                 f"table {self._name}: the role {self.facts.role} lacks a right that on_conflict="
                 f"{self.on_conflict!r} needs; nothing was loaded. Ask the owner for it: {'; '.join(grants)}"
             )
+            error.sqlstate = Condition.INSUFFICIENT_PRIVILEGE
+            raise error
 
     async def _lock(self) -> Mode | None:
         """Lock the table, if the role may, until the transaction ends; nobody can replace it meanwhile."""

@@ -236,7 +236,7 @@ async def test_a_time_out_of_the_driver_leaves_a_connection_that_works(
     )
     async with hasty.connect() as connection, asyncio.timeout(30):
         for _ in range(5):
-            with pytest.raises(TimeoutError):
+            with pytest.raises(citykit.CitykitError, match="command_timeout"):
                 await counted(citykit.stream_frames(connection, sql, chunk_rows=1_000), seconds)
             await connection.rollback()
             found = await values(connection, "SELECT generate_series(1, 2000) AS i")

@@ -118,5 +118,5 @@ def test_one_that_is_never_awaited_still_warns() -> None:
 def test_an_engine_that_was_not_awaited_is_said_where_it_is_used() -> None:
     with pytest.raises(TypeError, match="put await before the call that made it"):
         asyncio.run(citykit.biggest_cities(citykit.connect()))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="put await before the call that makes it"):
+    with pytest.raises(TypeError, match="Put await before the call that makes it"):
         asyncio.run(citykit.load_cities(None, answer("life")))  # type: ignore[arg-type]
