@@ -750,6 +750,7 @@ def test_an_account_without_a_name_is_told_what_to_do(
         embedded.attach(empty_home)
 
 
+@pytest.mark.server  # it asks for one, as a process that needs a Python which others may execute
 @as_root
 @linux
 @pytest.mark.parametrize("named", [True, False], ids=["CITYKIT_HOME", "no CITYKIT_HOME"])
