@@ -1,4 +1,4 @@
-"""PostgreSQL's types, one row each; whatever else is known of a type follows from its row. No I/O."""
+"""One row for each PostgreSQL type. All else about a type is derived from its row. No I/O."""
 
 from __future__ import annotations
 

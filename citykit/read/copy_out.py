@@ -20,12 +20,15 @@ async def copy_out(raw: Any, sql: str) -> AsyncGenerator[tuple[bytes, str]]:
     """
     chunks: asyncio.Queue[bytes] = asyncio.Queue(1)  # while it is full, the server waits
     rest = bytearray()
+    coming = 0  # chunks that were cut off `rest` and are not yielded yet: they go before what is in it
 
     async def take(data: bytes) -> None:
+        nonlocal coming
         rest.extend(data)
         if len(rest) >= CHUNK_BYTES and (end := rest.rfind(b"\n") + 1):  # a newline in a value is \\n
             chunk = bytes(rest[:end])
             del rest[:end]
+            coming += 1
             await chunks.put(chunk)
 
     copy = raw.copy_from_query(f"\n{sql}\n", output=take, format="text", encoding="utf8")
@@ -37,8 +40,9 @@ async def copy_out(raw: Any, sql: str) -> AsyncGenerator[tuple[bytes, str]]:
                     [getting, copying], timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
                 if getting.done():
+                    coming -= 1
                     yield getting.result(), ""
-                elif not copying.done() and (end := rest.rfind(b"\n") + 1):
+                elif not coming and not copying.done() and (end := rest.rfind(b"\n") + 1):
                     chunk = bytes(rest[:end])
                     del rest[:end]
                     yield chunk, ""

@@ -66,7 +66,7 @@ def serve(host: str, port: int, *, max_body_bytes: int, say: Callable[[str], obj
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listening.getsockname()[1]}"
         if not local and not os.environ.get("CITYKIT_TOKEN"):
-            say(f"Whoever reaches {shown} may add cities: CITYKIT_TOKEN=… lets only those who know it.")
+            say(f"Anyone who can reach {shown} may add cities. CITYKIT_TOKEN=… requires that token for it.")
         server = _Server(configured(app))
 
         async def work() -> None:
