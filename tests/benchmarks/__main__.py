@@ -1,12 +1,13 @@
 """Measure citykit against its peers on this machine, in one run.
 
-``python -m tests.benchmarks`` needs the extra ``bench`` and a quarter of an hour. It starts an embedded
-server in a directory of its own and writes ``tests/benchmarks/RESULTS.md``.
+``python -m tests.benchmarks`` needs the extra ``bench`` and two hours. It starts servers in a directory of
+its own and writes ``tests/benchmarks/RESULTS.md``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -15,6 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -23,13 +25,13 @@ import typer
 from sqlalchemy import text
 
 import citykit
-from tests.benchmarks import loading, reading, web
+from tests.benchmarks import lineitem, loading, reading, servers, shapes, web
 from tests.benchmarks.bench import Job, shown
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = (
     "sqlalchemy", "asyncpg", "pandas", "pyarrow",
-    "adbc-driver-postgresql", "polars", "sqlspec", "psycopg", "pangres",
+    "adbc-driver-postgresql", "polars", "sqlspec", "psycopg", "pangres", "connectorx", "duckdb",
 )  # fmt: skip
 
 
@@ -86,15 +88,17 @@ async def measure(rows: int, only: str, disk: Path, many: int) -> list[str]:
     lines = machine(version)
     lines.append("")
 
-    async def run(jobs: list[Job]) -> list[Job]:
-        chosen = [job for job in jobs if only.lower() in job.name.lower()]
-        for job in chosen:
-            await job.run()
-            typer.echo("\n".join(job.lines()))
-            lines.extend(job.lines())
+    async def run(jobs: Iterable[Job]) -> list[Job]:
+        chosen = []
+        for job in jobs:
+            if only.lower() in job.name.lower():
+                await job.run()
+                typer.echo("\n".join(job.lines()))
+                lines.extend(job.lines())
+                chosen.append(job)
         return chosen
 
-    jobs = await run(loading.jobs(server, rows))
+    jobs = await run(loading.jobs(server, rows, 0.25))
     first = next((job for job in jobs if "empty table" in job.name and f"{rows:,}" in job.name), None)
     if many and first is not None:
         lines += await asyncio.to_thread(large, many, first.median("citykit") / rows, disk)
@@ -103,6 +107,17 @@ async def measure(rows: int, only: str, disk: Path, many: int) -> list[str]:
     if only.lower() in "web":
         lines += await web.lines(server, rows)
     await engine.dispose()
+    items = await asyncio.to_thread(lineitem.rows_of, rows, disk)
+    for where, settings in (("the embedded server's settings", servers.EMBEDDED), ("stock settings", {})):
+        with servers.started(disk / where.replace(" ", "-"), settings) as (uri, processes):
+            engine = await citykit.connect(uri)
+            await run(lineitem.jobs(engine, uri, processes, items, where))
+            if settings:
+                await run(shapes.jobs(engine, uri, processes, rows))
+            else:
+                of_cities = loading.jobs(loading.Server(engine, disk, uri), rows, 0.35)[:2]
+                await run([dataclasses.replace(job, name=f"{job.name} ({where})") for job in of_cities])
+            await engine.dispose()
     return lines
 
 

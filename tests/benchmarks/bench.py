@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.benchmarks.servers import Processes
+
 Contender = Callable[[], Awaitable[Any] | Any]
 
 
@@ -32,7 +34,9 @@ class Job:
     peers: tuple[str, ...] = ()  # among which "best" is looked for; empty: all but citykit
     rounds: int = 3
     limit: float | None = None  # of citykit's time, in seconds
+    server: Processes | None = None  # whose use of the processors is shown, beside that of this process
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    cpu: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # of the client, of the server
     failed: dict[str, str] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -47,7 +51,8 @@ class Job:
                     continue
                 if self.prepare:
                     await self.prepare()
-                started = time.perf_counter()
+                server = self.server.seconds() if self.server else 0.0
+                client, started = time.process_time(), time.perf_counter()
                 try:
                     await called(contender)
                 except Exception as exc:
@@ -56,6 +61,10 @@ class Job:
                     self.failed[name] = " ".join(str(exc).split())[:100]
                     continue
                 self.seconds.setdefault(name, []).append(time.perf_counter() - started)
+                client = time.process_time() - client
+                await asyncio.sleep(0.05 if self.server else 0)  # until the postmaster has seen who ended
+                server = self.server.seconds() - server if self.server else 0.0
+                self.cpu.setdefault(name, []).append((client, server))
 
     def median(self, name: str) -> float:
         """Return the median time of a contender, in seconds."""
@@ -76,16 +85,18 @@ class Job:
         lines = [
             f"### {self.name}",
             "",
-            "| contender | median | least | most | citykit is |",
-            "| --- | --- | --- | --- | --- |",
+            "| contender | median | least | most | client CPU | server CPU | citykit is |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
         ]
         ours = self.median("citykit")
         for name in sorted(self.seconds, key=self.median):
             times = self.seconds[name]
             ratio = "" if name == "citykit" else f"{ours / self.median(name):.2f} times"
-            figures = map(shown, (self.median(name), min(times), max(times)))
+            client, server = (statistics.median(each) for each in zip(*self.cpu[name], strict=True))
+            figures = [*map(shown, (self.median(name), min(times), max(times), client))]
+            figures.append(shown(server) if self.server else "")
             lines.append(f"| {name} | {' | '.join(figures)} | {ratio} |")
-        lines += [f"| {name} | cannot: {reason} | | | |" for name, reason in self.failed.items()]
+        lines += [f"| {name} | cannot: {reason} | | | | | |" for name, reason in self.failed.items()]
         lines.append("")
         for target, peer, times_as_long in self.outcomes():
             verdict = "reached" if times_as_long <= target.ratio else "**missed**"

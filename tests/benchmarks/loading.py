@@ -38,15 +38,16 @@ def cities(count: int, prefix: str = "", seed: int = 1) -> pd.DataFrame:
 
 
 class Server:
-    """The embedded server, for citykit's engine and for the drivers of others."""
+    """A server, for citykit's engine and for the drivers of others; without `uri`, the embedded one."""
 
-    def __init__(self, engine: AsyncEngine, disk: Path) -> None:
+    def __init__(self, engine: AsyncEngine, disk: Path, uri: str = "") -> None:
         self.engine = engine
         self.disk = disk  # which the server reads, too
-        host, port = (str(engine.url.query[name]) for name in ("host", "port"))
-        self.uri = (
-            f"postgresql:///{engine.url.database}?host={quote(host)}&port={port}&user={engine.url.username}"
-        )
+        if not uri:
+            host, port = (str(engine.url.query[name]) for name in ("host", "port"))
+            url = engine.url
+            uri = f"postgresql:///{url.database}?host={quote(host)}&port={port}&user={url.username}"
+        self.uri = uri
 
     async def fill(self, frame: pd.DataFrame | None) -> None:
         """Make the table anew, with these rows and the statistics of the planner."""
@@ -187,8 +188,8 @@ def half_new_a_quarter_changed(frame: pd.DataFrame) -> pd.DataFrame:
     return both.sample(frac=1, random_state=5, ignore_index=True)
 
 
-def jobs(server: Server, rows: int) -> list[Job]:
-    """Return the jobs over a table of so many rows."""
+def jobs(server: Server, rows: int, ratio: float) -> list[Job]:
+    """Return the jobs over a table of so many rows; `ratio` is the target of the large ones."""
     frame = cities(rows)
     update = half_new_a_quarter_changed(frame)
     thousand = frame.sample(1_000, random_state=6, ignore_index=True)
@@ -240,12 +241,12 @@ def jobs(server: Server, rows: int) -> list[Job]:
     return [
         Job(
             f"Load {many} rows into the empty table", load,
-            [Target("best", 0.25), Target("the server alone", 1.2)], empty, INGEST,
+            [Target("best", ratio), Target("the server alone", 1.2)], empty, INGEST,
         ),
         Job(
             f"Upsert {many} rows in random order (half new, a quarter changed) into {many}",
             {"citykit": ours(update, "update"), "staging by hand": staging_by_hand(server, update)},
-            [Target("staging by hand", 0.25)], full,
+            [Target("staging by hand", ratio)], full,
         ),
         Job(
             f"Upsert {many} unchanged rows",
