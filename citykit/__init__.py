@@ -26,7 +26,7 @@ if _typing.TYPE_CHECKING:
         summarize_countries,
         world_cities,
     )
-    from citykit.database import Bind, connect, sessions
+    from citykit.database import Bind, Numeric, connect, sessions
     from citykit.decode import DtypeBackend
     from citykit.errors import (
         CitykitError,
@@ -39,7 +39,7 @@ if _typing.TYPE_CHECKING:
         WrongLoopError,
     )
     from citykit.load import LoadReport, OnConflict, OnInvalid, Source, load_frame
-    from citykit.read import Statement, read_frame, stream_frames
+    from citykit.read import Statement, execute, read_frame, stream_frames
     from citykit.runtime import Progress, run
 
 __version__ = "0.1.0"
@@ -47,10 +47,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Base", "Bind", "City", "CitykitError", "DatabaseUnavailableError", "DtypeBackend", "DuplicateCityError",
     "DuplicateKeyError", "InvalidFrameError", "LoadReport", "MissingDependencyError", "MissingTableError",
-    "OnConflict", "OnInvalid", "Progress", "Source", "Statement", "WrongLoopError", "__version__", "add_city",
-    "biggest_cities", "connect", "create_tables", "find_cities", "load_cities", "load_frame",
-    "nearest_cities", "plot_biggest", "plot_countries", "plot_map", "plot_rank_size", "read_frame", "run",
-    "sessions", "stream_frames", "summarize_countries", "world_cities",
+    "Numeric", "OnConflict", "OnInvalid", "Progress", "Source", "Statement", "WrongLoopError", "__version__",
+    "add_city", "biggest_cities", "connect", "create_tables", "execute", "find_cities", "load_cities",
+    "load_frame", "nearest_cities", "plot_biggest", "plot_countries", "plot_map", "plot_rank_size",
+    "read_frame", "run", "sessions", "stream_frames", "summarize_countries", "world_cities",
 ]  # fmt: skip
 
 # Where each public name is defined. Tab after `citykit.` offers them, and the rooms.
@@ -60,12 +60,12 @@ _NAMES = {
         "Base", "City", "add_city", "biggest_cities", "create_tables", "find_cities", "load_cities",
         "nearest_cities", "summarize_countries", "world_cities",
     ),
-    "database": ("Bind", "connect", "sessions"),
+    "database": ("Bind", "Numeric", "connect", "sessions"),
     "decode": ("DtypeBackend",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "load": ("LoadReport", "OnConflict", "OnInvalid", "Source", "load_frame"),
     "magic": ("load_ipython_extension",),
-    "read": ("Statement", "read_frame", "stream_frames"),
+    "read": ("Statement", "execute", "read_frame", "stream_frames"),
     "runtime": ("Progress", "run"),
 }  # fmt: skip
 _HOME = {name: room for room, names in _NAMES.items() for name in names}

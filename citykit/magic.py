@@ -7,7 +7,7 @@ import html
 import keyword
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from IPython.core.error import UsageError
@@ -17,10 +17,10 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.cities import City
-from citykit.database import connect, in_transaction, shown_url
+from citykit.database import Numeric, connect, in_transaction, shown_url
 from citykit.errors import MissingTableError
-from citykit.read import parameter_names, read_frame
-from citykit.runtime import run
+from citykit.read import Executed, parameter_names, run_cell
+from citykit.runtime import run, warn_at_caller
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
@@ -34,16 +34,20 @@ class _Cities:
         self._shell = shell
         self._own: AsyncEngine | None = None
 
-    def cities(self, line: str, cell: str | None = None) -> pd.DataFrame | Overview:
+    def cities(self, line: str, cell: str | None = None) -> pd.DataFrame | Executed | Overview:
         """Run the SQL of a cell and show what it returns, or (as ``%cities``) show the connection.
 
         ::
 
-            %%cities [NAME] [--param NAME=VALUE ...]
+            %%cities [NAME] [--param NAME=VALUE ...] [--numeric {float,decimal}]
             SELECT name, population FROM cities WHERE country = :country LIMIT :n
 
+        A statement that returns no rows shows the server's command tag: ``DELETE 3``. Several statements,
+        each but the last ended by a semicolon, are one transaction: the rows of the last one that returns
+        any are shown, else the command tags of all.
+
         NAME
-            The DataFrame is also assigned to this variable.
+            What is shown is also assigned to this variable.
         :country, :n
             Take the values of the notebook's variables ``country`` and ``n``. They are values, and
             never become SQL.
@@ -52,6 +56,8 @@ class _Cities:
             ``2.5``, ``None``, ``True``, ``[1, 2]``, ``'5'`` for the text 5), else text: ``country=IS``,
             ``day=2024-02-29``. A date is given as text, which the server reads where the SQL
             takes a date: ``WHERE founded = :day``, ``CAST(:day AS date)``.
+        --numeric {float,decimal}
+            As what numerics are read, where not as the engine says; see ``citykit.read_frame``.
 
         The connection is that of the notebook's variable ``engine`` where that is one, else one of its own
         from ``citykit.connect()``.
@@ -62,14 +68,16 @@ class _Cities:
             return run(self._overview())
         if not cell.strip():
             raise UsageError("There is no SQL below %%cities; %cities alone shows the connection.")
-        name, given = _read_line(line)
+        name, given, numeric = _read_line(line)
         params = {wanted: self._value(wanted, given) for wanted in parameter_names(cell)}
         if unused := sorted(given.keys() - params):
             raise UsageError(f"The SQL has no parameter :{', :'.join(unused)}.")
-        frame = run(self._read(cell, params))
+        shown, warning = run(self._run(cell, params, numeric))
+        if warning:
+            warn_at_caller(warning)
         if name:
-            self._shell.user_ns[name] = frame
-        return frame
+            self._shell.user_ns[name] = shown
+        return shown
 
     def _value(self, name: str, given: dict[str, Any]) -> Any:
         for values in (given, self._shell.user_ns):
@@ -88,8 +96,10 @@ class _Cities:
             self._own = await connect()
         return self._own
 
-    async def _read(self, sql: str, params: dict[str, Any]) -> pd.DataFrame:
-        return await read_frame(await self._engine(), sql, params)
+    async def _run(
+        self, sql: str, params: dict[str, Any], numeric: Numeric | None
+    ) -> tuple[pd.DataFrame | Executed, str]:
+        return await run_cell(await self._engine(), sql, params, numeric)
 
     async def _overview(self) -> Overview:
         engine = await self._engine()
@@ -129,11 +139,12 @@ def _words(line: str) -> list[str]:
     return [word[1:-1] if re.fullmatch(r"'[^']*'|\"[^\"]*\"", word) else word for word in words]
 
 
-def _read_line(line: str) -> tuple[str | None, dict[str, Any]]:
-    """Return the name of the variable to assign, and the parameters that are given."""
+def _read_line(line: str) -> tuple[str | None, dict[str, Any], Numeric | None]:
+    """Return the name of the variable to assign, the parameters that are given, and ``--numeric``."""
     parser: Any = MagicArgumentParser(prog="%%cities", add_help=False)  # type: ignore[no-untyped-call]
     parser.add_argument("name", nargs="?")
     parser.add_argument("-p", "--param", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--numeric", choices=get_args(Numeric))
     try:
         words = parser.parse_args(_words(line))
     except ValueError as exc:
@@ -149,7 +160,7 @@ def _read_line(line: str) -> tuple[str | None, dict[str, Any]]:
             params[name] = ast.literal_eval(value)
         except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
             params[name] = value
-    return words.name, params
+    return words.name, params, words.numeric
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias, get_args
 from uuid import UUID
@@ -50,6 +50,7 @@ class PgType:
     arrow: pa.DataType | None = None
     parse: Callable[[str], object] | None = None
     setting: Setting | None = None
+    is_rounded: bool = False  # its text may have more digits than `arrow` holds
     # Its binary form: a number of this NumPy format that counts from `epoch`, or "bytes", the value itself.
     binary: str = ""
     epoch: int = 0
@@ -63,7 +64,8 @@ class PgType:
     @property
     def is_csv(self) -> bool:
         """Whether Arrow's CSV parser reads the text that COPY writes."""
-        return self.arrow is not None and self.parse is None and not pa.types.is_temporal(self.arrow)
+        by_arrow = self.arrow is not None and self.parse is None and not self.is_rounded
+        return by_arrow and not pa.types.is_temporal(self.arrow)
 
     @property
     def is_json(self) -> bool:
@@ -169,7 +171,13 @@ _ROWS = (
 # fmt: on
 # Every enum, which has an oid of its own.
 ENUM = PgType("enum", "enum", 0, 0, ("category",) * 3, TEXT, declared=(sa.Enum,), check="enum", typed=TEXT)
-PGTYPES: Mapping[str, PgType] = {row.name: row for row in (*_ROWS, ENUM)}
+_BY_NAME = {row.name: row for row in _ROWS}
+# A numeric that is read as double precision, for numeric="float".
+ROUNDED = replace(
+    _BY_NAME["numeric"], name="numeric as float", dtypes=_BY_NAME["float8"].dtypes, arrow=pa.float64(),
+    parse=None, is_rounded=True, declared=(), check=None, typed=None,
+)  # fmt: skip
+PGTYPES: Mapping[str, PgType] = {**_BY_NAME, ENUM.name: ENUM, ROUNDED.name: ROUNDED}
 
 
 @dataclass(frozen=True)
@@ -189,6 +197,10 @@ class Type:
     def dtype(self, backend: DtypeBackend) -> str:
         """Return the dtype of such a column."""
         return "object" if self.array else self.row.dtypes[get_args(DtypeBackend).index(backend)]
+
+    def rounded(self) -> Type:
+        """Return this type with a numeric read as double precision."""
+        return replace(self, name=ROUNDED.name) if self.name == "numeric" else self
 
 
 _BY_OID = {row.oid: row for row in _ROWS}

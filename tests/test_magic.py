@@ -42,14 +42,22 @@ VALUES: dict[str, Any] = {
 @pytest.mark.parametrize("given", VALUES, ids=lambda given: given[:20])
 @pytest.mark.parametrize("option", ["-p", "--param"])
 def test_a_value_is_the_literal_that_python_reads_else_text(given: str, option: str) -> None:
-    assert _read_line(f"found {option} {given}") == ("found", {"x": VALUES[given]})
+    assert _read_line(f"found {option} {given}") == ("found", {"x": VALUES[given]}, None)
 
 
 def test_the_last_of_several_parameters_is_read_too() -> None:
     assert _read_line("-p a=1 name --param b='x y' -p c=[1, 2]") == (
         "name",
         {"a": 1, "b": "x y", "c": [1, 2]},
+        None,
     )
+
+
+def test_numerics_are_read_as_is_said() -> None:
+    assert _read_line("found --numeric decimal -p a=1") == ("found", {"a": 1}, "decimal")
+    assert _read_line("--numeric=float") == (None, {}, "float")
+    with pytest.raises(UsageError, match="invalid choice: 'double'"):
+        _read_line("--numeric double")
 
 
 @pytest.mark.parametrize("line", ["'x", "-p x='a", '-p x="a', "-p x=it's"])

@@ -15,10 +15,10 @@ import citykit
 from citykit.decode import moments
 from citykit.encode import rules_of, values
 from citykit.load.plan import FEW_ROWS
-from citykit.pgtypes import ENUM, EXACT, KNOWN, PGTYPES, Check, DtypeBackend, PgType
+from citykit.pgtypes import ENUM, EXACT, KNOWN, PGTYPES, ROUNDED, Check, DtypeBackend, PgType
 from tests.support.tables import created
 
-ROWS = {name: row for name, row in PGTYPES.items() if row is not ENUM}
+ROWS = {name: row for name, row in PGTYPES.items() if row not in (ENUM, ROUNDED)}
 
 
 def gaps(row: PgType) -> list[str]:
@@ -28,7 +28,8 @@ def gaps(row: PgType) -> list[str]:
         found.append("a dtype for each backend")
     if row.arrow is None and row.parse is None:
         found.append("a way to read it: an Arrow type or a parser")
-    if row.arrow is not None and not (row.is_csv or row.parse) and row.arrow not in moments.READERS:
+    read = row.is_csv or row.parse or row.is_rounded
+    if row.arrow is not None and not read and row.arrow not in moments.READERS:
         found.append("a reader for its Arrow type")
     if len({bool(row.check), row.typed is not None}) > 1 or (row.declared and not row.check):
         found.append("all that loading needs: a check, the type of checked values, SQLAlchemy's type")
@@ -118,7 +119,10 @@ async def test_a_value_of_every_type_is_stored_and_read_alone_and_in_arrays(
         backends: tuple[DtypeBackend, ...] = get_args(DtypeBackend)
         for backend in backends:
             read = await citykit.read_frame(
-                connection, "SELECT one, many FROM samples ORDER BY key", dtype_backend=backend
+                connection,
+                "SELECT one, many FROM samples ORDER BY key",
+                dtype_backend=backend,
+                numeric="decimal",
             )
             assert read.dtypes.astype(str).tolist() == [row.dtypes[backends.index(backend)], "object"]
             assert read["one"].isna().sum() == read["many"].isna().sum() == 1

@@ -15,7 +15,7 @@ import citykit
 from tests.support.kernels import kernel
 
 # What signatures are written with: aliases, which have no docstring.
-TYPES = {"Bind", "DtypeBackend", "OnConflict", "OnInvalid", "Progress", "Source", "Statement"}
+TYPES = {"Bind", "DtypeBackend", "Numeric", "OnConflict", "OnInvalid", "Progress", "Source", "Statement"}
 
 USES = """
 engine = await citykit.connect()
@@ -82,7 +82,7 @@ def test_what_touches_the_database_is_async_and_the_rest_is_not() -> None:
     functions = {name for name in citykit.__all__ if inspect.isroutine(getattr(citykit, name))}
     asynchronous = {name for name in functions if inspect.iscoroutinefunction(getattr(citykit, name))}
     assert asynchronous == {
-        "add_city", "biggest_cities", "connect", "create_tables", "find_cities", "load_cities",
+        "add_city", "biggest_cities", "connect", "create_tables", "execute", "find_cities", "load_cities",
         "load_frame", "nearest_cities", "read_frame", "summarize_countries",
     }  # fmt: skip
     assert {name for name in functions if inspect.isasyncgenfunction(getattr(citykit, name))} == {
@@ -90,12 +90,13 @@ def test_what_touches_the_database_is_async_and_the_rest_is_not() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["load_cities", "load_frame", "read_frame", "stream_frames"])
+@pytest.mark.parametrize("name", ["execute", "load_cities", "load_frame", "read_frame", "stream_frames"])
 def test_signatures_are_written_with_the_public_types(name: str) -> None:
     hints = inspect.signature(getattr(citykit, name)).parameters
     policies = {
         "bind": "Bind", "source": "Source", "on_conflict": "OnConflict", "on_invalid": "OnInvalid",
         "progress": "Progress", "statement": "Statement", "dtype_backend": "DtypeBackend",
+        "numeric": "Numeric | None",
     }  # fmt: skip
     assert "frame" not in hints
     assert {key: hints[key].annotation for key in policies if key in hints} == {

@@ -16,7 +16,15 @@ from citykit.database.driver import KEEPALIVE, cancelled_on_server, keep_alive
 from citykit.database.pool import PoolPerLoop
 from citykit.database.pooler import PoolerCheck
 from citykit.database.server_errors import DRIVER_ERRORS, unreachable
-from citykit.database.transactions import LOCK_OPTION, LOCK_SECONDS, SILENCE_OPTION, SILENCE_SECONDS
+from citykit.database.transactions import (
+    LOCK_OPTION,
+    LOCK_SECONDS,
+    NUMERIC_OPTION,
+    SILENCE_OPTION,
+    SILENCE_SECONDS,
+    Numeric,
+    numeric_checked,
+)
 from citykit.database.urls import asyncpg_url, set_url_options, shown_url, socket_options
 from citykit.database.waking import wake_for_interrupts
 from citykit.errors import DatabaseUnavailableError
@@ -33,6 +41,7 @@ async def connect(
     echo: bool = False,
     lock_timeout: float = LOCK_SECONDS,
     silence_timeout: float = SILENCE_SECONDS,
+    numeric: Numeric = "float",
     **engine_options: Any,
 ) -> AsyncEngine:
     """Connect to a PostgreSQL server, and check that it answers.
@@ -53,6 +62,9 @@ async def connect(
         Seconds after which a helper that still waits asks the server for another connection, to learn whether
         it is there. If no answer comes within 5 s more, the helper raises DatabaseUnavailableError. A
         statement that takes long is not ended by this; ``connect_args={"command_timeout": seconds}`` ends it.
+    numeric : {"float", "decimal"}
+        As what :func:`read_frame`, :func:`stream_frames` and ``%%cities`` read numerics where they are not
+        told.
     **engine_options
         Passed on to :func:`sqlalchemy.ext.asyncio.create_async_engine`. ``pool_size`` and the like hold
         for each event loop; a ``poolclass`` of your own is used as it is.
@@ -82,6 +94,7 @@ async def connect(
     engine_options["execution_options"] = {
         LOCK_OPTION: lock_timeout,
         SILENCE_OPTION: silence_timeout,
+        NUMERIC_OPTION: numeric_checked(numeric),
         **engine_options.get("execution_options", {}),
     }
     try:

@@ -13,7 +13,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, event, text
@@ -45,6 +45,8 @@ SILENCE_SECONDS = 30.0  # of work, after which it is asked; an option of the eng
 SILENCE_OPTION = "citykit_silence_timeout"
 LOCK_SECONDS = 30.0  # that a helper which writes waits for a lock; an option likewise
 LOCK_OPTION = "citykit_lock_timeout"
+Numeric: TypeAlias = Literal["float", "decimal"]
+NUMERIC_OPTION = "citykit_numeric"  # as which numerics are read where a helper is not told
 # The server has rolled the transaction back, also where its answer to the COMMIT says so.
 _CONFLICTS = (Condition.SERIALIZATION_FAILURE, Condition.DEADLOCK_DETECTED)
 # A transaction gets its xid at its first write.
@@ -58,8 +60,9 @@ FROM pg_catalog.pg_class WHERE oid = to_regclass('cities')
 
 # What the work does to the database. "reads": only SELECTs of citykit's own, which write nothing where
 # `cities` is a table; before they are repeated, the catalogue is asked whether it is one (`_ONLY_READ`).
-# "any": a statement of the user's, which may write. "writes": a write of citykit's own.
-Effect: TypeAlias = Literal["reads", "any", "writes"]
+# "any": statements of the user's, which may write. "writes": a write of citykit's own. "one statement": of
+# the user's; where the bind is in AUTOCOMMIT, it runs without BEGIN, as VACUUM has to.
+Effect: TypeAlias = Literal["reads", "any", "writes", "one statement"]
 
 
 async def in_transaction(
@@ -103,10 +106,18 @@ async def in_transaction(
     return task.result()
 
 
-def option(bind: Bind, name: str, default: float) -> float:
+def option(bind: Bind, name: str, default: T) -> T:
     """Return an option of citykit's own that `connect` has given an engine (its execution_options)."""
     sync = bind.get_bind() if isinstance(bind, AsyncSession) else bind.sync_engine
-    return float(sync.get_execution_options().get(name, default))
+    value: T = sync.get_execution_options().get(name, default)
+    return value
+
+
+def numeric_checked(numeric: object) -> Numeric:
+    """Return what numerics are read as, or refuse it."""
+    if numeric == "float" or numeric == "decimal":
+        return numeric
+    raise ValueError(f"numeric is one of {', '.join(map(repr, get_args(Numeric)))}, not {numeric!r}")
 
 
 async def cancelled(task: asyncio.Task[Any]) -> None:
@@ -183,7 +194,7 @@ async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Atte
                     attempt.committing = True  # as each SELECT did
                     said = "no answer came from cities, which is no plain table and may write when it is read"
                     raise connection_lost(said, in_doubt=True)
-            elif _autocommits(connection):
+            elif _autocommits(connection) and attempt.effect != "one statement":
                 _synchronous(connection).execution_options(isolation_level="READ COMMITTED")
             result = await work(connection)
             if attempt.effect == "any":
@@ -219,6 +230,12 @@ async def _in_savepoint(bind: AsyncConnection | AsyncSession, work: Work[T], att
     check_loop(connection)
     attempt.connection = connection
     with server_errors_named(connection), _ended_before_rollback(connection, attempt):
+        if attempt.effect == "one statement" and _autocommits(connection):
+            try:
+                return await work(connection)
+            except asyncio.CancelledError:
+                await _end_cancelled(connection)
+                raise
         savepoint = await bind.begin_nested()
         try:
             if isinstance(bind, AsyncSession):

@@ -3,7 +3,9 @@
 from citykit.decode.copy_text import UnfitColumnError, Values, decode, objects, values_of
 from citykit.decode.data_rows import COPIED, ROW, SLACK, Bytes, copied_lines, unpack, whole_copies, whole_rows
 from citykit.decode.dtypes import to_frame
+from citykit.decode.moments import UnfitValueError
 from citykit.decode.records import frame_of_records
+from citykit.decode.rounding import shown
 from citykit.pgtypes import DtypeBackend
 
 __all__ = [
@@ -13,11 +15,13 @@ __all__ = [
     "Bytes",
     "DtypeBackend",
     "UnfitColumnError",
+    "UnfitValueError",
     "Values",
     "copied_lines",
     "decode",
     "frame_of_records",
     "objects",
+    "shown",
     "to_frame",
     "unpack",
     "values_of",

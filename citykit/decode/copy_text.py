@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from citykit.decode.moments import READERS, UnfitValueError, check_python_holds
+from citykit.decode.rounding import rounded, shown
 from citykit.pgtypes import TEXT, Type
 
 Values: TypeAlias = Any  # an Arrow array, or a NumPy array of Python objects where Arrow has no such type
@@ -22,10 +24,10 @@ class UnfitColumnError(UnfitValueError):
 
     def __init__(self, column: int, unfit: UnfitValueError) -> None:
         ValueError.__init__(self, *unfit.args)
-        self.column, self.position = column, unfit.position
+        self.column, self.position, self.holder = column, unfit.position, unfit.holder
 
 
-def decode(data: bytes, types: Sequence[Type]) -> list[Values]:
+def decode(data: bytes, types: Sequence[Type], lost: dict[int, str] | None = None) -> list[Values]:
     r"""Decode whole lines of ``COPY … TO STDOUT (FORMAT text)``.
 
     Parameters
@@ -34,6 +36,8 @@ def decode(data: bytes, types: Sequence[Type]) -> list[Values]:
         UTF-8, zero or more lines.
     types : sequence of Type
         The type of each column.
+    lost : dict, optional
+        Gets, for each column of numerics read as floats, the first value whose whole part no float holds.
 
     Returns
     -------
@@ -77,12 +81,13 @@ def decode(data: bytes, types: Sequence[Type]) -> list[Values]:
     )
     escaped = data.count(b"\\") != data.count(b"\\N")
     columns = []
+    lost = {} if lost is None else lost
     for number, type_ in enumerate(types):
         column = table.column(number).combine_chunks()
         if escaped and column.type == TEXT:
             column = _unescaped(column)
         try:
-            columns.append(values_of(column, type_))
+            columns.append(values_of(column, type_, partial(lost.setdefault, number)))
         except UnfitValueError as exc:
             raise UnfitColumnError(number, exc) from exc
     return columns
@@ -100,11 +105,16 @@ def _unescaped(texts: pa.Array) -> pa.Array:
     return pc.replace_substring(texts, "\0", "\\")
 
 
-def values_of(texts: pa.Array, type_: Type) -> Values:
-    """Return the values that `texts` stand for; a column that the CSV parser has typed stays as it is."""
+def values_of(texts: pa.Array, type_: Type, lost: Callable[[str], object] = str) -> Values:
+    """Return the values that `texts` stand for; a column that the CSV parser has typed stays as it is.
+
+    `lost`: see :func:`rounded`.
+    """
     if type_.array:
-        return _arrays(texts, type_)
+        return _arrays(texts, type_, lost)
     row = type_.row
+    if row.is_rounded:
+        return rounded(texts, lost)
     if row.parse is not None:
         values = [None if text is None else row.parse(text) for text in texts.to_pylist()]
         return objects(values) if row.arrow is None else pa.array(values, row.arrow)
@@ -120,7 +130,7 @@ def objects(values: Iterable[object]) -> Values:
     return np.fromiter(values, dtype=object)
 
 
-def _arrays(texts: pa.Array, type_: Type) -> Values:
+def _arrays(texts: pa.Array, type_: Type, lost: Callable[[str], object]) -> Values:
     """Read arrays as (nested) lists: type all elements as one column, then put each into its list."""
     delimiter = re.escape(type_.delimiter)
     token = re.compile(rf'[{{}}]|{delimiter}|"((?:[^"\\]|\\.)*)"|([^{{}}"{delimiter}]+)', re.DOTALL)
@@ -150,12 +160,13 @@ def _arrays(texts: pa.Array, type_: Type) -> Values:
     )
     texts = pa.array(elements, TEXT)
     try:
-        values = values_of(texts, Type(type_.name))
+        values = values_of(texts, Type(type_.name), lost)
         if isinstance(values, pa.Array):
             check_python_holds(values, texts)
             values = values.to_pylist()
     except UnfitValueError as exc:
-        raise UnfitValueError(places[exc.position][2], elements[exc.position], "its list") from exc
+        holder = exc.holder if type_.row.is_rounded else "its list"
+        raise UnfitValueError(places[exc.position][2], shown(elements[exc.position] or ""), holder) from exc
     for (place, number, _), value in zip(places, values, strict=True):
         place[number] = value
     return lists

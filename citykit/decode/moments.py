@@ -17,7 +17,7 @@ class UnfitValueError(ValueError):
 
     def __init__(self, position: int, value: object, holder: str) -> None:
         super().__init__(f"{value!r}, which {holder} cannot hold")
-        self.position = position
+        self.position, self.holder = position, holder
 
 
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 to 9999, which Python has

@@ -1,6 +1,9 @@
-"""A statement to frames."""
+"""A statement to frames, or to its command tag."""
 
+from citykit.read.execution import Executed, execute, run_cell
 from citykit.read.reading import read_frame, stream_frames
 from citykit.read.statement import Statement, parameter_names
 
-__all__ = ["Statement", "parameter_names", "read_frame", "stream_frames"]
+__all__ = [
+    "Executed", "Statement", "execute", "parameter_names", "read_frame", "run_cell", "stream_frames",
+]  # fmt: skip

@@ -83,6 +83,7 @@ class Lines:
     """The answer to ``COPY … TO STDOUT (FORMAT text)``: CopyData messages."""
 
     types: Sequence[Type]
+    lost: dict[int, str]
     kind: int = COPIED
     _begun: bytes = b""  # the part that has come of a line whose end has not
 
@@ -97,7 +98,7 @@ class Lines:
             lines = self._begun + lines
             end = lines.rfind(b"\n") + 1
             lines, self._begun = lines[:end], lines[end:]
-        return decode(lines, self.types), used
+        return decode(lines, self.types, self.lost), used
 
 
 async def rows_out(

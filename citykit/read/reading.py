@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, get_args
 
 import pandas as pd
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.database import Bind, cancelled, in_transaction
-from citykit.decode import DtypeBackend, UnfitColumnError, Values, to_frame
-from citykit.read.result import Result, described, unfit
+from citykit.database import NUMERIC_OPTION, Bind, Numeric, cancelled, in_transaction, numeric_checked, option
+from citykit.decode import DtypeBackend, UnfitColumnError, Values, shown, to_frame
+from citykit.read.prepared import Prepared, prepared
+from citykit.read.result import Result, result_of, unfit
 from citykit.read.statement import Statement
-from citykit.runtime import Progress, reporting, says_await
+from citykit.runtime import Progress, reporting, says_await, warn_at_caller
 
 SILENCE_SECONDS = 0.2  # without more rows, after which a frame is yielded with the rows that have come
 THREAD_ROWS = 10_000  # from here up a frame is made in a thread
@@ -28,6 +29,7 @@ async def read_frame(
     params: Mapping[str, Any] | None = None,
     *,
     dtype_backend: DtypeBackend = "numpy_nullable",
+    numeric: Numeric | None = None,
     progress: Progress = None,
 ) -> pd.DataFrame:
     """Run a statement and return its rows as a frame, typed by the server's column types.
@@ -50,6 +52,10 @@ async def read_frame(
     dtype_backend : {"numpy_nullable", "numpy", "pyarrow"}
         Which of pandas' dtypes; the README has the table. They never depend on values: no rows, NULL
         and values give the same.
+    numeric : {"float", "decimal"}, optional
+        As what numerics are read. "float": double precision, as float() reads their text; a warning names
+        the columns with a value whose whole part does not fit (beyond 2**53). "decimal": exactly, as
+        Decimals. None: as the engine says (``connect(numeric=…)``), else "float".
     progress : bool or callable, optional
         None: a bar from 200,000 rows up, in terminals and notebooks. A callable gets
         ``(rows_done, None)`` while rows arrive: only the end tells how many they are.
@@ -63,7 +69,7 @@ async def read_frame(
     ------
     CitykitError
         What the server says about the statement, with the line, a caret and its hint; a parameter
-        without a value or a value without a parameter; a value that pandas cannot hold.
+        without a value or a value without a parameter; a value that pandas, or a float, cannot hold.
     MissingTableError
         If it names a table that does not exist.
 
@@ -75,22 +81,48 @@ async def read_frame(
     >>> frame.dtypes.astype(str).to_dict()
     {'name': 'string', 'population': 'Int32'}
     """
-    _check_backend(dtype_backend)
+    _check_choices(dtype_backend, numeric)
 
-    async def work(connection: AsyncConnection) -> pd.DataFrame:
-        result = await described(connection, statement, params)
-        columns: list[list[Values]] = [[] for _ in result.types]
-        rows = 0
-        with reporting(progress, None, "reading") as report:
-            async with aclosing(result.batches) as batches:
-                async for batch in batches:
-                    for parts, part in zip(columns, batch, strict=True):
-                        parts.append(part)
-                    rows += len(batch[0])
-                    report(rows)
-        return await _framed(result, columns, rows, dtype_backend)
+    async def work(connection: AsyncConnection) -> tuple[pd.DataFrame, str]:
+        asked = await prepared(connection, statement, params)
+        return await read(asked, dtype_backend, numeric, progress)
 
-    return await in_transaction(bind, work, effect="any")
+    frame, warning = await in_transaction(bind, work, effect="any")
+    if warning:
+        warn_at_caller(warning)
+    return frame
+
+
+async def read(
+    asked: Prepared, dtype_backend: DtypeBackend, numeric: Numeric | None, progress: Progress
+) -> tuple[pd.DataFrame, str]:
+    """Run a prepared statement; return its rows, and what to warn of, '' for nothing."""
+    result = await result_of(asked, _numeric(asked, numeric))
+    columns: list[list[Values]] = [[] for _ in result.types]
+    rows = 0
+    with reporting(progress, None, "reading") as report:
+        async with aclosing(result.batches) as batches:
+            async for batch in batches:
+                for parts, part in zip(columns, batch, strict=True):
+                    parts.append(part)
+                rows += len(batch[0])
+                report(rows)
+    return await _framed(result, columns, rows, dtype_backend), _warning(result, result.lost)
+
+
+def _numeric(asked: Prepared, numeric: Numeric | None) -> Numeric:
+    return numeric_checked(option(asked.connection, NUMERIC_OPTION, "float") if numeric is None else numeric)
+
+
+def _warning(result: Result, lost: Iterable[int]) -> str:
+    """Return what to say of numerics that were read as floats with fewer digits; '' for none."""
+    values = [f"{result.names[number]!r} ({shown(result.lost[number])})" for number in lost]
+    if not values:
+        return ""
+    return (
+        f"column{'s' * (len(values) > 1)} {', '.join(values)}: a whole number beyond 2**53 was rounded, "
+        'because numerics are read as floats, which keep 15 to 17 digits. All digits: numeric="decimal"'
+    )
 
 
 async def stream_frames(
@@ -100,12 +132,13 @@ async def stream_frames(
     *,
     chunk_rows: int = 100_000,
     dtype_backend: DtypeBackend = "numpy_nullable",
+    numeric: Numeric | None = None,
 ) -> AsyncGenerator[pd.DataFrame, None]:
     """Run a statement and yield its rows in frames, with no more than a few chunks in memory.
 
     Parameters
     ----------
-    bind, statement, params, dtype_backend
+    bind, statement, params, dtype_backend, numeric
         As for :func:`read_frame`. The transaction lasts as long as the loop.
     chunk_rows : int
         Rows of each frame, 1 or more. The last frame has fewer, and so has one whose rows came before the
@@ -132,22 +165,26 @@ async def stream_frames(
     >>> rows
     33839
     """
-    _check_backend(dtype_backend)
+    _check_choices(dtype_backend, numeric)
     size = operator.index(chunk_rows)
     if size < 1:
         raise ValueError(f"chunk_rows is the number of rows in a frame, 1 or more, not {chunk_rows}")
-    frames: asyncio.Queue[pd.DataFrame] = asyncio.Queue(1)
+    frames: asyncio.Queue[tuple[pd.DataFrame, str]] = asyncio.Queue(1)
     yielded = False
 
     async def work(connection: AsyncConnection) -> None:
         start = 0
-        result = await described(connection, statement, params)
+        asked = await prepared(connection, statement, params)
+        result = await result_of(asked, _numeric(asked, numeric))
+        warned: set[int] = set()
         async with aclosing(result.batches), aclosing(_cut(result, size)) as chunks:
             async for columns, rows in chunks:
                 frame = await _framed(result, columns, rows, dtype_backend)
                 frame.index = pd.RangeIndex(start, start + rows)
                 start += rows
-                await frames.put(frame)
+                lost = result.lost.keys() - warned
+                warned |= lost
+                await frames.put((frame, _warning(result, sorted(lost))))
 
     def end_with(consumer: asyncio.Task[Any]) -> None:
         if consumer.cancelled() or consumer.get_stack(limit=1):  # a task that has raised keeps its stack
@@ -168,7 +205,10 @@ async def stream_frames(
                     # does when the client leaves). In a caller's transaction the rollback ends the read.
                     if consumer := asyncio.current_task() if isinstance(bind, AsyncEngine) else None:
                         consumer.add_done_callback(end_with)
-                    yield taking.result()
+                    frame, warning = taking.result()
+                    if warning:
+                        warn_at_caller(warning)
+                    yield frame
             finally:
                 taking.cancel()
                 if consumer:
@@ -221,10 +261,12 @@ async def _framed(
             return to_frame(result.names, result.types, columns, dtype_backend)
         return await asyncio.to_thread(to_frame, result.names, result.types, columns, dtype_backend)
     except UnfitColumnError as exc:
-        raise unfit(exc, result.names, 0) from exc
+        raise unfit(exc, result.names, result.types, 0) from exc
 
 
-def _check_backend(dtype_backend: object) -> None:
+def _check_choices(dtype_backend: object, numeric: object) -> None:
+    if numeric is not None:
+        numeric_checked(numeric)
     if dtype_backend not in get_args(DtypeBackend):
         raise ValueError(
             f"dtype_backend is one of {', '.join(map(repr, get_args(DtypeBackend)))}, not {dtype_backend!r}"

@@ -9,50 +9,25 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pyarrow as pa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database import Condition, ConditionClass, ConnectionLostError, driver_of, sqlstate, transport_of
-from citykit.decode import UnfitColumnError, Values, decode, objects, values_of
-from citykit.errors import CitykitError, MissingTableError
+from citykit.database import Condition, ConnectionLostError, Numeric, sqlstate, transport_of
+from citykit.decode import UnfitColumnError, UnfitValueError, Values, decode, objects, values_of
+from citykit.errors import CitykitError
 from citykit.pgtypes import DESCRIBE, EXACT, KNOWN, SETTINGS, TEXT, Setting, Type, type_from
 from citykit.read.copy_out import copy_out
 from citykit.read.messages import Lines, Rows, check_complete, rows_out
-from citykit.read.parameters import UNKNOWN
-from citykit.read.statement import Query, Statement, compiled, type_name
+from citykit.read.prepared import Prepared, named
+from citykit.read.statement import Query, type_name
 
 THREAD_BYTES = 1 << 16  # from here up, a chunk is decoded in a thread
 
-# Run through SQLAlchemy, it also begins the transaction, which a statement of asyncpg's own would not.
-_SESSION = """
-SELECT pg_catalog.current_setting('DateStyle') AS "DateStyle",
-    pg_catalog.current_setting('IntervalStyle') AS "IntervalStyle",
-    pg_catalog.current_setting('extra_float_digits') AS extra_float_digits,
-    pg_catalog.current_setting('array_nulls') AS array_nulls,
-    pg_catalog.current_setting('standard_conforming_strings') = 'on' AS conforming
-"""
 _ARRAY_NULLS = Setting("array_nulls", re.compile("on$"), "on")  # else NULL in an array's text is a text
-# The classes of SQLSTATE for which the statement itself is to blame.
-_BLAMED = (
-    ConditionClass.FEATURE_NOT_SUPPORTED,
-    ConditionClass.CASE_NOT_FOUND,
-    ConditionClass.CARDINALITY_VIOLATION,
-    ConditionClass.DATA_EXCEPTION,
-    ConditionClass.INTEGRITY_CONSTRAINT_VIOLATION,
-    ConditionClass.SQL_ROUTINE_EXCEPTION,
-    ConditionClass.EXTERNAL_ROUTINE_EXCEPTION,
-    ConditionClass.EXTERNAL_ROUTINE_INVOCATION_EXCEPTION,
-    ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE,
-    ConditionClass.WITH_CHECK_OPTION_VIOLATION,
-    ConditionClass.PROGRAM_LIMIT_EXCEEDED,
-    ConditionClass.PLPGSQL_ERROR,
-)
-
-
 _TOO_LARGE = (Condition.OUT_OF_MEMORY, Condition.PROGRAM_LIMIT_EXCEEDED, Condition.INTERNAL_ERROR)
 
 
@@ -63,32 +38,30 @@ class Result:
     names: Sequence[str]
     types: Sequence[Type]
     batches: AsyncGenerator[list[Values]]
+    # By number of the columns of numerics read as floats: the first value whose whole part no float holds.
+    lost: Mapping[int, str]
 
 
-async def described(
-    connection: AsyncConnection, statement: Statement, params: Mapping[str, Any] | None
-) -> Result:
-    """Prepare a statement and choose how its rows come.
+async def result_of(asked: Prepared, numeric: Numeric) -> Result:
+    """Choose how the rows of a prepared statement come.
 
     As DataRow messages in binary, where every column has an exact binary form; else as the text of COPY;
     where COPY cannot run the statement, as asyncpg's records. The batches have to be read, or closed,
     before the connection is used for anything else.
     """
-    session = (await connection.exec_driver_sql(_SESSION)).one()
-    raw = driver_of(connection)
-    query = compiled(statement, params, session.conforming)
-    query, prepared = await _prepared(connection, raw, query)
-    with _named(query):
-        names, oids = _columns(prepared)
-        types = await _types(raw, oids)
+    raw, query = asked.raw, asked.query
+    names, oids = _columns(asked.statement)
+    lost: dict[int, str] = {}
+    with named(query):
+        types = await _types(raw, oids, numeric)
         transport = transport_of(raw)
         if EXACT.issuperset(oids) and transport and _is_utf8(raw.get_settings().client_encoding):
-            return Result(names, types, _binary_rows(raw, transport, prepared, query, names, oids))
-        if not query.can_copy:
-            return Result(names, types, _records(prepared, query, names, types))
-    return Result(
-        names, types, _text_rows(connection, query, prepared.get_parameters(), session, names, types)
-    )
+            batches = _binary_rows(raw, transport, asked.statement, query, names, oids)
+        elif query.can_copy:
+            batches = _text_rows(asked, names, types, lost)
+        else:
+            batches = _records(asked.statement, query, names, types, lost)
+    return Result(names, types, batches, lost)
 
 
 def _is_utf8(encoding: str) -> bool:
@@ -99,66 +72,45 @@ def _is_utf8(encoding: str) -> bool:
         return False
 
 
-async def _prepared(connection: AsyncConnection, raw: Any, query: Query) -> tuple[Query, Any]:
-    """Prepare a statement with the types of its values; text gets the type that the server infers."""
-    if query.has_lists:
-        # A list is tried as an array first, then as JSON; the savepoint keeps the transaction usable between.
-        try:
-            async with connection.begin_nested():
-                return await _resolved(raw, query)
-        except CitykitError as exc:
-            if not str(sqlstate(exc.__cause__ or exc)).startswith(ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE):
-                raise
-            try:
-                return await _resolved(raw, query.with_lists_read_otherwise())
-            except CitykitError:
-                raise exc from exc.__cause__
-    return await _resolved(raw, query)
-
-
-async def _resolved(raw: Any, query: Query) -> tuple[Query, Any]:
-    cast = query.cast()
-    with _named(cast):
-        prepared = await raw.prepare(cast.sql, name="")  # unnamed: there is nothing to go stale
-    resolved = cast.resolved(prepared.get_parameters())
-    if resolved.sql != cast.sql:
-        with _named(resolved):
-            prepared = await raw.prepare(resolved.sql, name="")
-    return resolved, prepared
-
-
 def _columns(prepared: Any) -> tuple[list[str], list[int]]:
     attributes = prepared.get_attributes()
     if not attributes:
         raise CitykitError(
             "The statement returns no rows, so there is nothing to read; it was not run. Run it with "
-            "await connection.execute(sqlalchemy.text(…)), or let it return rows: … RETURNING *"
+            "await citykit.execute(engine, …), or let it return rows: INSERT, UPDATE, DELETE … RETURNING *"
         )
     return [attribute.name for attribute in attributes], [a.type.oid for a in attributes]
 
 
-async def _types(raw: Any, oids: Sequence[int]) -> list[Type]:
+async def _types(raw: Any, oids: Sequence[int], numeric: Numeric) -> list[Type]:
     unknown = sorted({oid for oid in oids if oid not in KNOWN})
     rows = await raw.fetch(DESCRIBE, unknown) if unknown else []
     types = {**KNOWN, **{row["asked"]: type_from(row) for row in rows}}
-    return [types.get(oid, Type("text")) for oid in oids]
+    wanted = [types.get(oid, Type("text")) for oid in oids]
+    return [type_.rounded() for type_ in wanted] if numeric == "float" else wanted
 
 
 async def _records(
-    prepared: Any, query: Query, names: Sequence[str], types: Sequence[Type]
+    prepared: Any, query: Query, names: Sequence[str], types: Sequence[Type], lost: dict[int, str]
 ) -> AsyncGenerator[list[Values]]:
-    with _named(query), _large_rows_named(query, names, types, lambda: 0):
+    with named(query), _large_rows_named(query, names, types, lambda: 0):
         rows = await prepared.fetch(*query.args)
         check_complete(prepared.get_statusmsg() or "", len(rows))
     columns = zip(*rows, strict=True) if rows else [()] * len(types)
-    yield [_values(*column) for column in zip(columns, names, types, strict=True)]
+    batch = []
+    for number, column in enumerate(zip(columns, names, types, strict=True)):
+        try:
+            batch.append(_values(*column, partial(lost.setdefault, number)))
+        except UnfitValueError as exc:
+            raise unfit(UnfitColumnError(number, exc), names, types, 0) from exc
+    yield batch
 
 
 async def _binary_rows(
     raw: Any, transport: Any, prepared: Any, query: Query, names: Sequence[str], oids: Sequence[int]
 ) -> AsyncGenerator[list[Values]]:
     rows = 0
-    with _named(query), _large_rows_named(query, names, [KNOWN[oid] for oid in oids], lambda: rows):
+    with named(query), _large_rows_named(query, names, [KNOWN[oid] for oid in oids], lambda: rows):
         answer = rows_out(
             raw, transport, prepared.fetch(*query.args), Rows(oids), lambda _: prepared.get_statusmsg() or ""
         )
@@ -168,7 +120,7 @@ async def _binary_rows(
                 rows += len(batch[0])
 
 
-def _values(values: Sequence[Any], name: str, type_: Type) -> Values:
+def _values(values: Sequence[Any], name: str, type_: Type, lost: Callable[[str], object]) -> Values:
     """Return the array that `decode` would return, from values that asyncpg has read."""
     row = type_.row
     if (row.is_csv or row.is_exact) and row.arrow != TEXT and not type_.array:
@@ -182,7 +134,7 @@ def _values(values: Sequence[Any], name: str, type_: Type) -> Values:
             f"Column {name!r} has a type that can only be read from the query itself (SELECT, WITH, VALUES, "
             "INSERT … RETURNING), not by way of FETCH, EXECUTE or CALL; nothing was changed."
         ) from exc
-    return values_of(texts, type_)
+    return values_of(texts, type_, lost)
 
 
 async def _with_literals(raw: Any, query: Query, parameters: Sequence[Any]) -> str:
@@ -196,41 +148,39 @@ async def _with_literals(raw: Any, query: Query, parameters: Sequence[Any]) -> s
 
 
 async def _text_rows(
-    connection: AsyncConnection,
-    query: Query,
-    parameters: Sequence[Any],
-    session: Any,
-    names: Sequence[str],
-    types: Sequence[Type],
+    asked: Prepared, names: Sequence[str], types: Sequence[Type], lost: dict[int, str]
 ) -> AsyncGenerator[list[Values]]:
+    connection, raw, query, session = asked.connection, asked.raw, asked.query, asked.session
+    parameters = asked.statement.get_parameters()
     # The text of the parameters' values depends on the settings, as that of the result's does.
     settings = {*SETTINGS, _ARRAY_NULLS} if parameters else {t.row.setting for t in types if t.row.setting}
     changed = {s.name: s.value for s in settings if not s.kept.match(getattr(session, s.name))}
     for setting, value in changed.items():
         await connection.exec_driver_sql("SELECT set_config($1, $2, true)", (setting, value))
     rows = 0
-    raw = driver_of(connection)
-    with _named(query), _large_rows_named(query, names, types, lambda: rows, by_copy=True):
+    with named(query), _large_rows_named(query, names, types, lambda: rows, by_copy=True):
         sql = await _with_literals(raw, query, parameters) if parameters else query.sql
-        async with aclosing(_copied_lines(raw, sql, types)) as batches:
+        async with aclosing(_copied_lines(raw, sql, types, lost)) as batches:
             try:
                 async for batch in batches:
                     yield batch
                     rows += len(batch[0])
             except UnfitColumnError as exc:
-                raise unfit(exc, names, rows) from exc
+                raise unfit(exc, names, types, rows) from exc
     for setting in changed:
         await connection.exec_driver_sql(
             "SELECT set_config($1, $2, true)", (setting, getattr(session, setting))
         )
 
 
-async def _copied_lines(raw: Any, sql: str, types: Sequence[Type]) -> AsyncGenerator[list[Values]]:
+async def _copied_lines(
+    raw: Any, sql: str, types: Sequence[Type], lost: dict[int, str]
+) -> AsyncGenerator[list[Values]]:
     """Run a statement by COPY and yield its rows in batches."""
     transport = transport_of(raw)
     if transport is not None:
         copy = raw.copy_from_query(f"\n{sql}\n", output=_nowhere, format="text", encoding="utf8")
-        async with aclosing(rows_out(raw, transport, copy, Lines(types), str)) as batches:
+        async with aclosing(rows_out(raw, transport, copy, Lines(types, lost), str)) as batches:
             async for batch in batches:
                 yield batch
         return
@@ -238,9 +188,9 @@ async def _copied_lines(raw: Any, sql: str, types: Sequence[Type]) -> AsyncGener
     async with aclosing(copy_out(raw, sql)) as chunks:
         async for chunk, tag in chunks:
             if len(chunk) < THREAD_BYTES:
-                batch = decode(chunk, types)
+                batch = decode(chunk, types, lost)
             else:
-                batch = await asyncio.to_thread(decode, chunk, types)
+                batch = await asyncio.to_thread(decode, chunk, types, lost)
             rows += len(batch[0])
             check_complete(tag, rows)
             yield batch
@@ -251,12 +201,15 @@ async def _nowhere(data: bytes) -> None:
     raise ConnectionLostError(f"asyncpg received {len(data)} bytes of rows that citykit should have taken")
 
 
-def unfit(exc: UnfitColumnError, names: Sequence[str], rows: int) -> CitykitError:
+def unfit(exc: UnfitColumnError, names: Sequence[str], types: Sequence[Type], rows: int) -> CitykitError:
     """Return the error for a value that pandas cannot hold: its column, and its row, after `rows` others."""
     name = names[exc.column]
+    instead = (
+        'Read it exactly with numeric="decimal", or select' if types[exc.column].row.is_rounded else "Select"
+    )
     return CitykitError(
         f"Column {name!r} has in row {rows + exc.position} of the result the value {exc}; "
-        f"nothing was changed. Select it as text ({name}::text), or something in its place."
+        f"nothing was changed. {instead} it as text ({name}::text), or something in its place."
     )
 
 
@@ -308,40 +261,3 @@ def _part(name: str, type_: Type) -> str:
 
 def _quoted(name: str) -> str:
     return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
-
-
-@contextmanager
-def _named(query: Query) -> Iterator[None]:
-    """Raise the server's errors about a statement as CitykitError, with the line and a caret."""
-    try:
-        yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-        code = sqlstate(exc) or ""
-        # asyncpg's own refusal of a value has a SQLSTATE too; the number is in its text only.
-        if unsent := re.match(r"invalid input for query argument \$(\d+): (.*)", str(exc), re.DOTALL):
-            number = int(unsent[1]) - 1
-            raise CitykitError(
-                f"Parameter {query.names[number]!r} cannot be sent: {unsent[2]}; nothing was changed. "
-                f"The statement takes {query.wanted[number]} there."
-            ) from exc
-        if not code.startswith(_BLAMED) or code == Condition.INSUFFICIENT_PRIVILEGE:
-            raise
-        raise (MissingTableError if code == Condition.UNDEFINED_TABLE else CitykitError)(
-            _said(exc, query, code)
-        ) from exc
-
-
-def _said(exc: Any, query: Query, code: str) -> str:
-    said = [f"{exc.args[0]} (SQLSTATE {code}); nothing was changed."]
-    if exc.position:
-        said.append(query.shown_at(int(exc.position)))
-    said += [f"{word}: {text}" for word, text in (("Detail", exc.detail), ("Hint", exc.hint)) if text]
-    if code.startswith(ConditionClass.DATA_EXCEPTION):
-        said += [
-            f"The statement reads the text of parameter {name!r} as {wanted}: give a value of that type."
-            for name, type_, wanted in zip(query.names, query.types, query.wanted, strict=False)
-            if type_ == UNKNOWN and wanted != "text"
-        ]
-    if code == Condition.UNDEFINED_TABLE:
-        said.append("citykit's own table is made by: await citykit.create_tables(engine)")
-    return "\n".join(said)

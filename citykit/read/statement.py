@@ -8,19 +8,54 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import ClauseElement, Dialect, TextClause
+from sqlalchemy import ClauseElement, Date, Dialect, Integer, TextClause
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.exc import CompileError, InvalidRequestError, StatementError
 from sqlalchemy.sql.expression import Executable
-from sqlalchemy.types import NullType, TypeEngine
+from sqlalchemy.types import TypeEngine
 
 from citykit.errors import CitykitError
-from citykit.read.parameters import JSON_ARRAY, UNKNOWN, UNKNOWN_ARRAY, as_json, plain, typed
+from citykit.read.parameters import JSON_ARRAY, UNKNOWN, UNKNOWN_ARRAY, as_json, typed
 
 Statement: TypeAlias = str | Executable
 
-_DIALECT: Dialect = asyncpg.dialect()  # type: ignore[no-untyped-call]
+# Its types make asyncpg's own classes of bits and ranges.
+_DIALECT: Dialect = asyncpg.dialect(dbapi=asyncpg.dialect.import_dbapi())  # type: ignore[no-untyped-call]
 _COPIED = ("select", "values", "table", "with", "insert", "update", "delete", "merge")
+_UNCLOSED = ("'", '"', "$")  # each alone is a token only where its literal does not end
+
+_TRANSACTION_WORDS = (
+    "abort", "begin", "commit", "end", "prepare transaction", "release", "rollback", "savepoint", "start",
+)  # fmt: skip
+_IN_TRANSACTIONS = (
+    "citykit begins and ends transactions itself. For several statements in one: async with engine.begin() "
+    "as connection, and give each call the connection; or write them in one cell below %%cities."
+)
+_AS_TRANSACTIONS = (
+    "A transaction of citykit's own has begun already. Choose its isolation for the engine: "
+    "engine.execution_options(isolation_level='SERIALIZABLE')"
+)
+_AS_OPTIONS = (
+    "An engine runs each statement on any of its connections, and this would change one of them. For all of "
+    "them: await citykit.connect(connect_args={'server_settings': {'search_path': 'public'}}); for one "
+    "transaction: SET LOCAL on a connection, async with engine.begin() as connection"
+)
+_AS_LISTENER = (
+    "Notifications come to a connection of the driver: driver = (await connection.get_raw_connection())"
+    ".driver_connection, then await driver.add_listener('channel', print)"
+)
+_AS_FRAMES = (
+    "Rows go in by await citykit.load_frame(engine, frame, table), and come by "
+    "await citykit.read_frame(engine, 'TABLE cities')"
+)
+# By their first words: what no helper can run, and what does instead.
+_REFUSED = {
+    **dict.fromkeys(_TRANSACTION_WORDS, _IN_TRANSACTIONS),
+    "set transaction": _AS_TRANSACTIONS,
+    "set session characteristics": _AS_OPTIONS,
+    "listen": _AS_LISTENER,
+    "unlisten": _AS_LISTENER,
+}
 
 # Literals, quoted names and comments are one token each, so that no :name in them is a parameter.
 _PLAIN_TEXT = r"'(?:[^']|'')*'"
@@ -60,10 +95,35 @@ class Query:
     conforming: bool = True  # the session's standard_conforming_strings
 
     @property
+    def words(self) -> Iterator[str]:
+        """The words of SQL in it, in lower case: no text, quoted name or comment."""
+        return (t["word"].lower() for t in _tokens(self.sql, self.conforming) if t["word"])
+
+    @property
     def can_copy(self) -> bool:
         """Whether COPY can run it (it cannot run SHOW, EXPLAIN, CALL and the like)."""
-        words = (token["word"] for token in _tokens(self.sql, self.conforming) if token["word"])
-        return next(words, "").lower() in _COPIED
+        return next(self.words, "") in _COPIED
+
+    def check_runs(self, *, on_engine: bool) -> None:
+        """Refuse what would disturb the transaction or the connection that it runs in, and an empty text."""
+        words = list(self.words)
+        if not words:
+            raise CitykitError("There is no statement in the text; nothing was run.")
+        starts = [" ".join(words[:count]) for count in (3, 2, 1)]
+        start = next((start for start in starts if start in _REFUSED), words[0])
+        instead = _REFUSED.get(start)
+        if words[1:2] == ["prepared"]:  # COMMIT PREPARED, which the server runs by itself
+            instead = None
+        elif start == "copy" and not {"stdin", "stdout"}.isdisjoint(words):
+            instead = _AS_FRAMES
+        elif on_engine and start in ("set", "reset") and words[1:2] not in (["local"], ["constraints"]):
+            instead = _AS_OPTIONS
+        if instead:
+            raise CitykitError(f"{start.upper()} cannot be run here; nothing was run. {instead}")
+
+    def is_parameter_at(self, position: int) -> bool:
+        """Tell whether a parameter stands at a position (from 1) in `sql`."""
+        return self.written[self._place(position - 1) :][:1] in (":", "$")
 
     @property
     def has_lists(self) -> bool:
@@ -200,11 +260,64 @@ def compiled(statement: Statement, params: Mapping[str, Any] | None = None, conf
             "a statement is SQL text or what sqlalchemy.select() returns, as in "
             f"read_frame(engine, 'TABLE cities'), not {type(statement).__name__}"
         )
-    if ";" in query.sql and any(token["end"] for token in _tokens(query.sql, conforming)):
+    if ";" in query.sql and len(_split(query.sql, conforming)) > 1:
         raise CitykitError(
-            "The text holds more than one statement; nothing was changed. Read one statement at a time."
+            "The text holds more than one statement; nothing was changed. Run one statement at a time."
         )
     return query
+
+
+def statements(sql: str, conforming: bool = True) -> list[str]:
+    r"""Return the statements of a text, each after as many newlines as lines are before it.
+
+    They end at semicolons, but those in literals, comments, parentheses and the body of a function
+    (``BEGIN ATOMIC … END``).
+
+    Raises
+    ------
+    CitykitError
+        If a literal or a quoted name does not end.
+
+    Examples
+    --------
+    >>> statements("SELECT ';'; -- ;\nSELECT 2;")
+    ["SELECT ';'", ' -- ;\nSELECT 2']
+    """
+    parts = []
+    line = 0
+    for part in _split(sql, conforming):
+        if any(not token["space"] for token in _tokens(part, conforming)):
+            parts.append("\n" * line + part)
+        line += part.count("\n")
+    return parts
+
+
+_ROUTINES = tuple(f"create {how}{what}" for how in ("", "or replace ") for what in ("function", "procedure"))
+
+
+def _split(sql: str, conforming: bool) -> list[str]:
+    parts: list[list[str]] = [[]]
+    words: list[str] = []
+    parentheses = blocks = position = 0
+    for token in _tokens(sql, conforming):
+        if token[0] in _UNCLOSED:
+            line = sql.count("\n", 0, position) + 1
+            raise CitykitError(
+                f"In line {line} begins a text after {token[0]} that does not end; nothing was run."
+            )
+        position += len(token[0])
+        if token["end"] and not parentheses and not blocks:
+            parts.append([])
+            words.clear()
+            continue
+        parts[-1].append(token[0])
+        if token["word"]:
+            words.append(token["word"].lower())
+            if " ".join(words[:4]).startswith(_ROUTINES):
+                blocks += words[-1] == "begin" or (words[-1] == "case" and blocks > 0)
+                blocks -= words[-1] == "end" and blocks > 0
+        parentheses = max(0, parentheses + (token[0] == "(") - (token[0] == ")"))
+    return ["".join(part) for part in parts]
 
 
 def parameter_names(sql: str) -> list[str]:
@@ -283,6 +396,11 @@ def _compiled_clause(clause: Any, params: dict[str, Any], conforming: bool) -> Q
         binds = {name: bind for bind, name in made.bind_names.items()}
         own = [name for name, bind in binds.items() if not bind.unique]  # not those that SQLAlchemy names
         _check_names(own, params, [name for name in own if binds[name].required])
+        if defaults := [*getattr(made, "insert_prefetch", ()), *getattr(made, "update_prefetch", ())]:
+            raise CitykitError(
+                f"Column {defaults[0].name!r} has a default that only SQLAlchemy's own execute fills in; "
+                "nothing was changed. Give it a value, or: await connection.execute(statement)"
+            )
         state = made.construct_expanded_state(params)  # an IN list has become a parameter for each value
     except (CompileError, InvalidRequestError, StatementError) as exc:
         raise CitykitError(f"The statement cannot be compiled: {exc}; nothing was changed.") from exc
@@ -292,10 +410,32 @@ def _compiled_clause(clause: Any, params: dict[str, Any], conforming: bool) -> Q
     names = tuple(state.positiontup or ())
     pairs = [_bound(name, state.parameters[name], types[name], state.processors.get(name)) for name in names]
     args, sent = tuple(value for value, _ in pairs), tuple(type_ for _, type_ in pairs)
-    sql = state.statement
+    rounding = [
+        any(isinstance(types[n], of) and t in to for of, to in _ROUNDING)
+        for n, t in zip(names, sent, strict=True)
+    ]
+    sql = _without_casts(state.statement, rounding) if any(rounding) else state.statement
     if not conforming and not isinstance(clause, TextClause):  # whose literals the user has written
         sql = "".join(_escaped(token[0]) for token in _tokens(sql, True))
     return Query(sql, args, sent, names, sql, conforming=conforming)
+
+
+# Types of SQLAlchemy whose cast rounds values of these types: 5.5 to an integer, a moment to its day.
+_ROUNDING = ((Integer, ("float8", "numeric")), (Date, ("timestamp", "timestamptz")))
+
+
+def _without_casts(sql: str, rounding: Sequence[bool]) -> str:
+    """Return SQLAlchemy's SQL without its casts (``$1::INTEGER``) of those parameters."""
+    parts: list[str] = []
+    left_out = 0
+    for token in _tokens(sql, True):
+        if left_out:
+            left_out -= 1
+            continue
+        parts.append(token[0])
+        if token["number"] and rounding[int(token["number"]) - 1]:
+            left_out = 2
+    return "".join(parts)
 
 
 def _escaped(token: str) -> str:
@@ -304,8 +444,6 @@ def _escaped(token: str) -> str:
 
 
 def _bound(name: str, value: Any, type_: TypeEngine[Any], process: Any) -> tuple[Any, str | None]:
-    """Return a value as `typed` does where SQLAlchemy knows no type for it, else as its type sends it."""
-    if isinstance(type_, NullType):
-        return typed(name, value)
+    """Return a value as `typed` does; first it is what SQLAlchemy's type makes of it (JSON its text)."""
     process = process or type_.dialect_impl(_DIALECT).bind_processor(_DIALECT)
-    return (process or plain)(value), None
+    return typed(name, process(value) if process else value)

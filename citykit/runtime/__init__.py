@@ -4,5 +4,6 @@ from citykit.runtime.awaiting import says_await
 from citykit.runtime.kernel import in_kernel
 from citykit.runtime.progress import Progress, reporting
 from citykit.runtime.waiting import run
+from citykit.runtime.warning import warn_at_caller
 
-__all__ = ["Progress", "in_kernel", "reporting", "run", "says_await"]
+__all__ = ["Progress", "in_kernel", "reporting", "run", "says_await", "warn_at_caller"]

@@ -44,6 +44,9 @@ HELPERS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "read_frame of a write": lambda bind: citykit.read_frame(
         bind, "UPDATE cities SET population = population WHERE name = 'b' RETURNING name, now()"
     ),
+    "execute": lambda bind: citykit.execute(
+        bind, "UPDATE cities SET population = population WHERE name = 'b'"
+    ),
     "stream_frames": lambda bind: streamed(bind, "SELECT i, now() FROM generate_series(1, 500) AS i"),
     "add_city": lambda bind: citykit.add_city(bind, next(new_names), 1),
     "load_cities": lambda bind: citykit.load_cities(bind, CITIES, on_conflict="skip"),

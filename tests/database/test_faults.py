@@ -28,6 +28,9 @@ from tests.support.proxy import proxied
 CITIES = pd.DataFrame({"name": [f"n{number}" for number in range(50)], "population": range(50)})
 
 
+ADD = "INSERT INTO cities (name, population) VALUES ('executed', 1)"
+
+
 async def streamed(bind: Any, statement: str) -> list[int]:
     return [len(frame) async for frame in citykit.stream_frames(bind, statement)]
 
@@ -44,6 +47,7 @@ READS: dict[str, Callable[[Any], Awaitable[Any]]] = {
 WRITES: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "add_city": lambda bind: citykit.add_city(bind, "added", 1),
     "load_cities": lambda bind: citykit.load_cities(bind, CITIES),
+    "execute": lambda bind: citykit.execute(bind, ADD),
     "create_tables": lambda bind: citykit.create_tables(bind),
 }
 HELPERS = {**READS, **WRITES}
@@ -282,7 +286,7 @@ async def end_sessions(connection: asyncpg.Connection, application: str) -> None
 
 
 NAMED: dict[str, Any] = {"connect_args": {"server_settings": {"application_name": "citykit-idle"}}}
-STORED = {"add_city": ["added"], "load_cities": sorted(CITIES["name"])}
+STORED = {"add_city": ["added"], "execute": ["executed"], "load_cities": sorted(CITIES["name"])}
 
 
 async def idle_sessions(connection: asyncpg.Connection) -> set[int]:

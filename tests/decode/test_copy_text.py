@@ -136,7 +136,7 @@ def test_what_exists_in_postgresql_alone_is_refused_with_its_place(kind: str, te
 
 FILLED = {
     **dict.fromkeys(("int2", "int4", "int8", "oid"), "1"),
-    **dict.fromkeys(("float4", "float8", "numeric"), "1.5"),
+    **dict.fromkeys(("float4", "float8", "numeric", "numeric as float"), "1.5"),
     **dict.fromkeys(("text", "varchar", "bpchar", "name", "char", "unknown"), "x"),
     **dict.fromkeys(("json", "jsonb"), '"x"'),
     **dict.fromkeys(("inet", "cidr"), "10.0.0.0/8"),

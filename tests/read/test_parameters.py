@@ -17,11 +17,16 @@ import psycopg.types.json
 import psycopg.types.numeric
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import bindparam, column, literal, select, table, text
+from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.types import TypeEngine
 
 import citykit
+from tests.read.test_execution import BINDS, bound
 from tests.read.test_reading import failure
+from tests.support.pgbouncer import needs_pgbouncer
 
 
 class Code(str, enum.Enum):  # noqa: UP042  a member is a str, and its str() is not its value
@@ -342,3 +347,119 @@ async def test_an_error_names_the_type_that_the_statement_wants(
     message = await failure(citykit.read_frame(bind, sql, {"v": value}))
     for part in said:
         assert part in message
+
+
+EVERYWHERE: list[tuple[str, Any, int]] = [
+    ("i4 = :v", 1.7, 0), ("i4 = :v", 5.0, 1), ("n = :v", 0.1, 1), ("f8 = :v", Decimal("0.1"), 1),
+    ("d = :v", datetime(2024, 2, 29, 23, 59), 0), ("d = :v", date(2024, 2, 29), 1),
+    ("d = :v", "2024-02-29", 1),
+    ("d = :v::date", "2024-02-29", 1), ("tz = :v", ZONED, 1), ("iv = :v", timedelta(hours=36), 1),
+    ("u = :v", UUID(HEX), 1), ("by = :v", b"\x00'\\", 1), ("e = :v", Code.IS, 1), ("i4 = :v", Size.SMALL, 1),
+    ("i4 IN :v", [], 0), ("i4 NOT IN :v", [], 1), ("i4 IN :v", np.array([5, 6]), 1),
+    ("t = ANY (:v)", ["IS"], 1),
+    ("e IN :v", pd.Series(["IS"]), 1), ("i8 = :v", np.int64(2**53 + 1), 1), ("t = :v", pd.NA, 0),
+    ("ts = :v", pd.Timestamp("2024-02-29 23:59"), 1), ("ts = :v", pd.NaT, 0), ("t = :v", None, 0),
+    ("(:v::jsonb) -> 'a' = j", {"a": 5}, 1), ("jsonb '[1, 2]' @> :v", [1], 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "binding", [pytest.param(b, marks=needs_pgbouncer if b == "pgbouncer" else ()) for b in BINDS]
+)
+async def test_every_helper_sends_the_same_whatever_the_bind_and_the_options(
+    engine: AsyncEngine, psycopgs: Any, binding: str
+) -> None:
+    assert psycopgs
+    async with bound(engine, binding) as (_, bind):
+        for condition, value, found in EVERYWHERE:
+            given = {"v": value}
+            for columns in ("i4", "i4, now()"):
+                sql = f"SELECT {columns} FROM sent.sent WHERE {condition}"  # noqa: S608
+                assert len(await citykit.read_frame(bind, sql, given)) == found, (condition, value)
+                frames = [frame async for frame in citykit.stream_frames(bind, sql, given)]
+                assert sum(map(len, frames)) == found, (condition, value)
+            sql = f"UPDATE sent.sent SET i4 = i4 WHERE {condition}"  # noqa: S608
+            assert (await citykit.execute(bind, sql, given)).rows == found, (condition, value)
+
+
+async def test_a_bind_of_a_declared_type_is_sent_as_its_value(bind: AsyncConnection, psycopgs: Any) -> None:
+    assert psycopgs
+    given: list[tuple[TypeEngine[Any], Any, str]] = [
+        (sa.Enum(Code, name="code"), Code.IS, "IS"), (sa.Uuid(), UUID(HEX), HEX),
+        (sa.Uuid(as_uuid=False), HEX, HEX),
+        (pg.JSONB(), {"a": [1]}, '{"a": [1]}'), (sa.JSON(), [1, "a"], '[1, "a"]'),
+        (pg.ARRAY(sa.Integer), [1, None], "{1,NULL}"), (pg.ARRAY(pg.JSONB), [{"a": 1}], '{"{\\"a\\": 1}"}'),
+        (pg.ARRAY(sa.Text), ["a", None], "{a,NULL}"), (sa.Interval(), timedelta(1), "1 day"),
+        (sa.LargeBinary(), b"x", "\\x78"), (sa.Numeric(), 0.1, "0.1"), (sa.Float(), 1, "1"),
+        (sa.DateTime(timezone=True), ZONED, "2024-02-29 18:14:00+00"), (sa.Time(), time(1), "01:00:00"),
+        (pg.INET(), "10.0.0.1", "10.0.0.1"), (pg.BIT(3), "101", "101"), (sa.BigInteger(), 5, "5"),
+        (pg.INT4RANGE(), pg.Range(1, 3), "[1,3)"), (sa.Text(), None, "None"),
+    ]  # fmt: skip
+    await bind.execute(text("SET LOCAL TimeZone = 'UTC'"))
+    for type_, value, written in given:
+        for columns in ([], [sa.func.now()]):
+            statement = select(sa.cast(literal(value, type_), sa.Text).label("x"), *columns)
+            assert (
+                str((await citykit.read_frame(bind, statement))["x"].astype(object)[0]).replace(
+                    "<NA>", "None"
+                )
+                == written
+            ), type_
+
+
+DECLARED: dict[str, TypeEngine[Any]] = {
+    "i4": sa.Integer(), "f8": sa.Double(), "n": sa.Numeric(), "t": sa.Text(), "d": sa.Date(),
+    "ts": sa.DateTime(), "u": sa.Uuid(), "b": sa.Boolean(), "iv": sa.Interval(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("i4", 5.4, 0), ("i4", 5.0, 1), ("i4", Decimal("5.4"), 0), ("i4", 5, 1), ("f8", 5, 0),
+        ("d", datetime(2024, 2, 29, 1), 0),
+        ("d", ZONED, 0), ("d", datetime(2024, 2, 29), 1), ("d", date(2024, 2, 29), 1), ("n", 0.1, 1),
+    ],
+)  # fmt: skip
+async def test_a_declared_bind_rounds_no_value(
+    bind: AsyncConnection, psycopgs: Any, name: str, value: Any, found: int
+) -> None:
+    assert psycopgs
+    of = column(name, DECLARED[name])
+    conditions: list[tuple[Any, Any]] = [
+        (of == bindparam("v"), {"v": value}),
+        (of.in_(bindparam("v", expanding=True)), {"v": [value]}),
+        (of == literal(value, of.type), None),
+    ]
+    for condition, params in conditions:
+        for columns in ([of], [of, sa.func.now()]):
+            statement = select(*columns).select_from(table("sent")).where(condition)
+            assert len(await citykit.read_frame(bind, statement, params)) == found, str(statement)
+
+
+@pytest.mark.parametrize("name", DECLARED)
+async def test_a_select_over_declared_columns_finds_what_sqlalchemy_finds_by_psycopg(
+    bind: AsyncConnection, psycopgs: Any, name: str
+) -> None:
+    judge = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopgs, poolclass=sa.StaticPool)
+    of = column(name, DECLARED[name])
+    differing: list[Any] = []
+    for value in [value for values in VALUES.values() for value in values[:4]]:
+        try:
+            condition = of == value
+        except sa.exc.ArgumentError:
+            continue
+        sides: list[Any] = []
+        for way in ("psycopg", "citykit"):
+            statement = select(sa.func.count()).select_from(table("sent")).where(condition)
+            try:
+                if way == "psycopg":
+                    with judge.connect() as connection:
+                        sides.append(connection.scalar(statement))
+                else:
+                    sides.append((await citykit.read_frame(bind, statement)).iloc[0, 0])
+            except (sa.exc.SQLAlchemyError, citykit.CitykitError, AttributeError, TypeError):
+                sides.append("refused")
+        if sides[0] != sides[1]:
+            differing.append((value, sides))
+    assert not differing, "\n".join(map(str, differing))

@@ -117,8 +117,8 @@ async def test_values_are_loaded_and_read_the_same_whatever_is_set(
     # Each type by itself comes in binary, where it has an exact binary form; all together come by COPY.
     for columns in ROW if way == WAYS[0] else [", ".join(ROW)]:
         statement = f"SELECT {columns} FROM public.settings WHERE key = :key"  # noqa: S608
-        frame = await citykit.read_frame(other, statement, {"key": 9})
-        async for streamed in citykit.stream_frames(other, statement, {"key": 9}):
+        frame = await citykit.read_frame(other, statement, {"key": 9}, numeric="decimal")
+        async for streamed in citykit.stream_frames(other, statement, {"key": 9}, numeric="decimal"):
             assert streamed.equals(frame)
         for column in map(str, frame):
             value = frame[column].item()
@@ -149,7 +149,9 @@ async def test_parameters_arrive_as_they_are_whatever_is_set(
     other = await connected(engine, SETTINGS.get(name, EVERYTHING), way)
     for type_, value in PARAMETERS.items():
         also = ", now() AS moment" * (way != WAYS[0])  # has no exact binary form: by COPY
-        frame = await citykit.read_frame(other, f"SELECT :value::{type_} AS value{also}", {"value": value})
+        frame = await citykit.read_frame(
+            other, f"SELECT :value::{type_} AS value{also}", {"value": value}, numeric="decimal"
+        )
         found = frame["value"].item()
         assert same(found, pd.Timedelta(value) if type_ == "interval" else value), type_
     await other.dispose()

@@ -11,7 +11,7 @@ from sqlalchemy import JSON, Integer, bindparam, literal, select, text
 
 import citykit
 from citykit.cities.model import City
-from citykit.read.statement import compiled
+from citykit.read.statement import compiled, statements
 
 
 @pytest.mark.parametrize(
@@ -120,3 +120,63 @@ def test_a_place_is_shown_in_what_was_written() -> None:
     assert query.shown_at(query.sql.index("nope") + 1) == "line 3:  nope\n         ^"
     assert query.shown_at(query.sql.index("$2") + 1) == "line 2:  :second FROM\n         ^"
     assert query.shown_at(len(query.sql) + 1).endswith("^")
+
+
+# Several in a text
+
+ATOMIC = "LANGUAGE sql BEGIN ATOMIC SELECT CASE WHEN a THEN 1 END; SELECT 2; END"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT ';', \";\", $$;$$, $a$;$$;$a$, E'\\';'",
+        "SELECT 1 /* ; /* ; */ ; */",
+        "SELECT 1 -- ;\n",
+        "CREATE RULE r AS ON INSERT TO t DO (SELECT 1; SELECT 2)",
+        f"CREATE OR REPLACE FUNCTION f() RETURNS int {ATOMIC}",
+        f"create /* a */ procedure p() {ATOMIC}",
+        "CREATE OR REPLACE VIEW v AS SELECT begin FROM t",
+        "SELECT CASE WHEN a THEN 1 END",
+        "END",
+        "DO $$ BEGIN PERFORM 1; END $$",
+        "SELECT :a::text",
+    ],
+)
+def test_a_text_is_cut_at_the_semicolons_that_end_its_statements(statement: str) -> None:
+    assert compiled(statement, {"a": 1} if ":a" in statement else None)
+    lines = "\n" * statement.count("\n")
+    for text_ in (statement, f"{statement};", f"{statement} ;; -- the end;\n"):
+        assert [part.strip() for part in statements(text_)] == [statement.strip()]
+    assert statements(f"{statement};{statement};\nSELECT 1") == [
+        statement,
+        lines + statement,
+        f"{lines * 2}\nSELECT 1",
+    ]
+    with pytest.raises(citykit.CitykitError, match="more than one statement"):
+        compiled(f"{statement};{statement}", {"a": 1} if ":a" in statement else None)
+
+
+@pytest.mark.parametrize("sql", ["", " ;; ", "-- nothing;\n/* ; /* ; */ */", ";/* nothing"])
+def test_a_text_without_a_statement_has_none(sql: str) -> None:
+    assert statements(sql) == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("SELECT 1;\nSELECT 'a; DELETE FROM t", "line 2"),
+        ('SELECT "a; b', "line 1"),
+        ("\n\nDO $a$ ; $$", "line 3"),
+    ],
+)
+def test_a_literal_that_does_not_end_is_refused(sql: str, said: str) -> None:
+    with pytest.raises(citykit.CitykitError, match=f"{said} .*does not end; nothing was run"):
+        statements(sql)
+
+
+def test_backslashes_are_read_as_the_session_says() -> None:
+    sql = r"SELECT 'a\'; b', ';'; SELECT 2".replace("\\\\", "\\")
+    assert len(statements(sql, conforming=False)) == 2
+    with pytest.raises(citykit.CitykitError):
+        statements(sql, conforming=True)

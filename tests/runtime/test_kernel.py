@@ -27,6 +27,9 @@ async def sleep():
 """
 
 
+SLOW = "INSERT INTO cities (name, population) SELECT 'the long one', 1 FROM pg_sleep(30)"
+
+
 @pytest.fixture(scope="module")
 def started() -> Iterator[Kernel]:
     with kernel() as running:
@@ -67,8 +70,11 @@ async def wait_until(engine: AsyncEngine, words: str, wanted: int) -> None:
         "citykit.run(sleep())",
         "await engine.dispose()\ncitykit.run(sleep())",
         "%%cities\nSELECT pg_sleep(30), 'the long one'",
+        f"await citykit.execute(engine, {SLOW!r})",
+        f"%%cities\n{SLOW}",
+        f"%%cities\nINSERT INTO cities (name, population) VALUES ('a', 1); {SLOW}",
     ],
-    ids=["await", "run", "run beside await", "SQL cell"],
+    ids=["await", "run", "run beside await", "SQL cell", "execute", "cell of a write", "cell of two writes"],
 )
 async def test_an_interrupt_stops_a_query(jupyter: Kernel, engine: AsyncEngine, source: str) -> None:
     cell = jupyter.send(source)

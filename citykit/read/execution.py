@@ -1,0 +1,184 @@
+"""Statements that return no rows, and the statements of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from citykit.database import (
+    LOCK_OPTION,
+    LOCK_SECONDS,
+    Bind,
+    Condition,
+    Numeric,
+    in_transaction,
+    option,
+    set_local,
+    sqlstate,
+)
+from citykit.errors import CitykitError
+from citykit.read.prepared import prepared
+from citykit.read.reading import read
+from citykit.read.statement import Statement, parameter_names, statements
+from citykit.runtime import says_await
+
+_BOUND_LOCKS = "SELECT set_config('lock_timeout', $1, true) WHERE current_setting('lock_timeout') = '0'"
+
+
+@dataclass(frozen=True, repr=False)
+class Executed:
+    """What the server says of a statement that it has run.
+
+    Attributes
+    ----------
+    tag : str
+        The server's command tag: ``DELETE 3``, ``INSERT 0 3``, ``CREATE TABLE``. Of several statements in a
+        cell: all of them.
+    rows : int or None
+        The number of rows that it changed; None where the tag has none.
+    """
+
+    tag: str
+
+    @property
+    def rows(self) -> int | None:
+        """The number in the tag."""
+        number = self.tag.rpartition(" ")[2]
+        return int(number) if number.isdecimal() and ";" not in self.tag else None
+
+    def __repr__(self) -> str:
+        return self.tag
+
+
+@says_await
+async def execute(bind: Bind, statement: Statement, params: Mapping[str, Any] | None = None) -> Executed:
+    """Run a statement that returns no rows: ``CREATE``, ``ALTER``, ``INSERT``, ``UPDATE``, ``DELETE``, ….
+
+    It is sent once, and never again. In a transaction each wait for a lock ends after the seconds of
+    ``connect(lock_timeout=…)``, unless the session has a ``lock_timeout`` of its own.
+
+    Parameters
+    ----------
+    bind : AsyncEngine, AsyncConnection or AsyncSession
+        An engine: a transaction of its own, committed. A connection or a session: a savepoint in the
+        caller's transaction. What cannot run in a transaction (``VACUUM``, ``CREATE DATABASE``,
+        ``CREATE INDEX CONCURRENTLY``) needs ``engine.execution_options(isolation_level="AUTOCOMMIT")``, or a
+        connection of that; there each statement is by itself.
+    statement : str or sqlalchemy.Executable
+        One statement: SQL text with ``:named`` parameters, or an ``insert()``, ``update()``, ``delete()``,
+        ``text()``, ….
+    params : mapping, optional
+        The value of each parameter, as for :func:`read_frame`. The server takes them in ``INSERT``,
+        ``UPDATE``, ``DELETE``, ``MERGE`` and ``CREATE TABLE AS``, and not in other DDL.
+
+    Returns
+    -------
+    Executed
+        ``tag``: the server's command tag; ``rows``: the number of rows in it, or None.
+
+    Raises
+    ------
+    CitykitError
+        What the server says about the statement, with the line and a caret. Before anything is run: it
+        returns rows (:func:`read_frame` reads them); it would end the transaction (``COMMIT``, …) or change
+        one of the engine's connections (``SET``); a parameter without a value.
+    DatabaseUnavailableError
+        If the connection is lost; ``in_doubt`` where it may have had its effect.
+
+    Examples
+    --------
+    >>> async with engine.connect() as connection:
+    ...     await citykit.execute(connection, "DELETE FROM cities WHERE country = :c", {"c": "MC"})
+    DELETE 2
+    """
+    if isinstance(statement, Insert):
+        statement = statement.inline()  # else SQLAlchemy adds RETURNING for the primary key
+    sent = False
+
+    async def work(connection: AsyncConnection) -> Executed:
+        nonlocal sent
+        async with _lock_bound(connection):
+            asked = await prepared(connection, statement, params)
+            asked.query.check_runs(on_engine=isinstance(bind, AsyncEngine))
+            if asked.returns_rows:
+                raise CitykitError(
+                    "The statement returns rows, which would be lost; it was not run. "
+                    "Read them: await citykit.read_frame(engine, …)"
+                )
+            sent = True
+            return Executed(await asked.run())
+
+    return await in_transaction(bind, work, effect="one statement", repeatable=lambda: not sent)
+
+
+async def run_cell(
+    bind: Bind, sql: str, params: Mapping[str, Any], numeric: Numeric | None
+) -> tuple[pd.DataFrame | Executed, str]:
+    """Run the statements of a cell; return what the cell shows, and what to warn of.
+
+    One statement: as :func:`read_frame` or :func:`execute` do. Several: one transaction; the rows of the last
+    that returns any are shown, else all command tags.
+    """
+    if len(statements(sql)) > 1:
+        return await _run_all(bind, sql, params, numeric)
+
+    async def look(connection: AsyncConnection) -> bool:
+        return (await prepared(connection, sql, params)).returns_rows
+
+    async def read_one(connection: AsyncConnection) -> tuple[pd.DataFrame, str]:
+        return await read(await prepared(connection, sql, params), "numpy_nullable", numeric, None)
+
+    if await in_transaction(bind, look, effect="any"):
+        return await in_transaction(bind, read_one, effect="any")
+    return await execute(bind, sql, params), ""
+
+
+async def _run_all(
+    bind: Bind, sql: str, params: Mapping[str, Any], numeric: Numeric | None
+) -> tuple[pd.DataFrame | Executed, str]:
+    sent = False
+
+    async def work(connection: AsyncConnection) -> tuple[pd.DataFrame | Executed, str]:
+        nonlocal sent
+        tags: list[str] = []
+        shown: tuple[pd.DataFrame, str] | None = None
+        conforming = await connection.exec_driver_sql("SHOW standard_conforming_strings")
+        async with _lock_bound(connection):
+            for statement in statements(sql, conforming.scalar() == "on"):
+                given = {name: params[name] for name in parameter_names(statement)}
+                asked = await prepared(connection, statement, given)
+                asked.query.check_runs(on_engine=isinstance(bind, AsyncEngine))
+                if asked.returns_rows:
+                    shown = await read(asked, "numpy_nullable", numeric, None)
+                else:
+                    sent = True
+                    tags.append(await asked.run())
+        return shown or (Executed("; ".join(tags)), "")
+
+    return await in_transaction(bind, work, effect="any", repeatable=lambda: not sent)
+
+
+@asynccontextmanager
+async def _lock_bound(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Bound each wait for a lock in a transaction, unless the session's own lock_timeout does."""
+    seconds = option(connection, LOCK_OPTION, LOCK_SECONDS)
+    bounds = await connection.exec_driver_sql(_BOUND_LOCKS, (f"{max(1, round(seconds * 1000))}ms",))
+    is_bound = bounds.first() is not None
+    try:
+        yield
+    except CitykitError as exc:
+        if not is_bound or sqlstate(exc.__cause__ or exc) != Condition.LOCK_NOT_AVAILABLE:
+            raise
+        raise CitykitError(
+            f"A lock was not granted within {seconds:g} s (lock_timeout): another session holds it; nothing "
+            "was changed. When that session has ended its transaction, run it again; to wait longer: "
+            "await citykit.connect(lock_timeout=120)"
+        ) from exc
+    if is_bound and connection.in_nested_transaction():  # the caller's goes on
+        await set_local(connection, "lock_timeout", "0")

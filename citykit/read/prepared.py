@@ -1,0 +1,183 @@
+"""A statement that the server has parsed: the types of its parameters, and the errors about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.database import Condition, ConditionClass, driver_of, server_errors_named, sqlstate
+from citykit.errors import CitykitError, MissingTableError
+from citykit.pgtypes import PGTYPES
+from citykit.read.parameters import UNKNOWN, UNKNOWN_ARRAY
+from citykit.read.statement import Query, Statement, compiled
+
+# Run through SQLAlchemy, it also begins the transaction, which a statement of asyncpg's own would not.
+_SESSION = """
+SELECT pg_catalog.current_setting('DateStyle') AS "DateStyle",
+    pg_catalog.current_setting('IntervalStyle') AS "IntervalStyle",
+    pg_catalog.current_setting('extra_float_digits') AS extra_float_digits,
+    pg_catalog.current_setting('array_nulls') AS array_nulls,
+    pg_catalog.current_setting('standard_conforming_strings') = 'on' AS conforming
+"""
+
+
+# The classes of SQLSTATE for which the statement itself is to blame.
+_BLAMED = (
+    ConditionClass.FEATURE_NOT_SUPPORTED,
+    ConditionClass.CASE_NOT_FOUND,
+    ConditionClass.CARDINALITY_VIOLATION,
+    ConditionClass.DATA_EXCEPTION,
+    ConditionClass.INTEGRITY_CONSTRAINT_VIOLATION,
+    ConditionClass.SQL_ROUTINE_EXCEPTION,
+    ConditionClass.EXTERNAL_ROUTINE_EXCEPTION,
+    ConditionClass.EXTERNAL_ROUTINE_INVOCATION_EXCEPTION,
+    ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE,
+    ConditionClass.WITH_CHECK_OPTION_VIOLATION,
+    ConditionClass.PROGRAM_LIMIT_EXCEEDED,
+    ConditionClass.PLPGSQL_ERROR,
+    Condition.ACTIVE_SQL_TRANSACTION,
+    Condition.INVALID_TRANSACTION_TERMINATION,
+)
+_ALONE = (Condition.ACTIVE_SQL_TRANSACTION, Condition.INVALID_TRANSACTION_TERMINATION)
+# For these the type of a value may be to blame.
+_OF_TYPES = (Condition.UNDEFINED_FUNCTION, Condition.DATATYPE_MISMATCH, Condition.CANNOT_COERCE)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A statement that the server has parsed, with its values.
+
+    `raw` is asyncpg's connection, `session` the row of its settings, `statement` asyncpg's.
+    """
+
+    connection: AsyncConnection
+    raw: Any
+    session: Any
+    query: Query
+    statement: Any
+
+    @property
+    def returns_rows(self) -> bool:
+        """Whether it returns rows, or could."""
+        return bool(self.statement.get_attributes())
+
+    async def run(self) -> str:
+        """Run it, once; return the server's command tag (``DELETE 3``)."""
+        alone = not self.raw.is_in_transaction()
+        with server_errors_named(self.connection, in_doubt=alone), named(self.query):
+            if alone:  # a pooler might send what was prepared to another connection than this
+                return str(await self.raw.execute(self.query.sql, *self.query.args))
+            await self.statement.fetch(*self.query.args)
+            return str(self.statement.get_statusmsg())
+
+
+async def prepared(
+    connection: AsyncConnection, statement: Statement, params: Mapping[str, Any] | None
+) -> Prepared:
+    """Have the server parse a statement with the types of its values; text gets the type that it infers."""
+    session = (await connection.exec_driver_sql(_SESSION)).one()
+    raw = driver_of(connection)
+    query = compiled(statement, params, session.conforming)
+    return Prepared(connection, raw, session, *await _parsed(connection, raw, query))
+
+
+async def _parsed(connection: AsyncConnection, raw: Any, query: Query) -> tuple[Query, Any]:
+    if query.has_lists and raw.is_in_transaction():
+        # A list is tried as an array first, then as JSON; the savepoint keeps the transaction usable between.
+        try:
+            async with connection.begin_nested():
+                return await _resolved(raw, query)
+        except CitykitError as exc:
+            if not str(sqlstate(exc.__cause__ or exc)).startswith(ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE):
+                raise
+            try:
+                return await _resolved(raw, query.with_lists_read_otherwise())
+            except CitykitError:
+                raise exc from exc.__cause__
+    return await _resolved(raw, query)
+
+
+async def _resolved(raw: Any, query: Query) -> tuple[Query, Any]:
+    cast = query.cast()
+    with named(cast):
+        prepared = await raw.prepare(cast.sql, name="")  # unnamed: there is nothing to go stale
+    inferred = prepared.get_parameters()
+    if len(inferred) < len(query.args):  # the server does not look into DDL before it runs it
+        raise CitykitError(
+            f"The server takes no parameters in {next(query.words, '').upper()}; it was not run. Write the "
+            f"value of {', '.join(f':{name}' for name in query.names)} into the statement: 5, or 'text' in "
+            "quotes, with each quote in it doubled."
+        )
+    resolved = cast.resolved(inferred)
+    if resolved.sql != cast.sql:
+        with named(resolved):
+            prepared = await raw.prepare(resolved.sql, name="")
+    return resolved, prepared
+
+
+@contextmanager
+def named(query: Query) -> Iterator[None]:
+    """Raise the server's errors about a statement as CitykitError, with the line and a caret."""
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        code = sqlstate(exc) or ""
+        # asyncpg's own refusal of a value has a SQLSTATE too; the number is in its text only.
+        if unsent := re.match(r"invalid input for query argument \$(\d+): (.*)", str(exc), re.DOTALL):
+            number = int(unsent[1]) - 1
+            raise CitykitError(
+                f"Parameter {query.names[number]!r} cannot be sent: {unsent[2]}; nothing was changed. "
+                f"The statement takes {query.wanted[number]} there."
+            ) from exc
+        if not code.startswith(_BLAMED) or code == Condition.INSUFFICIENT_PRIVILEGE:
+            raise
+        raise (MissingTableError if code == Condition.UNDEFINED_TABLE else CitykitError)(
+            _said(exc, query, code)
+        ) from exc
+
+
+def _said(exc: Any, query: Query, code: str) -> str:
+    said = [f"{exc.args[0]} (SQLSTATE {code}); nothing was changed."]
+    if exc.position:
+        said.append(query.shown_at(int(exc.position)))
+    said += [f"{word}: {text}" for word, text in (("Detail", exc.detail), ("Hint", exc.hint)) if text]
+    if code.startswith(ConditionClass.DATA_EXCEPTION):
+        said += [
+            f"The statement reads the text of parameter {name!r} as {wanted}: give a value of that type."
+            for name, type_, wanted in zip(query.names, query.types, query.wanted, strict=False)
+            if type_ == UNKNOWN and wanted != "text"
+        ]
+    if code in _OF_TYPES:
+        said += [
+            f"Parameter {name!r} is sent as {_sql_name(type_)}, the type of its Python value: give one of "
+            f"the type that the statement takes there, or cast it: CAST(:{name} AS …)."
+            for name, type_ in zip(query.names, query.types, strict=True)
+            if type_ not in (None, UNKNOWN, UNKNOWN_ARRAY)
+        ]
+    if code == Condition.SYNTAX_ERROR and exc.position and query.is_parameter_at(int(exc.position)):
+        said.append(
+            "A parameter stands for a value where the server takes an expression: not for the name of a "
+            "table or a column, and not in DDL. Write that into the statement."
+        )
+    if code in _ALONE:
+        text = query.written.strip()
+        said.append(
+            "Run it outside of a transaction: await citykit.execute(engine.execution_options("
+            f"isolation_level='AUTOCOMMIT'), {text if len(text) < 200 else '…'!r})"
+        )
+    if code == Condition.UNDEFINED_TABLE:
+        said.append("citykit's own table is made by: await citykit.create_tables(engine)")
+    return "\n".join(said)
+
+
+def _sql_name(type_: str | None) -> str:
+    """Return the name that SQL has for a type of `parameters.typed`."""
+    name = str(type_).rpartition(".")[2]
+    base = name.removesuffix("[]")
+    return (PGTYPES[base].sql if base in PGTYPES else base) + name[len(base) :]
