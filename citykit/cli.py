@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -60,9 +61,22 @@ app = typer.Typer(
 )
 
 
+TUTORIAL = "tutorial"  # the database of `demo` and of the notebooks
 Count = Annotated[int, typer.Option("-n", "--count", help="How many cities.")]
 Country = Annotated[str | None, typer.Option(help="Only this country, spelled as stored (US).")]
 MinPopulation = Annotated[int, typer.Option(help="Leave out smaller cities; 500 or more.")]
+
+
+@app.callback()
+def everywhere(
+    database: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The database, made if it is new; else that of CITYKIT_DATABASE."),
+    ] = None,
+) -> None:
+    """Do what every command does first."""
+    if database is not None:
+        os.environ["CITYKIT_DATABASE"] = database  # `lab` and `serve` hand it on
 
 
 @asynccontextmanager
@@ -181,10 +195,11 @@ def chart(
 @app.command()
 def demo() -> None:
     """Show all of it: start the database, store the world's cities, print and draw the biggest."""
+    database = os.environ.get("CITYKIT_DATABASE") or TUTORIAL
 
     async def work() -> pd.DataFrame:
         with _step("Starting PostgreSQL"):
-            engine = await citykit.connect()
+            engine = await citykit.connect(database=database)
         try:
             with _step("Creating the table"):
                 await citykit.create_tables(engine)
@@ -205,14 +220,48 @@ def demo() -> None:
     typer.echo(f"\n{_table(frame)}\n")
     with _step("Drawing them"):
         _draw(frame, Path("biggest.png"))
+    typed = f"citykit --database {shlex.quote(database)}"
     typer.echo(
         f"\nWrote {Path('biggest.png').resolve()}\nSource: {frame.attrs['source']}\n\n"
-        "Try next:\n"
-        "  citykit biggest --country US       the biggest of one country\n"
-        "  citykit add Brigadoon 1000 --country GB --region SCT\n"
-        "  citykit seed --min-population 500  many more cities\n"
-        "  citykit lab                        the same in notebooks"
+        f"They are in the database {database}. Try next:\n"
+        f"  {typed} biggest --country US\n"
+        f"  {typed} add Brigadoon 1000 --country GB --region SCT\n"
+        f"  {typed} seed --min-population 500\n"
+        "  citykit lab  the same in notebooks"
     )
+
+
+@app.command()
+def databases() -> None:
+    """List the databases of citykit's own PostgreSQL."""
+    from citykit.database import list_databases
+
+    found = citykit.run(list_databases())
+    width = max(len(each.name) for each in found)
+    for each in found:
+        in_use = f"  {each.connections} connected" if each.connections else ""
+        typer.echo(f"{each.name:<{width}}  {each.size:>8}{in_use}")
+
+
+@app.command()
+def drop(
+    name: Annotated[str, typer.Argument(help="The database.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Drop a database of citykit's own PostgreSQL, with all that is in it."""
+    from citykit.database import drop_database
+
+    if not yes and not sys.stdin.isatty():
+        raise ValueError(
+            "nobody can be asked here; nothing was dropped. To drop it: "
+            f"citykit drop {shlex.quote(name)} --yes"
+        )
+    with suppress(typer.Abort):  # Ctrl-C or Ctrl-D
+        yes = yes or typer.confirm(f"Drop the database {name!r} with all that is in it?")
+    if not yes:
+        raise ValueError("nothing was dropped")
+    citykit.run(drop_database(name))
+    typer.echo(f"Dropped {name}")
 
 
 @app.command()

@@ -90,7 +90,7 @@ class DatabaseUnavailableError(CitykitError):
 
 
 class MissingTableError(CitykitError):
-    """A table does not exist yet; ``await citykit.create_tables(engine)`` creates it."""
+    """A table does not exist; the message says how it is made."""
 
 
 class InvalidFrameError(CitykitError, ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import matplotlib
 import pandas as pd
+import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -34,7 +36,16 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 # What a test needs, by the fixtures that it uses. One that starts a server, a kernel or a browser by itself
 # says so with a mark.
 MARKS = {
-    "server": {"api", "empty_table", "engine", "home", "initialised", "open_connections", "publishing"},
+    "server": {
+        "api",
+        "empty_table",
+        "engine",
+        "home",
+        "initialised",
+        "open_connections",
+        "publishing",
+        "tutorial",
+    },
     "kernel": {"fresh", "started"},
 }
 
@@ -100,6 +111,25 @@ async def engine() -> AsyncIterator[AsyncEngine]:
     await citykit.create_tables(engine, reset=True)
     yield engine
     await engine.dispose()
+
+
+@pytest.fixture
+def tutorial(database: dict[str, str]) -> Iterator[AsyncEngine]:
+    """An engine on the database of the notebooks and the demo, whose table is empty.
+
+    On another server than the embedded one, it is made first, and no other worker has it meanwhile.
+    """
+    with contextlib.ExitStack() as held:
+        if url := database.get("CITYKIT_URL"):
+            taken = (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation)
+            with psycopg.connect(url, autocommit=True) as connection, contextlib.suppress(*taken):
+                connection.execute("CREATE DATABASE tutorial")
+            lock = held.enter_context(psycopg.connect(url, dbname="tutorial", autocommit=True))
+            lock.execute("SELECT pg_advisory_lock(1)")
+        engine = citykit.run(citykit.connect(database="tutorial"))
+        citykit.run(citykit.create_tables(engine, reset=True))
+        yield engine
+        citykit.run(engine.dispose())
 
 
 @pytest.fixture(scope="session")

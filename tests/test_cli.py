@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +19,7 @@ import pytest
 import citykit
 from citykit.cli import app
 
-COMMANDS = ["init", "seed", "add", "load", "biggest", "chart", "demo", "lab", "serve"]
+COMMANDS = ["init", "seed", "add", "load", "biggest", "chart", "demo", "databases", "drop", "lab", "serve"]
 
 
 @pytest.fixture(autouse=True)
@@ -200,6 +203,7 @@ def test_a_table_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert "citykit init" in typed("biggest", code=1)
 
 
+@pytest.mark.usefixtures("tutorial")
 def test_the_demo_works_the_first_time_and_the_second() -> None:
     for inserted in ("33,839 inserted", "0 inserted"):
         Path("biggest.png").unlink(missing_ok=True)
@@ -210,6 +214,9 @@ def test_the_demo_works_the_first_time_and_the_second() -> None:
         assert "Try next" in printed
         assert "GeoNames" in printed
         assert Path("biggest.png").read_bytes().startswith(b"\x89PNG")
+    next_ = [line.strip().removeprefix("citykit ") for line in printed.splitlines() if " biggest --" in line]
+    assert "New York" in typed(*next_[0].split(), run=ran)  # what it says to type
+    assert "No such cities" in typed("biggest")  # the default database is the user's own
 
 
 def test_the_demo_from_a_relative_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -218,3 +225,46 @@ def test_the_demo_from_a_relative_home(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "33,839 inserted" in typed("demo", run=ran)
     assert (tmp_path / "data" / "postgres" / "PG_VERSION").exists()
     assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded server, and no database named by the environment after the test either."""
+    monkeypatch.delenv("CITYKIT_URL", raising=False)
+    monkeypatch.setenv("CITYKIT_DATABASE", "")
+
+
+@pytest.mark.usefixtures("own")
+def test_a_database_of_ones_own_is_made_listed_and_dropped() -> None:
+    name = "Zählung 2026; --"
+    assert typed("--database", name, "init") == "The table is ready.\n"
+    typed("--database", name, "add", "Brigadoon", "1000")
+    assert "Brigadoon" in typed("--database", name, "biggest")
+    os.environ["CITYKIT_DATABASE"] = ""
+    assert "Brigadoon" not in typed("biggest")
+    assert [line.split("  ")[0] for line in typed("databases").splitlines() if name in line] == [name]
+    refused = typed("drop", name, code=1, run=ran)  # its stdin is no terminal
+    assert "nothing was dropped" in refused
+    dropped = refused.partition("To drop it: citykit ")[2]
+    assert typed(*shlex.split(dropped), run=ran) == f"Dropped {name}\n"
+    assert name not in typed("databases")
+    assert "no database" in typed("drop", name, "--yes", code=1)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(("answer", "kept"), [("n\n", True), ("y\n", False), ("", True)])
+def test_drop_asks_on_a_terminal(answer: str, kept: bool) -> None:
+    typed("--database", "asked", "init", run=ran)
+    controller, terminal = pty.openpty()
+    os.write(controller, answer.encode() or b"\x04")
+    done = subprocess.run(
+        [sys.executable, "-m", "citykit", "drop", "asked"], stdin=terminal, capture_output=True, check=False
+    )
+    os.close(controller)
+    os.close(terminal)
+    assert "Drop the database 'asked'" in done.stdout.decode()
+    assert (done.returncode == 1) is kept
+    assert b"Traceback" not in done.stderr
+    assert ("asked" in typed("databases")) is kept
+    if kept:
+        typed("drop", "asked", "--yes")

@@ -45,7 +45,7 @@ CHARTS = """document.querySelectorAll('.jp-OutputArea-output img[src^="data:imag
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium")
 async def test_run_all_in_a_browser_draws_the_charts_and_leaves_no_cell_waiting(
-    engine: AsyncEngine, opened: dict[str, Any], tmp_path: Path
+    tutorial: AsyncEngine, opened: dict[str, Any], tmp_path: Path
 ) -> None:
     """CITYKIT_SCREENSHOTS names a directory in which the picture of the page is kept."""
     original = (FOLDER / "03_chart.ipynb").read_bytes()
@@ -69,5 +69,5 @@ async def test_run_all_in_a_browser_draws_the_charts_and_leaves_no_cell_waiting(
             "document.querySelectorAll('[data-mime-type*=error], [data-mime-type*=stderr]').length"
         )
     assert kept.stat().st_size > 50_000
-    assert await scalar(engine, "SELECT count(*) FROM cities") > 30_000  # the same database
+    assert await scalar(tutorial, "SELECT count(*) FROM cities") > 30_000  # the same database
     assert (FOLDER / "03_chart.ipynb").read_bytes() == original

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
 from tests.support.notebooks import FOLDER, PATHS, committed, executed, pictures, queued, texts
@@ -18,18 +19,15 @@ def test_the_notebooks_are_there() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.server
 @pytest.mark.kernel
 @pytest.mark.parametrize("queue", [False, True], ids=["one by one, empty table", "queued, full table"])
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_it_runs_from_a_fresh_kernel_and_its_outputs_are_current(
-    path: Path, queue: bool, world: pd.DataFrame
+    path: Path, queue: bool, world: pd.DataFrame, tutorial: AsyncEngine
 ) -> None:
-    engine = citykit.run(citykit.connect())
-    citykit.run(citykit.create_tables(engine, reset=True))
     if queue:
-        citykit.run(citykit.load_cities(engine, world))
-    citykit.run(engine.dispose())
+        citykit.run(citykit.load_cities(tutorial, world))
+    citykit.run(tutorial.dispose())
     old, fresh = committed(path), (queued if queue else executed)(path)
     how = f"the outputs of {path.name} are stale: python -m tests.support.notebooks renews them"
     assert texts(fresh) == texts(old), how

@@ -82,8 +82,8 @@ def test_what_touches_the_database_is_async_and_the_rest_is_not() -> None:
     functions = {name for name in citykit.__all__ if inspect.isroutine(getattr(citykit, name))}
     asynchronous = {name for name in functions if inspect.iscoroutinefunction(getattr(citykit, name))}
     assert asynchronous == {
-        "add_city", "biggest_cities", "connect", "create_tables", "execute", "find_cities", "load_cities",
-        "load_frame", "nearest_cities", "read_frame", "summarize_countries",
+        "add_city", "biggest_cities", "connect", "create_table", "create_tables", "execute", "find_cities",
+        "load_cities", "load_frame", "nearest_cities", "read_frame", "summarize_countries",
     }  # fmt: skip
     assert {name for name in functions if inspect.isasyncgenfunction(getattr(citykit, name))} == {
         "stream_frames"
@@ -115,6 +115,7 @@ def test_arguments_after_the_things_are_keyword_only() -> None:
         "load_cities": 1,
         "load_frame": 2,
         "biggest_cities": 1,
+        "create_table": 2,
         "create_tables": 0,
         "summarize_countries": 0,
     }

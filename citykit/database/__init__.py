@@ -1,6 +1,7 @@
 """A connection: which server, whose transaction, what its errors mean; and the embedded server."""
 
 from citykit.database.account import default_home, is_root
+from citykit.database.databases import drop_database, list_databases
 from citykit.database.driver import driver_of, ended, started, transport_of
 from citykit.database.engine import connect, sessions
 from citykit.database.locks import CREATING, lock, lock_bound, lock_without_queueing, locked_by, set_local
@@ -25,9 +26,36 @@ from citykit.database.transactions import (
 from citykit.database.urls import shown_url
 
 __all__ = [
-    "CREATING", "LOCK_OPTION", "LOCK_SECONDS", "NUMERIC_OPTION", "Bind", "Condition", "ConditionClass",
-    "ConnectionLostError", "Numeric", "cancelled", "connect", "default_home", "driver_of", "ended",
-    "in_transaction", "is_root", "lock", "lock_bound", "lock_without_queueing", "locked_by",
-    "numeric_checked", "option", "server_errors_named", "server_message", "sessions", "set_local",
-    "shown_url", "sqlstate", "started", "transport_of",
+    "CREATING",
+    "LOCK_OPTION",
+    "LOCK_SECONDS",
+    "NUMERIC_OPTION",
+    "Bind",
+    "Condition",
+    "ConditionClass",
+    "ConnectionLostError",
+    "Numeric",
+    "cancelled",
+    "connect",
+    "default_home",
+    "driver_of",
+    "drop_database",
+    "ended",
+    "in_transaction",
+    "is_root",
+    "list_databases",
+    "lock",
+    "lock_bound",
+    "lock_without_queueing",
+    "locked_by",
+    "numeric_checked",
+    "option",
+    "server_errors_named",
+    "server_message",
+    "sessions",
+    "set_local",
+    "shown_url",
+    "sqlstate",
+    "started",
+    "transport_of",
 ]  # fmt: skip

@@ -44,10 +44,10 @@ import psutil
 from sqlalchemy import URL
 
 from citykit.database import account
+from citykit.database.urls import DATABASE
 from citykit.errors import DatabaseUnavailableError
 
 MAJOR = "18"
-DATABASE = "postgres"  # also the name of its superuser
 
 # Given at every start, so that a newer citykit tunes an older data directory too. Durability stays on.
 SETTINGS = {

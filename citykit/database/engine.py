@@ -8,14 +8,15 @@ import os
 from typing import Any
 
 from sqlalchemy import URL, AsyncAdaptedQueuePool, event, text
-from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.util import await_only
 
 from citykit.database.driver import KEEPALIVE, cancelled_on_server, keep_alive
 from citykit.database.pool import PoolPerLoop
 from citykit.database.pooler import PoolerCheck
-from citykit.database.server_errors import DRIVER_ERRORS, unreachable
+from citykit.database.server_errors import DRIVER_ERRORS, sqlstate, unreachable
+from citykit.database.sqlstates import Condition
 from citykit.database.transactions import (
     LOCK_OPTION,
     LOCK_SECONDS,
@@ -25,7 +26,15 @@ from citykit.database.transactions import (
     Numeric,
     numeric_checked,
 )
-from citykit.database.urls import asyncpg_url, set_url_options, shown_url, socket_options
+from citykit.database.urls import (
+    DATABASE,
+    asyncpg_url,
+    quoted,
+    set_url_options,
+    shown_url,
+    socket_options,
+    with_database,
+)
 from citykit.database.waking import wake_for_interrupts
 from citykit.errors import DatabaseUnavailableError
 from citykit.runtime import says_await
@@ -38,6 +47,7 @@ CONNECT_SECONDS = 4.5  # for a connection to be let in, and for the check that t
 async def connect(
     url: str | URL | None = None,
     *,
+    database: str | None = None,
     echo: bool = False,
     lock_timeout: float = LOCK_SECONDS,
     silence_timeout: float = SILENCE_SECONDS,
@@ -54,6 +64,11 @@ async def connect(
         environment variable ``CITYKIT_URL``; where that is not set, the embedded PostgreSQL of this user,
         which is started (or attached to) in ``CITYKIT_HOME`` and stopped when the last process that uses it
         ends.
+    database : str, optional
+        Its name, whatever its characters. In the embedded PostgreSQL it is made if it is new; on another
+        server it has to exist, and it goes before the one in the URL. None: the environment variable
+        ``CITYKIT_DATABASE`` (not where a `url` is given); else the one in the URL, or the embedded server's
+        default one.
     echo : bool
         Log every statement that goes through SQLAlchemy (COPY and most reads go past it).
     lock_timeout : float
@@ -79,14 +94,17 @@ async def connect(
     ------
     DatabaseUnavailableError
         Within 5 seconds, or the URL's ``connect_timeout``, if no server answers there, it does not let us in,
-        or it is older than PostgreSQL 14.
+        has no such database, or is older than PostgreSQL 14.
 
     Examples
     --------
     >>> engine = await citykit.connect()
     """
     wanted = url or os.environ.get("CITYKIT_URL")
+    database = database or (None if url else os.environ.get("CITYKIT_DATABASE"))
     target = asyncpg_url(wanted) if wanted else await _embedded()
+    if database:
+        target = with_database(target, database)
     if "pool" not in engine_options and engine_options.get("poolclass") in (None, AsyncAdaptedQueuePool):
         engine_options["poolclass"] = PoolPerLoop
     seconds = float(str(target.query.get("connect_timeout", 0))) or CONNECT_SECONDS
@@ -112,20 +130,20 @@ async def connect(
         event.listen(engine.sync_engine, "do_connect", _find_embedded)
     else:
         event.listen(engine.sync_engine, "do_connect", PoolerCheck().connect)
-    checking = asyncio.ensure_future(_version(engine))
     try:
-        await asyncio.wait([checking], timeout=seconds)
-        if not checking.done():
-            raise TimeoutError
-        version = checking.result()
+        try:
+            version = await _version(engine, seconds)
+        except DBAPIError as exc:
+            if wanted or not database or sqlstate(exc) != Condition.INVALID_CATALOG_NAME:
+                raise
+            await _create_database(database)
+            version = await _version(engine, seconds)
     except (OverflowError, TypeError, ValueError, *DRIVER_ERRORS) as exc:
         await engine.dispose()
         raise unreachable(target, exc, seconds) from exc
     except BaseException:
         await engine.dispose()
         raise
-    finally:
-        checking.cancel()  # which closes its connection, in 2 s at most
     if version < OLDEST_SERVER * 10_000:
         await engine.dispose()
         raise DatabaseUnavailableError(
@@ -136,9 +154,37 @@ async def connect(
     return engine
 
 
-async def _version(engine: AsyncEngine) -> int:
-    async with engine.connect() as connection:
-        return int(await connection.scalar(text("SHOW server_version_num")) or 0)
+async def _version(engine: AsyncEngine, seconds: float) -> int:
+    """Return the server's version, or raise TimeoutError if it does not answer in so many seconds."""
+
+    async def ask() -> int:
+        async with engine.connect() as connection:
+            return int(await connection.scalar(text("SHOW server_version_num")) or 0)
+
+    asking = asyncio.ensure_future(ask())
+    try:
+        await asyncio.wait([asking], timeout=seconds)
+        if not asking.done():
+            raise TimeoutError
+        return asking.result()
+    finally:
+        asking.cancel()  # which closes its connection, in 2 s at most
+
+
+async def _create_database(name: str) -> None:
+    """Make a database of the embedded server."""
+    other = await connect(database=DATABASE, isolation_level="AUTOCOMMIT")
+    try:
+        async with other.connect() as connection:
+            # Of template0, whatever anybody has put into template1; its collation is that of the cluster.
+            await connection.exec_driver_sql(
+                f"CREATE DATABASE {quoted(name)} TEMPLATE template0 ENCODING 'UTF8'"
+            )
+    except DBAPIError as exc:
+        if sqlstate(exc) not in (Condition.DUPLICATE_DATABASE, Condition.UNIQUE_VIOLATION):
+            raise  # those two: another process has just made it
+    finally:
+        await other.dispose()
 
 
 def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database.sqlstates import Condition, ConditionClass
-from citykit.database.urls import shown_url
+from citykit.database.urls import quoted, shown_url
 from citykit.errors import CitykitError, DatabaseUnavailableError, MissingTableError
 
 _ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -35,7 +35,8 @@ _CONNECTION_HINTS: Mapping[str, str] = {
     Condition.INVALID_PASSWORD: "The password is wrong.",
     Condition.INVALID_AUTHORIZATION_SPECIFICATION: "The server does not let this user in: "
     "see its pg_hba.conf.",
-    Condition.INVALID_CATALOG_NAME: "Create the database first: createdb NAME.",
+    Condition.INVALID_CATALOG_NAME: "Create it first, with SQL in another database of that server: "
+    "CREATE DATABASE {database}; in the embedded PostgreSQL await citykit.connect(database=…) makes it.",
     Condition.INSUFFICIENT_PRIVILEGE: "Ask its owner for the right: GRANT CONNECT ON DATABASE …",
     Condition.UNDEFINED_OBJECT: _OF_AN_OPTION,
     Condition.TOO_MANY_CONNECTIONS: "It has no connection left: close some, or raise max_connections.",
@@ -131,6 +132,7 @@ def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> D
         or (isinstance(original, closed) and not _OF_A_HANDSHAKE.isdisjoint(url.query))
     )
     hint = _CONNECTION_HINTS.get(code, _OF_AN_OPTION if option else _OF_THE_SERVER)
+    hint = hint.replace("{database}", quoted(url.database or url.username or ""))
     return DatabaseUnavailableError(
         f"No connection to {shown_url(url)}: {said}. {hint}", transient=not permanent
     )
@@ -183,7 +185,10 @@ def _is_of_driver(exc: BaseException) -> bool:
 def _named(exc: BaseException, connection: AsyncConnection | None, in_doubt: bool) -> CitykitError:
     code, said = sqlstate(exc) or "", server_message(exc)
     if code == Condition.UNDEFINED_TABLE:
-        return MissingTableError(f"{said}. Create the tables first: await citykit.create_tables(engine)")
+        return MissingTableError(
+            f"{said}; nothing was changed. citykit's own is made by await citykit.create_tables(engine), "
+            "another from a frame by await citykit.create_table(engine, name, frame)"
+        )
     if is_lost(exc, connection):
         return connection_lost(said, in_doubt=in_doubt)
     hint = _STATEMENT_HINTS.get(code, "")

@@ -14,6 +14,8 @@ from sqlalchemy.exc import ArgumentError
 
 from citykit.errors import DatabaseUnavailableError
 
+DATABASE = "postgres"  # the embedded server's default one, and the name of its superuser
+
 _SEVERAL_HOSTS = re.compile(r"([^:/?#]+://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)(.*)", re.DOTALL)
 _HOST_AND_PORT = re.compile(r"(\[.*\]|[^:]*)(?::(\d*))?")
 
@@ -89,6 +91,26 @@ def asyncpg_url(url: str | URL) -> URL:
     if isinstance(password := query.pop("password", None), str):  # nothing would hide it there
         target = target.set(password=password)
     return target.set(drivername="postgresql+asyncpg", query=query)
+
+
+def with_database(url: URL, name: str) -> URL:
+    """Return a URL with another database, whose name may have any characters."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if "\0" in name or not 0 < size <= 63:  # of a longer name the server would take the beginning
+        raise DatabaseUnavailableError(
+            f"database={name!r} is no database's name, which has 1 to 63 bytes, no NUL and no lone "
+            "surrogate; nothing was sent.",
+            transient=False,
+        )
+    return url.difference_update_query(["database"]).set(database=name)
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _set_several_hosts(query: dict[str, Any], hosts: str) -> None:

@@ -55,7 +55,7 @@ def table_of(table: object) -> Table:
     except (NoInspectionAvailable, AttributeError):
         mapped = None
     if not isinstance(mapped, Table):
-        raise TypeError(f"a mapped class or a sqlalchemy.Table is needed, not {table!r}")
+        raise TypeError(f"a mapped class, a sqlalchemy.Table or a table's name is needed, not {table!r}")
     return mapped
 
 
@@ -119,8 +119,10 @@ def _row_of(declared: types.TypeEngine[Any]) -> PgType | None:
     return found
 
 
-def key_of(table: Table, key: Sequence[str] | str | None) -> tuple[str, ...]:
+def key_of(table: Table, key: Sequence[str] | str | None, *, optional: bool = False) -> tuple[str, ...]:
     """Return the columns that identify a row: those asked for, else those of the one unique constraint.
+
+    Where it is `optional` and the table has no unique constraint, there are none.
 
     Raises
     ------
@@ -137,6 +139,8 @@ def key_of(table: Table, key: Sequence[str] | str | None) -> tuple[str, ...]:
                 f"it has: {shown}. Nothing was loaded."
             )
         return wanted
+    if not unique and optional:
+        return ()
     if len(unique) != 1:
         say = "Say which one tells its rows apart: key=[…]" if unique else "Give it a unique constraint"
         raise ValueError(

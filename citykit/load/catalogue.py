@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.encode import Rule
+from citykit.errors import CitykitError
 from citykit.pgtypes import ENUM, PGTYPES
 
 Mode: TypeAlias = Literal["ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"]
@@ -52,10 +53,14 @@ SELECT json_build_object(
         SELECT format(' COLLATE %I.%I', n.nspname, o.collname) FROM pg_catalog.pg_collation o
         JOIN pg_catalog.pg_namespace n ON n.oid = o.collnamespace
         WHERE o.oid = a.attcollation AND o.collname <> 'default'), ''),
-    'element', coalesce(e.typname, b.typname),
+    'element', CASE WHEN coalesce(e.typnamespace, b.typnamespace) = 'pg_catalog'::regnamespace
+                    THEN coalesce(e.typname, b.typname) ELSE '' END,
+    'array', e.oid IS NOT NULL,
     'typmod', base.typmod,
     'default', (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef d
                 WHERE d.adrelid = c.oid AND d.adnum = a.attnum AND a.attgenerated = ''),
+    'generated', (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef d
+                  WHERE d.adrelid = c.oid AND d.adnum = a.attnum AND a.attgenerated <> ''),
     'labels', (SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder) FROM pg_catalog.pg_enum l
                WHERE l.enumtypid IN (b.oid, e.oid)),
     'domain', (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_type t
@@ -90,9 +95,11 @@ SELECT json_build_object(
     JOIN pg_catalog.pg_type b ON b.oid = base.oid
     LEFT JOIN pg_catalog.pg_type e ON e.oid = b.typelem AND b.typlen = -1
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
-'keys', (SELECT json_agg(json_build_object('immediate', i.indimmediate, 'columns', (
-                    SELECT json_agg(a.attname) FROM pg_catalog.pg_attribute a
-                    WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))))
+'keys', (SELECT json_agg(json_build_object('immediate', i.indimmediate, 'primary', i.indisprimary,
+                    'columns', (SELECT json_agg(a.attname ORDER BY k.place)
+                     FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k (attnum, place)
+                     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum))
+                    ORDER BY i.indexrelid)
          FROM pg_catalog.pg_index i
          WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
            AND i.indpred IS NULL AND i.indexprs IS NULL),
@@ -160,7 +167,9 @@ class Column:
     name: str
     type: str | None = None  # where it is one of PostgreSQL's own
     definition: str = "text"  # the type in SQL with its collation; of a domain, its base type
-    element: str = "text"  # the name of that type, or of an array its elements'
+    element: str = "text"  # the name of that type, or of an array its elements'; "" if not PostgreSQL's own
+    array: bool = False
+    generated: str | None = None  # the expression of SQL by which the server computes it
     default: str | None = None  # an expression of SQL
     typmod: int = -1  # the limits of that type, as pg_attribute.atttypmod has them; -1: none
     labels: tuple[str, ...] = ()  # of an enum, or an array of one
@@ -190,6 +199,8 @@ class Facts:
     keys: Mapping[
         frozenset[str], bool
     ]  # each set of columns that is unique; whether ON CONFLICT takes it: none is DEFERRABLE
+    primary: tuple[str, ...] = ()  # the columns of the primary key, in its order
+    unique: tuple[tuple[str, ...], ...] = ()  # those of each other unique key
     oid: int = 0
     name: str = ""
     kind: str = "r"  # pg_class.relkind
@@ -228,6 +239,20 @@ async def is_still(connection: AsyncConnection, table: str, facts: Facts) -> boo
     return bool(oid == facts.oid)
 
 
+# By pg_class.relkind: what takes no rows, and what takes them and is no table.
+_TAKES_NO_ROWS = {"m": "MATERIALIZED VIEW", "S": "SEQUENCE", "i": "INDEX", "I": "INDEX", "c": "TYPE"}
+_TAKES_ROWS = {"v": "VIEW", "f": "FOREIGN TABLE"}
+
+
+def refuse_no_table(name: str, facts: Facts, undone: str, *, views: bool = True) -> None:
+    """Raise the error for what is no table under a name in SQL; `views`: a view or foreign table will do."""
+    if kind := _TAKES_NO_ROWS.get(facts.kind) or (not views and _TAKES_ROWS.get(facts.kind)):
+        raise CitykitError(
+            f"{name} is a {kind.lower()}, no table; {undone}. Give it another name with SQL, "
+            f"then create the table: ALTER {kind} {name} RENAME TO other_name"
+        )
+
+
 def _facts(found: dict[str, Any]) -> Facts:
     columns = (
         Column(
@@ -236,7 +261,8 @@ def _facts(found: dict[str, Any]) -> Facts:
         for each in found["columns"]
     )
     keys: dict[frozenset[str], bool] = {}
-    for key in found["keys"] or ():
+    listed = found["keys"] or ()
+    for key in listed:
         names = frozenset(key["columns"])
         keys[names] = keys.get(names, True) and key["immediate"]
     return Facts(
@@ -244,6 +270,8 @@ def _facts(found: dict[str, Any]) -> Facts:
             **found,
             "columns": {column.name: column for column in columns},
             "keys": keys,
+            "primary": next((tuple(key["columns"]) for key in listed if key["primary"]), ()),
+            "unique": tuple(tuple(key["columns"]) for key in listed if not key["primary"]),
             "constraints": found["constraints"] or {},
             "checks": frozenset(found["checks"] or ()),
             "orders": tuple(tuple(names) for names in found["orders"] or ()),

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.database import Condition, driver_of, lock, server_message, sqlstate
 from citykit.encode import POSITION, in_encoding, rejects_frame, types_in_binary
 from citykit.errors import CitykitError, InvalidFrameError
-from citykit.load.catalogue import Facts, Mode, facts_of, is_still, rules_of_the_server
+from citykit.load.catalogue import Facts, Mode, facts_of, is_still, refuse_no_table, rules_of_the_server
 from citykit.load.indexes import build_indexes, drop_indexes
 from citykit.load.join import Join, Keys, unload
 from citykit.load.merge import Merge, OnConflict, refuse_duplicates
@@ -47,9 +47,6 @@ LOCK_MILLISECONDS = 2_000  # that a large load waits for other writers before it
 STREAM_ROWS = 2**40  # at most, of what has no length
 
 _NOT_BY_COPY = (Condition.FEATURE_NOT_SUPPORTED, Condition.WRONG_OBJECT_TYPE)  # only by INSERT
-
-# By pg_class.relkind.
-_TAKES_NO_ROWS = {"m": "MATERIALIZED VIEW", "S": "SEQUENCE", "i": "INDEX", "I": "INDEX", "c": "TYPE"}
 
 # Columns that take no value: COPY would store it in an identity, INSERT would refuse it.
 _TAKES_NO_VALUE = {
@@ -91,6 +88,8 @@ class Load:
             first = await anext(batches, None)
             self.rows.refuse()
             if first is None:
+                if facts is None:
+                    await self._look_up()
                 return 0, 0, "copy"
             self._first: AsyncIterator[pa.Table] | None = _chain(first, batches)
             self.target = _target(self.table, self.key, first)
@@ -106,8 +105,7 @@ class Load:
 
     async def _read_facts(self, facts: Facts | None = None) -> None:
         while facts is None:
-            # Raises UndefinedTable if there is no such table; succeeds if it was replaced just now.
-            await self._execute(f"SELECT FROM {self._name} LIMIT 0")
+            await self._look_up()  # succeeds if it was replaced just now
             facts = await facts_of(self.connection, self._name)
         rules = {rule.name: rule for rule in self.rows.rules}
         self.facts = facts
@@ -118,7 +116,8 @@ class Load:
             rows=self.rows.valid if self.rows.can_repeat else None,
             repeatable=self.rows.can_repeat,
             callers=self.callers,
-            sortable=all(
+            sortable=bool(self.key)
+            and all(
                 rules[name].compared_alike == "always"
                 or (
                     rules[name].compared_alike == "in the C collation"
@@ -143,12 +142,12 @@ class Load:
             types = types_in_binary(self.target.columns, self.rows.rules, server_types)
             self.target = replace(self.target, types=types)
 
+    async def _look_up(self) -> None:
+        """Raise the server's error (42P01) if there is no such table."""
+        await self._execute(f"SELECT FROM {self._name} LIMIT 0")
+
     def _refuse_what_no_plan_can_do(self) -> None:
-        if kind := _TAKES_NO_ROWS.get(self.facts.kind):
-            raise CitykitError(
-                f"{self._name} is a {kind.lower()}, which takes no rows; nothing was loaded. Give it another "
-                f"name with SQL, then create the table: ALTER {kind} {self._name} RENAME TO other_name"
-            )
+        refuse_no_table(self._name, self.facts, "nothing was loaded")
         if unknown := [name for name in self.target.columns if name not in self.facts.columns]:
             raise CitykitError(
                 f"table {self._name} in the database has no column {', '.join(map(repr, unknown))}, which "
@@ -383,7 +382,7 @@ class Load:
             return behind
         by_key = violated.columns in (frozenset(self.key), frozenset())
         readable = all("SELECT" in self.facts.columns[name].granted for name in self.key)
-        if not (by_key and readable and self.on_conflict == "error"):
+        if not (self.key and by_key and readable and self.on_conflict == "error"):
             return refuse_duplicates([], violated.said)
         merge = self._merging()
         if not self.wanted.staged:

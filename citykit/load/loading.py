@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
-from sqlalchemy import FromClause, text
+from sqlalchemy import FromClause, Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.database import Bind, in_transaction, lock_bound
 from citykit.encode import key_of, rules_of, table_of
+from citykit.load.catalogue import facts_of, refuse_no_table
+from citykit.load.creating import create_for
 from citykit.load.execute import SERVER_ERRORS, Load, Outcome, PlanName
 from citykit.load.merge import OnConflict
+from citykit.load.named import described, missing, parsed
 from citykit.load.order import settle_numbers
 from citykit.load.plan import Limits
 from citykit.load.refusals import missing_table, used_up, without_identity
@@ -75,9 +78,10 @@ class LoadReport:
 async def load_frame(
     bind: Bind,
     source: Source,
-    table: type[Any] | FromClause,
+    table: type[Any] | FromClause | str,
     *,
     key: Sequence[str] | str | None = None,
+    create: bool = False,
     on_conflict: OnConflict = "error",
     on_invalid: OnInvalid = "error",
     progress: Progress = None,
@@ -98,10 +102,17 @@ async def load_frame(
         Or Arrow data (a table, a record-batch reader, whatever has ``__arrow_c_stream__``: polars, DuckDB),
         or an iterable or async iterable of frames, for what is larger than memory. Columns that it lacks
         keep their server defaults. NaN, NaT, None and NA are NULL.
-    table : mapped class or sqlalchemy.Table
+    table : mapped class, sqlalchemy.Table or str
+        A name, ``"readings"`` or ``"schema.readings"``, is that of any table, view or foreign table that
+        takes an INSERT; its columns and keys are read from the server's catalogue. It is taken as it is
+        written (``Readings`` is not ``readings``). One with a dot or a quote in it stands in double quotes.
     key : sequence of str, optional
         The columns that tell its rows apart, which have to be a unique constraint of it. None: its only
-        one, besides a primary key that the database numbers.
+        one, besides a primary key that the database numbers. A table that has none takes each row as a
+        new one, with ``on_conflict="error"``.
+    create : bool
+        Make the table first, if there is none of that name: as `create_table` does, with `key` as its
+        primary key, and in the same transaction, so that a load that fails leaves no table.
     on_conflict : {"error", "skip", "update"}
         What happens to a row whose key is already there, in the table or earlier in the frame. "error":
         the load fails. "skip": what is there stays. "update": the columns of the frame replace what is
@@ -125,12 +136,12 @@ async def load_frame(
     DuplicateKeyError
         ``error.keys`` has the key of every row already there.
     MissingTableError
-        If there is no such table.
+        If there is no such table; it names those with similar names.
     CitykitError
         If others hold a lock on it for longer than the engine waits for one (30 s), or its own numbering of
         rows gives a number that is there already.
     ValueError
-        If the key is no unique constraint, or there is not just one to choose from.
+        If the key is no unique constraint, or there is not just one to choose from, or a name cannot be one.
 
     Examples
     --------
@@ -140,16 +151,18 @@ async def load_frame(
     2
     """
     return await load_rows(
-        bind, source, table, key=key, on_conflict=on_conflict, on_invalid=on_invalid, progress=progress
-    )
+        bind, source, table, key=key, create=create, on_conflict=on_conflict, on_invalid=on_invalid,
+        progress=progress,
+    )  # fmt: skip
 
 
 async def load_rows(
     bind: Bind,
     source: Source,
-    table: type[Any] | FromClause,
+    table: type[Any] | FromClause | str,
     *,
     key: Sequence[str] | str | None,
+    create: bool = False,
     on_conflict: OnConflict,
     on_invalid: OnInvalid,
     progress: Progress = None,
@@ -159,20 +172,27 @@ async def load_rows(
     _check_choice("on_conflict", on_conflict, OnConflict)
     _check_choice("on_invalid", on_invalid, OnInvalid)
     started = time.perf_counter()
-    into = table_of(table)
-    columns = key_of(into, key)
+    by_name = isinstance(table, str)
+    if create and not by_name:
+        raise TypeError("create=True takes the table's name; a sqlalchemy.Table has a create() of its own")
+    into = parsed(table) if isinstance(table, str) else table_of(table)
+    columns = () if by_name else key_of(into, key, optional=on_conflict == "error")
     rows = Rows(source, rules_of(into, columns), stop_at_rejects=on_invalid == "error")
     enums = any(rule.type is ENUM for rule in rows.rules)
-    if not enums:
+    if not (enums or by_name):
         await rows.check()
     begun, callers = False, not isinstance(bind, AsyncEngine)
 
     async def work(connection: AsyncConnection) -> Outcome:
-        nonlocal begun
+        nonlocal begun, into, columns
         name = connection.dialect.identifier_preparer.format_table(into)
         try:
             async with lock_bound(connection, name, "nothing was loaded"), connection.begin_nested():
                 repeated, begun = begun, True
+                if by_name:
+                    into = await _look_up(connection, into, source, key, create=create)
+                    columns = key_of(into, key, optional=on_conflict == "error")
+                    rows.rules = rules_of(into, columns)
                 if repeated:  # forgets the rejects of the attempt before
                     await rows.check()
                 arrays = any(rule.item for rule in rows.rules)
@@ -197,6 +217,26 @@ async def load_rows(
     )
     skipped = rows.valid - inserted - updated
     return LoadReport(inserted, updated, skipped, rows.rejects, time.perf_counter() - started, plan)
+
+
+async def _look_up(
+    connection: AsyncConnection,
+    named: Table,
+    source: Source,
+    key: Sequence[str] | str | None,
+    *,
+    create: bool,
+) -> Table:
+    """Return the table of that name as the server has it, made first if it is to be."""
+    name = connection.dialect.identifier_preparer.format_table(named)
+    facts = await facts_of(connection, name)
+    if facts is None and create:
+        await create_for(connection, named, source, key)
+        facts = await facts_of(connection, name)
+    if facts is None:
+        raise await missing(connection, named, "nothing was loaded")
+    refuse_no_table(name, facts, "nothing was loaded")
+    return described(named, facts)
 
 
 def _check_choice(name: str, value: object, choices: Any) -> None:

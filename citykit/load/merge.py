@@ -110,7 +110,8 @@ class Merge:
         return rows
 
     def _insert_all(self) -> Insert:
-        every = select(*self._columns).order_by(*self._key)
+        order = self._key or [self.staging.c[self.target.position]]
+        every = select(*self._columns).order_by(*order)
         return insert(self.table).from_select(list(self.target.columns), every)
 
     def _insert(self, **which: bool) -> Insert:

@@ -43,7 +43,7 @@ class Wanted:
     """What is to be loaded, as far as the choice depends on it."""
 
     columns: tuple[str, ...]
-    key: tuple[str, ...]
+    key: tuple[str, ...]  # none: each row is a new one (on_conflict is "error" then)
     on_conflict: OnConflict
     rows: int | None  # None: a stream, of which only the end will tell
     repeatable: bool = True  # the rows can be sent again
@@ -125,14 +125,15 @@ def _possible(
             worth = wanted.rows is not None and is_worth_a_rebuild(facts, wanted.rows, limits)
             if alone and worth and may_rebuild(facts, wanted):
                 yield "copy and rebuild"
-            if alone or (wanted.sortable and not _is_large(wanted, limits)):
+            # Two loads that insert the same keys in different orders would deadlock.
+            if alone or not facts.keys or (wanted.sortable and not _is_large(wanted, limits)):
                 yield "copy"
         if copied and not facts.temporary:
             yield "copy"
     if facts.temporary:
         # A trigger BEFORE INSERT also sees the rows that ON CONFLICT turns into updates.
         joined = facts.kind == "r" and facts.selectable and not facts.rewritten
-        if alone and joined and _is_large(wanted, limits):
+        if alone and joined and wanted.key and _is_large(wanted, limits):
             yield "join"
         yield "merge"
 
@@ -152,7 +153,7 @@ def _is_large(wanted: Wanted, limits: Limits) -> bool:
 
 
 def _is_unique(facts: Facts, wanted: Wanted) -> bool:
-    return frozenset(wanted.key) in facts.keys
+    return not wanted.key or frozenset(wanted.key) in facts.keys
 
 
 def _only_keys_refuse(facts: Facts, wanted: Wanted) -> bool:

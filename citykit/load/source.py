@@ -50,7 +50,7 @@ class Rows:
     _columns: list[str] = field(default_factory=list)  # of a stream's first chunk
 
     def __post_init__(self) -> None:
-        self._whole = _whole(self.source)
+        self._whole = whole_of(self.source)
         self.total = None if self._whole is None else len(self._whole)
         streams = any(hasattr(self.source, name) for name in ("__aiter__", "__iter__", "__arrow_c_stream__"))
         if not streams or isinstance(self.source, (str, bytes, dict, pd.Series, Coroutine)):
@@ -162,7 +162,7 @@ class Rows:
 _END = object()
 
 
-def _whole(source: Any) -> pd.DataFrame | pa.Table | None:
+def whole_of(source: Any) -> pd.DataFrame | pa.Table | None:
     """Return what has its rows at hand, None for what only brings them as it goes."""
     if isinstance(source, (pd.DataFrame, pa.Table)):
         return source

@@ -51,6 +51,8 @@ HELPERS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "add_city": lambda bind: citykit.add_city(bind, next(new_names), 1),
     "load_cities": lambda bind: citykit.load_cities(bind, CITIES, on_conflict="skip"),
     "load_cities, update": lambda bind: citykit.load_cities(bind, CITIES, on_conflict="update"),
+    "create_table": lambda bind: citykit.create_table(bind, "made", CITIES, if_exists="replace"),
+    "load_frame, create": lambda bind: citykit.load_frame(bind, CITIES, "pg_temp.made", create=True),
     "create_tables": lambda bind: citykit.create_tables(bind),
     "create_tables, reset": lambda bind: citykit.create_tables(bind, reset=True),
 }

@@ -42,6 +42,7 @@ def frame(rows: int) -> pd.DataFrame:
 HELPERS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     **ANSWERED,
     "load_frame": lambda bind: citykit.load_frame(bind, frame(FEW), citykit.City),
+    "create_table": lambda bind: citykit.create_table(bind, "made", frame(FEW), if_exists="replace"),
     "load_cities, many": lambda bind: citykit.load_cities(bind, frame(MANY), on_conflict="update"),
 }
 

@@ -64,6 +64,14 @@ async def test_a_table_that_is_not_there_is_made_by_what_the_error_says(engine: 
     await execute(engine, DROP)
 
 
+async def test_a_missing_table_is_the_same_error_for_any_number_of_rows(engine: AsyncEngine) -> None:
+    await execute(engine, DROP)
+    sources: list[Any] = [FRAME, FRAME[:0], [FRAME], [FRAME[:0]], []]
+    for source in sources:
+        with pytest.raises(citykit.MissingTableError, match=r"no table hinted; nothing was loaded"):
+            await citykit.load_frame(engine, source, TABLE)
+
+
 async def test_citykits_own_table_is_made_by_create_tables(engine: AsyncEngine) -> None:
     await execute(engine, "DROP TABLE cities")
     with pytest.raises(citykit.MissingTableError, match=r": await citykit.create_tables\(engine\)$"):

@@ -10,7 +10,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 from matplotlib.axes import Axes
-from sqlalchemy import select
+from sqlalchemy import Numeric, Table, Text, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 import citykit
@@ -44,6 +44,12 @@ async def every_source(engine: AsyncEngine, frame: pd.DataFrame, lazy: pl.LazyFr
     for source in sources:
         assert_type(await citykit.load_cities(engine, source), citykit.LoadReport)
     await citykit.load_frame(engine, frames(), citykit.City, key="id")
+    await citykit.load_frame(engine, frame, "schema.readings", key="id", create=True)
+    for whole in (frame, table, lazy.collect()):
+        made = await citykit.create_table(
+            engine, "readings", whole, key=["id"], types={"a": "text", "b": Text, "c": Numeric(10, 2)}
+        )
+        assert_type(made, Table)
     await citykit.load_frame(engine, asynchronous_frames(), citykit.City.__table__, key=["id"])
 
 

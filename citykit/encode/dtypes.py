@@ -1,0 +1,262 @@
+"""The type of each column of a new table, by the dtypes of a frame: reading, the other way round. No I/O."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from sqlalchemy import types
+
+from citykit.encode.rejects import rejects_frame
+from citykit.encode.values import is_missing, plain
+from citykit.errors import InvalidFrameError
+from citykit.pgtypes import DECIMAL, PGTYPES, TEXT, PgType
+
+Declared: TypeAlias = types.TypeEngine[Any]
+
+IDENTIFIER_BYTES = 63  # the server cuts a longer name (NAMEDATALEN - 1)
+MOST_COLUMNS = 1_600  # that a table can have (MaxHeapAttributeNumber)
+
+# The Arrow type by which a row of the table of types reads its values, and the first such row.
+_BY_ARROW = {row.arrow: row for row in reversed(list(PGTYPES.values())) if row.arrow and row.check}
+# The next one of those for Arrow's other types: an unsigned integer needs the next larger signed one.
+_WIDENED = {
+    pa.int8(): pa.int16(), pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64(),
+    pa.float16(): pa.float32(), pa.string(): TEXT, pa.string_view(): TEXT, pa.null(): TEXT,
+    pa.binary(): pa.large_binary(), pa.binary_view(): pa.large_binary(), pa.date64(): pa.date32(),
+}  # fmt: skip
+_EXTENSIONS = {"arrow.json": "jsonb", "arrow.uuid": "uuid", "arrow.bool8": "bool"}
+
+_LISTS = (list, tuple, np.ndarray)
+# The name in `PGTYPES` for each class of Python's. The first that fits counts: True is an int, too.
+_BY_CLASS: tuple[tuple[tuple[type, ...], str], ...] = (
+    ((bool,), "bool"), ((int,), "int8"), ((float,), "float8"), ((Decimal,), "numeric"), ((str,), "text"),
+    ((datetime, np.datetime64), "timestamp"), ((date,), "date"), ((time,), "time"),
+    ((timedelta, np.timedelta64), "interval"), ((UUID,), "uuid"), ((bytes, bytearray, memoryview), "bytea"),
+    ((dict,), "jsonb"), ((IPv4Address, IPv6Address, IPv4Interface, IPv6Interface), "inet"),
+    ((IPv4Network, IPv6Network), "cidr"), (_LISTS, "array"),
+)  # fmt: skip
+# Where values are of several kinds: a type that takes all of them as they are.
+_TAKES = (
+    ({"int8", "float8", "numeric"}, "numeric"),
+    ({"date", "timestamp"}, "timestamp"),
+    ({"bool", "int8", "float8", "text", "jsonb", "array"}, "jsonb"),
+)
+# What to type for a dtype that no type of PostgreSQL holds, by its kind.
+_CONVERTED = {"period": ".dt.to_timestamp()", "sparse": ".sparse.to_dense()"}
+
+
+def declared(row: PgType, *limits: int) -> Declared:
+    """Return SQLAlchemy's type for a row of the table of types."""
+    if row is PGTYPES["timestamptz"]:
+        return types.DateTime(timezone=True)
+    return row.declared[0](*limits)
+
+
+def types_of(
+    source: pd.DataFrame | pa.Table, given: Collection[str], create: str
+) -> Mapping[str, Declared | None]:
+    """Return the type of each column of a frame, by its dtype; None for those whose type is `given`.
+
+    Of a column of dtype object all values are looked at: text if they are text or missing, else the type of
+    the one Python class that they have.
+
+    Parameters
+    ----------
+    source : DataFrame or pyarrow.Table
+    given : collection of str
+    create : str
+        The call that makes the table, without its closing parenthesis, for the errors.
+
+    Raises
+    ------
+    InvalidFrameError
+        If it has no columns, a column's name can be none of PostgreSQL, or its dtype or its values decide no
+        type. All such columns are named.
+    """
+    is_frame = isinstance(source, pd.DataFrame)
+    names: list[Any] = list(source.columns) if isinstance(source, pd.DataFrame) else source.column_names
+    problems = _flaws_of_names(names)
+    found: dict[str, Declared | None] = {}
+    for number, name in enumerate(names if not problems else ()):
+        found[name] = None
+        if name in given:
+            continue
+        asked = _Asked(repr(name), create)
+        column: Any = source.iloc[:, number] if is_frame else source.schema.field(number).type
+        answer = asked.of_series(column) if is_frame else asked.of_arrow(column)
+        if isinstance(answer, str):
+            problems.append((name, answer))
+        else:
+            found[name] = answer
+    if problems:
+        said = "; ".join(f"column {name!r}: {reason}" if name != "" else reason for name, reason in problems)
+        raise InvalidFrameError(
+            f"no table was made: {said}", rejects_frame([(None, name, None, why) for name, why in problems])
+        )
+    return found
+
+
+def flaw_of_identifier(name: str) -> str | None:
+    """Return why a name can be none of PostgreSQL's; None where it can."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return "with a lone surrogate, which is no character"
+    if not size:
+        return "empty"
+    if "\0" in name:
+        return "with a NUL character"
+    if size > IDENTIFIER_BYTES:
+        return f"{size} bytes long, and a name has at most {IDENTIFIER_BYTES}"
+    return None
+
+
+def _flaws_of_names(names: list[Any]) -> list[tuple[Any, str]]:
+    if not names:
+        return [("", "the frame has no columns")]
+    if len(names) > MOST_COLUMNS:
+        return [(names[-1], f"the frame has {len(names):,} columns, and a table at most {MOST_COLUMNS:,}")]
+    flaws: list[tuple[Any, str]] = []
+    for name, count in Counter(names).items():
+        if isinstance(name, tuple):
+            one_level = 'frame.columns = ["_".join(map(str, name)) for name in frame.columns]'
+            flaws.append((name, f"its name has several levels (MultiIndex): {one_level}"))
+        elif not isinstance(name, str):
+            flaws.append((name, "its name is no text: frame = frame.rename(columns=str)"))
+        elif flaw := flaw_of_identifier(name):
+            flaws.append((name, f"its name is {flaw}"))
+        elif count > 1:
+            flaws.append((name, "the frame has this column more than once"))
+    return flaws
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Decides the type of one column, or says what is wrong with it and what to type."""
+
+    column: str  # its name, as Python shows it
+    create: str
+
+    def of_series(self, series: pd.Series[Any]) -> Declared | str:
+        dtype: Any = series.dtype
+        if isinstance(dtype, pd.CategoricalDtype):
+            return self.of_series(pd.Series(dtype.categories))
+        if pd.api.types.is_object_dtype(dtype):
+            return self.of_objects(series)
+        if str(dtype) == PGTYPES["date"].dtypes[0]:  # datetime64[s], of which pandas makes dates
+            return declared(PGTYPES["date"])
+        kind = "sparse" if isinstance(dtype, pd.SparseDtype) else str(dtype).partition("[")[0]
+        with contextlib.suppress(pa.ArrowException, TypeError, ValueError):
+            found = _of_arrow(pa.array(series.iloc[:0], from_pandas=True).type) if kind != "sparse" else None
+            if found is not None:
+                return found
+        return f"no type of PostgreSQL holds its dtype {dtype}: {self.converted(kind)}"
+
+    def of_arrow(self, type_: pa.DataType) -> Declared | str:
+        return _of_arrow(type_) or f"no type of PostgreSQL holds Arrow's type {type_}: leave the column out"
+
+    def of_objects(self, values: Iterable[Any]) -> Declared | str:
+        kinds = _kinds(values)
+        if kinds != {"array"}:
+            return self.of_kinds(kinds)
+        elements = (item for value in values if isinstance(value, _LISTS) for item in value)
+        kinds = _kinds(elements)
+        if kinds & {"array", "jsonb"}:
+            return f"it holds lists of {_listed(kinds)}: {self.typed('jsonb')}"
+        item = self.of_kinds(kinds)
+        return f"in its lists, {item}" if isinstance(item, str) else types.ARRAY(item)
+
+    def of_kinds(self, kinds: set[str]) -> Declared | str:
+        small = {"int8" if kind == "large" else kind for kind in kinds}
+        if len(small) <= 1 and small <= PGTYPES.keys():
+            return declared(PGTYPES["numeric" if "large" in kinds else next(iter(small), "text")])
+        if type_ := next((type_ for taken, type_ in _TAKES if small <= taken), None):
+            return f"it holds {_listed(kinds)}: {self.typed(type_)}"
+        said = f"it holds {_listed(kinds)}, which no type of PostgreSQL takes as they are"
+        return f"{said}: {self.converted('moments' if small == {'timestamp', 'timestamptz'} else '')}"
+
+    def typed(self, type_: str) -> str:
+        return f"{self.create}, types={{{self.column}: {type_!r}}})"
+
+    def converted(self, kind: str) -> str:
+        column = f"frame[{self.column}]"
+        if kind == "moments":
+            return f"{column} = pandas.to_datetime({column}, utc=True)"
+        return f"{column} = {column}" + _CONVERTED.get(kind, '.astype("str")')
+
+
+def _of_arrow(type_: pa.DataType) -> Declared | None:
+    """Return the type for a type of Arrow's; None where there is none."""
+    has = pa.types
+    if has.is_dictionary(type_):
+        return _of_arrow(type_.value_type)
+    if isinstance(type_, pa.FixedShapeTensorType):
+        return types.ARRAY(item) if len(type_.shape) == 1 and (item := _of_arrow(type_.value_type)) else None
+    if isinstance(type_, pa.BaseExtensionType):
+        name = _EXTENSIONS.get(type_.extension_name)
+        return declared(PGTYPES[name]) if name else None
+    if has.is_list(type_) or has.is_large_list(type_) or has.is_fixed_size_list(type_):
+        item = _of_arrow(type_.value_type)
+        return None if item is None or isinstance(item, types.ARRAY) else types.ARRAY(item)
+    if has.is_decimal(type_):
+        limited = type_ != DECIMAL and 0 <= type_.scale <= type_.precision
+        return declared(PGTYPES["numeric"], *((type_.precision, type_.scale) if limited else ()))
+    if has.is_uint64(type_):
+        return declared(PGTYPES["numeric"])
+    if has.is_struct(type_):
+        return declared(PGTYPES["jsonb"])
+    row = _BY_ARROW.get(_widened(type_))
+    return None if row is None else declared(row)
+
+
+def _widened(type_: pa.DataType) -> pa.DataType:
+    has = pa.types
+    if has.is_timestamp(type_):
+        return pa.timestamp("us", "UTC" if type_.tz else None)
+    if has.is_time(type_):
+        return pa.time64("us")
+    if has.is_duration(type_):
+        return pa.duration("us")
+    if has.is_fixed_size_binary(type_):
+        return pa.large_binary()
+    return _WIDENED.get(type_, type_)
+
+
+def _listed(kinds: set[str]) -> str:
+    names = {"large": "bigint", "array": "lists"}
+    words = (names.get(kind) or (PGTYPES[kind].sql if kind in PGTYPES else kind) for kind in kinds)
+    return " and ".join(sorted(set(words)))
+
+
+def _kinds(values: Iterable[Any]) -> set[str]:
+    """Return the names of the types of values that are not missing, or of their classes."""
+    found: set[str] = set()
+    decided: set[type] = set()  # classes whose instances are all of one kind, or missing
+    for value in values:
+        class_ = type(value)
+        if value is None or class_ in decided or is_missing(meant := plain(value)):
+            continue
+        found.add(_kind(meant))
+        if not isinstance(value, (int, datetime, Enum)) or class_ is bool:
+            decided.add(class_)
+    return found
+
+
+def _kind(value: Any) -> str:
+    name = next((name for classes, name in _BY_CLASS if isinstance(value, classes)), type(value).__name__)
+    if name == "int8" and not -(2**63) <= value < 2**63:
+        return "large"
+    zoned = name in ("timestamp", "time") and getattr(value, "tzinfo", None) is not None
+    return f"{name}tz" if zoned else name
