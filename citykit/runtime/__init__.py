@@ -1,8 +1,9 @@
 """The process: waiting from a cell, a forgotten await, Jupyter's kernel, progress bars."""
 
 from citykit.runtime.awaiting import says_await
+from citykit.runtime.callers import CallersError, callers_code
 from citykit.runtime.kernel import in_kernel
 from citykit.runtime.progress import Progress, reporting
 from citykit.runtime.waiting import run
 
-__all__ = ["Progress", "in_kernel", "reporting", "run", "says_await"]
+__all__ = ["CallersError", "Progress", "callers_code", "in_kernel", "reporting", "run", "says_await"]
