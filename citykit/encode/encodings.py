@@ -11,13 +11,14 @@ from functools import cache
 from citykit.encode.rules import Rule
 
 _SINGLE_BYTE = re.compile("LATIN|ISO_8859_|KOI8|WIN")
-# Encodings with several bytes for a character: Python's codec, its longest character in bytes, the characters
-# that PostgreSQL has and the codec lacks, and those that the codec has and PostgreSQL lacks.
+# Encodings with several bytes for a character: Python's codecs that have its characters, those that PostgreSQL
+# has beside them, and those that it lacks.
 _SEVERAL_BYTES = {
-    "EUC_CN": ("gb2312", 2, "", ""),
-    "EUC_JP": ("euc_jp", 3, "", ""),
-    "EUC_KR": ("euc_kr", 2, "", ""),
+    "EUC_CN": (["gb2312"], "", ""),
+    "EUC_JP": (["euc_jp", "cp932"], "", "\x80\xa2\xa3\xa5\xac\u2016\u203e\u2212\u301c"),
+    "EUC_KR": (["euc_kr"], "\u327e", ""),
 }
+LONGEST = 3  # bytes of a character: euc_kr spells out Hangul that it lacks in 8
 
 
 @cache
@@ -45,9 +46,11 @@ def _known(encoding: str) -> frozenset[str] | None:
         return frozenset([*ascii_, *single])
     if encoding not in _SEVERAL_BYTES:
         return None
-    codec, longest, more, fewer = _SEVERAL_BYTES[encoding]
-    others = (chr(number) for number in range(0x80, 0x10000) if not 0xD800 <= number < 0xE000)
-    stored = (each for each in others if 0 < len(each.encode(codec, "ignore")) <= longest)
+    names, more, fewer = _SEVERAL_BYTES[encoding]
+    others = [
+        chr(number) for number in range(0x80, 0x10000) if not 0xD800 <= number < 0xF900
+    ]  # for private use
+    stored = (each for name in names for each in others if 0 < len(each.encode(name, "ignore")) <= LONGEST)
     return frozenset([*ascii_, *stored, *more]) - frozenset(fewer)
 
 

@@ -33,9 +33,11 @@ def table(*more: sa.Column[Any]) -> sa.Table:
 
 
 def frame(size: int, count: int) -> pd.DataFrame:
-    data = pd.Series([b"x"] * count, dtype=object)
+    data: list[bytes] = [b"x"] * count
     data[1] = bytes(size)
-    return pd.DataFrame({"key": range(count), "data": data}, index=[f"row {n}" for n in range(count)])
+    return pd.DataFrame(
+        {"key": range(count), "data": pd.array(data, dtype=object)}, index=[f"row {n}" for n in range(count)]
+    )
 
 
 @pytest.fixture(autouse=True)
