@@ -141,7 +141,8 @@ def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> D
 
 def _in_sql(url: URL | None) -> dict[str, str]:
     """Return the user and the database of a URL as SQL writes their names."""
-    quote = postgresql.dialect().identifier_preparer.quote
+    preparer: Any = postgresql.dialect()  # type: ignore[no-untyped-call]
+    quote = preparer.identifier_preparer.quote
     user, database = (url.username, url.database) if url else (None, None)
     return {"user": quote(user or "your_role"), "database": quote(database or "your_database")}
 
@@ -183,7 +184,7 @@ def _as_citykits(exc: BaseException, connection: AsyncConnection | None, in_doub
         return MissingTableError(f"{said}. Create the tables first: await citykit.create_tables(engine)")
     if is_lost(exc, connection):
         return connection_lost(said, in_doubt=in_doubt)
-    hint = _STATEMENT_HINTS.get(code, "").format(**_in_sql(connection and connection.engine.url))
+    hint = _STATEMENT_HINTS.get(code, "").format(**_in_sql(connection.engine.url if connection else None))
     return CitykitError(f"{said}; nothing was changed. {hint}".rstrip())
 
 

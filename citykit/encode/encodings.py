@@ -11,8 +11,8 @@ from functools import cache
 from citykit.encode.rules import Rule
 
 _SINGLE_BYTE = re.compile("LATIN|ISO_8859_|KOI8|WIN")
-# Encodings with several bytes for a character: Python's codecs that have its characters, those that PostgreSQL
-# has beside them, and those that it lacks.
+# Encodings with several bytes for a character: Python's codecs that together have its characters, those that
+# PostgreSQL has beside them, and those that it lacks.
 _SEVERAL_BYTES = {
     "EUC_CN": (["gb2312"], "", ""),
     "EUC_JP": (["euc_jp", "cp932"], "", "\x80\xa2\xa3\xa5\xac\u2016\u203e\u2212\u301c"),

@@ -115,7 +115,7 @@ async def find_unfit(merge: Merge, facts: Facts) -> list[Violation]:
 
         async def ask(part: Sequence[int], where: str = texts, broken: str = broken) -> None:
             where += f"{target.position_sql} BETWEEN {part[0]} AND {part[-1]} AND {broken}"
-            for position, given in (await connection.exec_driver_sql(where)).all():
+            for position, given in map(tuple, await connection.exec_driver_sql(where)):
                 found.append((position, name, given, f"more than a {type_} holds"))  # noqa: B023
 
         trial = await connection.begin_nested()
@@ -123,7 +123,7 @@ async def find_unfit(merge: Merge, facts: Facts) -> list[Violation]:
             await set_local(connection, "extra_float_digits", "1")  # all digits of a float as a text
             async for position, exc in _refused(merge, ask, refuses_a_text):
                 row = await connection.exec_driver_sql(f"{texts} {target.position_sql} = {position}")
-                found.append((position, name, row.one()[1], f"refused: {server_message(exc)}"))
+                found.append((position, name, tuple(row.one())[1], f"refused: {server_message(exc)}"))
                 if len(found) >= TRIED_ROWS:
                     break
         finally:
@@ -166,12 +166,12 @@ async def _by_rules(merge: Merge, facts: Facts) -> tuple[list[Violation], bool]:
         for column in facts.columns.values()
         if column.name not in target.columns
     )
-    rows = _rows(merge)
-    staged = f"(SELECT *{filled} FROM ({rows}) AS rows) AS staged"  # noqa: S608  the server's own texts
+    every = _rows(merge)
+    staged = f"(SELECT *{filled} FROM ({every}) AS every) AS staged"  # noqa: S608  the server's own texts
     rules = [
         ([n], f"{quote(n)} IS NULL", "missing") for n, column in facts.columns.items() if column.not_null
     ]
-    asked = {"name": target.named(connection), "staged": rows}
+    asked = {"name": target.named(connection), "staged": every}
     rules += [
         (list(rule.columns), rule.broken, rule.reason) for rule in await connection.execute(_RULES, asked)
     ]

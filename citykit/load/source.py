@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Coroutine,
-    Iterable,
-    Iterator,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -163,7 +155,7 @@ class Rows:
             yield self._whole
             return
         with callers_code():
-            pieces: Any = _iterate(self.source)
+            pieces = _iterate(self.source)
         while True:
             with callers_code():
                 if isinstance(self.source, AsyncIterable):
@@ -201,7 +193,7 @@ def _piece(piece: Any, of: Any = None) -> pd.DataFrame | pa.Table:
         raise _not_loadable(piece, of) from exc
 
 
-def _iterate(source: Any) -> Iterator[Any] | AsyncIterator[Any]:
+def _iterate(source: Any) -> Any:
     if isinstance(source, AsyncIterable):
         return aiter(source)
     return iter(pa.RecordBatchReader.from_stream(source) if _is_arrow(source) else source)

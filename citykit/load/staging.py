@@ -97,7 +97,7 @@ def staging_of(target: Target) -> FromClause:
     stored = _stored(target)
     if not (target.wide or target.converted):
         return stored
-    position = literal_column(target.position_sql).label(target.position)
+    position: Any = literal_column(target.position_sql).label(target.position)
     values = (
         cast(stored.c[name], _Sql(target.converted[name])).label(name)
         if name in target.converted

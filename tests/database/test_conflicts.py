@@ -86,6 +86,36 @@ async def test_a_conflict_is_tried_again_and_has_its_effect_once(
     assert await stored(engine) == rows
 
 
+@pytest.mark.parametrize("source", ["frame", "generator"])
+@pytest.mark.parametrize("count", [10, FEW_ROWS])
+async def test_a_conflict_of_another_table_at_the_commit_itself_is_tried_again(
+    engine: AsyncEngine, count: int, source: str
+) -> None:
+    """The load does not know of that constraint, and leaves it to the COMMIT."""
+    logs = "CREATE FUNCTION logs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log VALUES (1); "
+    await refused(engine, "40001", 2, deferred=True)
+    async with engine.begin() as connection:
+        for statement in (
+            "DROP TRIGGER refusing ON cities",
+            "DROP TABLE IF EXISTS log",
+            "DROP FUNCTION IF EXISTS logs",
+            "CREATE TABLE log (n int)",
+            f"{logs} RETURN NULL; END $$",
+            "CREATE TRIGGER logs AFTER INSERT ON cities FOR EACH STATEMENT EXECUTE FUNCTION logs()",
+            "CREATE CONSTRAINT TRIGGER refusing AFTER INSERT ON log DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION refuse_conflict()",
+        ):
+            await connection.exec_driver_sql(statement)
+    if source == "frame":
+        assert (await citykit.load_cities(engine, frame(count))).inserted == count
+        assert await scalar(engine, "SELECT count(*) FROM log") == 1
+    else:
+        with pytest.raises(citykit.CitykitError, match="a conflict"):
+            await citykit.load_cities(engine, iter([frame(count)]))
+    stored_now = await stored(engine)
+    assert len(stored_now) == (count if source == "frame" else 0)
+
+
 @pytest.mark.parametrize("deferred", [False, True], ids=["at once", "at the COMMIT"])
 @pytest.mark.parametrize("policy", ["error", "skip", "update"])
 @pytest.mark.parametrize("plan", [plan for plan, (_, streamed) in PLANS.items() if not streamed])
