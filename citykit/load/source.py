@@ -161,7 +161,7 @@ class Rows:
                 if isinstance(self.source, AsyncIterable):
                     given = await anext(pieces, _END)
                 else:  # in a thread: it may read a file
-                    given = await asyncio.to_thread(next, pieces, _END)
+                    given = await asyncio.to_thread(_next, pieces)
                 if given is _END:
                     return
                 piece = _piece(given, self.source)
@@ -169,6 +169,11 @@ class Rows:
 
 
 _END: Any = object()
+
+
+def _next(pieces: Any) -> Any:
+    with callers_code():  # also here: asyncio replaces a TimeoutError that comes from a thread
+        return next(pieces, _END)
 
 
 def _whole(source: Any) -> pd.DataFrame | pa.Table | None:

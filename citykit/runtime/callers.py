@@ -20,7 +20,7 @@ def callers_code() -> Iterator[None]:
     """Raise as `CallersError` what the block, the caller's own code, raises."""
     try:
         yield
-    except (asyncio.CancelledError, GeneratorExit):
+    except (asyncio.CancelledError, GeneratorExit, CallersError):
         raise
     except BaseException as exc:
         raise CallersError(exc) from exc
