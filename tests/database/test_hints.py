@@ -187,7 +187,7 @@ async def no_schema(engine: AsyncEngine) -> None:
 
 
 async def too_slow(engine: AsyncEngine) -> None:
-    async with with_settings(engine, statement_timeout="50ms") as other, locked(engine):
+    async with with_settings(engine, statement_timeout="1s") as other, locked(engine):
         message = await said(citykit.biggest_cities(other), "57014")
     await connects_anew(engine, message, citykit.biggest_cities)
 
