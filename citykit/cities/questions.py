@@ -63,7 +63,7 @@ def _biggest(n: int, country: str | None, region: str | None) -> tuple[str, list
     wanted = []
     for column, value in (("country", country), ("region", region)):
         if value is not None:
-            args.append(_text(column, value, "spelled as stored"))
+            args.append(_storable(column, value, "spelled as stored"))
             wanted.append(f"{column} = ${len(args)}")
     where = f"WHERE {' AND '.join(wanted)} " if wanted else ""
     return f"SELECT {SELECTED} FROM cities {where}ORDER BY {ORDER} LIMIT {limit:d}", args  # noqa: S608  constants
@@ -106,7 +106,7 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
     >>> frame["name"].tolist()
     ['Reykjavík']
     """
-    sought = _text("text", text, "a part of a name")
+    sought = _storable("text", text, "a part of a name")
     if not sought.strip():
         raise ValueError("text is a name or a part of one, and here it is empty")
 
@@ -250,7 +250,7 @@ def _count(n: int) -> int:
     return min(count, 2**62)
 
 
-def _text(name: str, value: object, meaning: str) -> str:
+def _storable(name: str, value: object, meaning: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} is text, {meaning}, not {type(value).__name__}")
     if "\0" in value or value.encode(errors="replace").decode() != value:

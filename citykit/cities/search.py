@@ -19,7 +19,7 @@ from citykit.cities.folding import (
 )
 from citykit.cities.model import COLUMNS
 from citykit.database import Condition, in_transaction, sqlstate
-from citykit.encode import lacks
+from citykit.encode import lacking
 
 SELECTED = ", ".join(COLUMNS)
 ORDER = "population DESC, name, country, region"
@@ -41,7 +41,7 @@ def part_in(encoding: str, part: str) -> str | None:
     """
     if encoding not in INDEXED_ENCODINGS:
         part = unicodedata.normalize("NFC", part)
-    return None if lacks(encoding, part) else part
+    return None if lacking(encoding, part) else part
 
 
 def letters_of(part: str) -> int:

@@ -4,7 +4,15 @@ from citykit.database.account import default_home, is_root
 from citykit.database.databases import drop_database, list_databases
 from citykit.database.driver import driver_of, ended, started, transport_of
 from citykit.database.engine import connect, sessions
-from citykit.database.locks import CREATING, lock, lock_bound, lock_without_queueing, locked_by, set_local
+from citykit.database.locks import (
+    CREATING,
+    local_setting,
+    lock,
+    lock_bound,
+    lock_without_queueing,
+    locked_by,
+    set_local,
+)
 from citykit.database.server_errors import (
     ConnectionLostError,
     server_errors_named,
@@ -44,6 +52,7 @@ __all__ = [
     "in_transaction",
     "is_root",
     "list_databases",
+    "local_setting",
     "lock",
     "lock_bound",
     "lock_without_queueing",

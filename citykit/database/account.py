@@ -1,10 +1,10 @@
 """The account that the embedded server runs under, and where its data lives.
 
-PostgreSQL refuses to run as root. Started by root (containers, hosted notebooks), it runs as the system
-user ``citykit``, which is created if the system lets us, else as ``nobody``; on a data directory that a
-user has made, as that user. That account gets the right to pass through the directories on its way, and
-no more: an access-control entry for it alone where the program ``setfacl`` is installed and the file system
-has such entries, else the right of everybody to pass through.
+PostgreSQL refuses to run as root. If root starts it (containers, hosted notebooks), it runs as the owner of
+the data directory; of a new one, as the system user ``citykit``, which is created if possible, else as
+``nobody``. That account gets search permission (x) on the directories above the data and the programs: by
+an entry of the access-control list (``setfacl``) where the file system has those, else by the permission
+bit for all users.
 """
 
 from __future__ import annotations
@@ -82,8 +82,7 @@ def is_root() -> bool:
 def default_home() -> Path:
     """Where the data lives: ``CITYKIT_HOME``, else the platform's directory for an application's data.
 
-    Root's is the system's (``/var/lib/citykit``), because the server runs under an account of its own
-    that has no business in root's home.
+    Root's is ``/var/lib/citykit``: the account that runs the server may not enter root's home.
 
     Raises
     ------
@@ -104,7 +103,7 @@ def default_home() -> Path:
 
 
 def for_server(home: Path, *installed: Path) -> Owner:
-    """Return who runs the server, having let that account through to `home` and to what is `installed`."""
+    """Return the account that runs the server, and let it reach `home` and the `installed` trees."""
     if not is_root():
         return Owner()
     data = home / "postgres"
@@ -124,27 +123,27 @@ def for_server(home: Path, *installed: Path) -> Owner:
 
 
 def _service_account() -> Owner:
+    useradd = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    entry = _entry(NAME)
+    if entry is None and useradd:
+        command = [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", NAME]
+        # It fails if another process has just created the user.
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        entry = _entry(NAME)
+    entry = entry or _entry("nobody")
+    if entry is None:
+        raise _cannot_run(f"it refuses to run as root, and there is no user {NAME} or nobody")
+    return Owner(entry.pw_uid, entry.pw_gid)
+
+
+def _entry(name: str) -> Any:
+    """Return the system's entry of a user, None where it has none."""
     import pwd
 
     try:
-        entry = pwd.getpwnam(NAME)
+        return pwd.getpwnam(name)
     except KeyError:
-        useradd = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-        if useradd:
-            command = [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", NAME]
-            subprocess.run(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
-            )  # may have lost a race to another
-        try:
-            entry = pwd.getpwnam(NAME)
-        except KeyError:
-            try:
-                entry = pwd.getpwnam("nobody")
-            except KeyError as exc:
-                raise _cannot_run(
-                    f"it refuses to run as root, and there is no user {NAME} or nobody"
-                ) from exc
-    return Owner(entry.pw_uid, entry.pw_gid)
+        return None
 
 
 def _may_search(owner: Owner, directory: Path) -> bool:
@@ -153,10 +152,10 @@ def _may_search(owner: Owner, directory: Path) -> bool:
 
 
 def _let_through(owner: Owner, directory: Path) -> None:
-    """Let `owner`, and nobody else, search `directory`; without access-control lists, let everybody."""
+    """Give `owner` search permission on `directory`; without access-control lists, give it to all users."""
     mode = directory.stat().st_mode
     if setfacl := shutil.which("setfacl"):
-        # The mask, which is the group's bits: left to setfacl, it gives back what a chmod has taken away.
+        # Keep the mask (shown as the group's bits) as it is, plus x: setfacl would widen it by itself.
         mask = "".join(letter if mode & bit else "-" for letter, bit in (("r", 0o40), ("w", 0o20))) + "x"
         command = [setfacl, "-m", f"u:{owner.uid}:--x,m::{mask}", str(directory)]
         if subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0:

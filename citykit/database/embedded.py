@@ -150,7 +150,7 @@ class _Server:
                 self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
                 with self._alone(given_up):
                     lines = self._attach()
-        # Where it listens by its own word: somebody else may have started it, with other settings.
+        # postmaster.pid says where it listens: another program may have started it, with other settings.
         return URL.create(
             "postgresql+asyncpg",
             username=DATABASE,
@@ -262,7 +262,7 @@ class _Server:
         raise OSError(f"it is running but not ready after {SERVER_SECONDS} s, see its log {self.log}")
 
     def _socket_directory(self) -> Path:
-        """Return the data directory, or where its path is too long for a socket a short one of its own."""
+        """Return the directory of the socket: the data directory, or a short one if that path is too long."""
         path = str(self.pgdata)
         too_long = len(os.fsencode(f"{path}/.s.PGSQL.5432")) > SOCKET_PATH_BYTES
         if not too_long and not set(path) & set(',:"'):  # these part the names of several hosts
@@ -299,7 +299,7 @@ class _Server:
             return
         for _ in _polls(SERVER_SECONDS):
             if self._server():
-                return  # somebody has just started it, and this start will say so
+                return  # it was just started: this start will fail and say so
             if not (left := [str(pid) for pid in psutil.pids() if self._if_of_server(pid)]):
                 break
         else:
@@ -321,7 +321,7 @@ class _Server:
             if (lines := self._ready())[:1] == [str(pid)]:
                 return lines
             if ended:
-                if lines := self._running():  # another, by somebody who did not ask for the lock
+                if lines := self._running():  # another program has started one without the lock
                     return lines
                 last_words = "; ".join(self.log.read_text(errors="replace").splitlines()[-3:])
                 raise OSError(f"it ended at once, and its log {self.log} with: {last_words}")
@@ -343,7 +343,7 @@ class _Server:
     def _run(self, owner: account.Owner, *command: object) -> str:
         """Run a program as `owner`, away from this terminal's signals and PG* settings.
 
-        What it prints goes to a file: a child that another thread forks meanwhile would keep a pipe open.
+        Its output goes to a file: a pipe would stay open in a child that another thread forks meanwhile.
         """
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         with tempfile.TemporaryFile("w+", errors="replace") as printed:

@@ -72,7 +72,7 @@ async def connect(
     echo : bool
         Log every statement that goes through SQLAlchemy (COPY and most reads go past it).
     lock_timeout : float
-        Seconds that a helper which writes waits for a lock that somebody else holds on its table or rows.
+        Seconds that a helper which writes waits for a lock on its table or rows that another session holds.
     silence_timeout : float
         Seconds after which a helper that still waits asks the server for another connection, to learn whether
         it is there. If no answer comes within 5 s more, the helper raises DatabaseUnavailableError. A
@@ -125,7 +125,7 @@ async def connect(
     event.listen(engine.sync_engine, "connect", lambda opened, _: keep_alive(opened, options))
     event.listen(engine.sync_engine, "do_connect", set_url_options)
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
-    event.listen(engine.sync_engine, "invalidate", _end_cancelled)
+    event.listen(engine.sync_engine, "invalidate", _end_before_closing)
     if not wanted:
         event.listen(engine.sync_engine, "do_connect", _find_embedded)
     else:
@@ -193,14 +193,14 @@ def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
         raise DisconnectionError("it was closed while it was idle")
 
 
-def _end_cancelled(connection: Any, _record: object, exc: BaseException | None) -> None:
+def _end_before_closing(connection: Any, _record: object, exc: BaseException | None) -> None:
     """Let the server end a statement that was cancelled, before SQLAlchemy closes its connection."""
     if isinstance(exc, asyncio.CancelledError):
         with contextlib.suppress(asyncio.CancelledError):  # a second one; the first is still being raised
             connection.run_async(cancelled_on_server)
 
 
-# What asyncpg would otherwise take from the environment's PG* variables, which are for other servers.
+# Given to asyncpg, so that it does not take them from the environment's PG* variables (for other servers).
 _EMBEDDED_ALONE: dict[str, Any] = {
     "password": "",
     "ssl": False,

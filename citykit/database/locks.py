@@ -22,7 +22,8 @@ CREATING = 0x6369_7479_6B69_74  # "citykit": the advisory lock that create_table
 
 Mode: TypeAlias = Literal["SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"]
 
-# The session's own lock_timeout stays where it is shorter; 0 is none. OFFSET 0 has it read before it is set.
+# A shorter lock_timeout of the session's own stays; 0 means none. OFFSET 0 keeps the subquery apart, so that
+# the setting is read before set_config() changes it.
 _SHORTEN = text("""
 SELECT own.setting AS before, own.seconds > 0 AND own.seconds <= :most AS is_own,
        CASE WHEN own.seconds > 0 THEN least(own.seconds, :most) ELSE :most END AS seconds,
@@ -88,7 +89,7 @@ async def _not_granted(
     own: bool = False,
     readers: bool = False,
 ) -> CitykitError:
-    """Return the error that says who holds a table, where the server still answers."""
+    """Return the error that names the sessions which hold a table, if the server still answers."""
     asked = {"name": table, "readers": readers, "advisory": CREATING}
     try:
         holders = (await connection.execute(_HOLDERS, asked)).all()
@@ -115,7 +116,7 @@ async def lock(connection: AsyncConnection, table: str, mode: Mode, milliseconds
 
 
 async def locked_by(connection: AsyncConnection, statement: str, milliseconds: int) -> bool:
-    """Execute a statement that locks; False where that is not granted in time, or not ours to do."""
+    """Execute a statement that takes a lock; return False if another holds it or the role may not take it."""
     try:
         async with connection.begin_nested():
             if not milliseconds:
@@ -125,12 +126,9 @@ async def locked_by(connection: AsyncConnection, statement: str, milliseconds: i
             await connection.exec_driver_sql(statement)
             await set_local(connection, "lock_timeout", before)
     except DBAPIError as exc:
-        if sqlstate(exc) in (
-            Condition.LOCK_NOT_AVAILABLE,
-            Condition.INSUFFICIENT_PRIVILEGE,
-        ):
-            return False  # another holds it; or the role may not lock it
-        raise
+        if sqlstate(exc) not in (Condition.LOCK_NOT_AVAILABLE, Condition.INSUFFICIENT_PRIVILEGE):
+            raise
+        return False
     return True
 
 
@@ -154,6 +152,15 @@ async def lock_without_queueing(
             if asyncio.get_running_loop().time() > deadline:
                 raise await _not_granted(connection, tables[0], seconds, undone, readers=True) from exc
         await asyncio.sleep(TRIED_AGAIN_SECONDS)
+
+
+@asynccontextmanager
+async def local_setting(connection: AsyncConnection, setting: str, value: str) -> AsyncIterator[None]:
+    """Change a setting for a block; if that fails, the rollback restores it."""
+    before = await connection.scalar(text("SELECT current_setting(:setting)"), {"setting": setting})
+    await set_local(connection, setting, value)
+    yield
+    await set_local(connection, setting, before)
 
 
 async def set_local(connection: AsyncConnection, setting: str, value: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,12 +10,13 @@ from typing import Any
 import asyncpg
 from asyncpg.exceptions import TargetServerAttributeNotMatched
 from sqlalchemy import URL
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database.sqlstates import Condition, ConditionClass
-from citykit.database.urls import quoted, shown_url
+from citykit.database.urls import shown_url
 from citykit.errors import CitykitError, DatabaseUnavailableError, MissingTableError
 
 _ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -30,16 +30,20 @@ _OF_THE_SERVER = (
     "without CITYKIT_URL citykit brings a server of its own."
 )
 
-# What to do when a server refuses a connection, by SQLSTATE.
+# What to do when a server refuses a connection, by SQLSTATE; {user} and {database} are the URL's, in SQL.
 _CONNECTION_HINTS: Mapping[str, str] = {
-    Condition.INVALID_PASSWORD: "The password is wrong.",
-    Condition.INVALID_AUTHORIZATION_SPECIFICATION: "The server does not let this user in: "
-    "see its pg_hba.conf.",
-    Condition.INVALID_CATALOG_NAME: "Create it first, with SQL in another database of that server: "
-    "CREATE DATABASE {database}; in the embedded PostgreSQL await citykit.connect(database=…) makes it.",
-    Condition.INSUFFICIENT_PRIVILEGE: "Ask its owner for the right: GRANT CONNECT ON DATABASE …",
+    Condition.INVALID_PASSWORD: "The password is wrong. A new one is set with SQL: "
+    "ALTER ROLE {user} PASSWORD 'new'",
+    Condition.INVALID_AUTHORIZATION_SPECIFICATION: "If there is no such role: CREATE ROLE {user} LOGIN. "
+    "If it may not log in: ALTER ROLE {user} LOGIN. Else the server's pg_hba.conf needs a line, and then "
+    "SELECT pg_reload_conf(): host {database} {user} all scram-sha-256",
+    Condition.INVALID_CATALOG_NAME: "In the embedded PostgreSQL await citykit.connect(database=…) makes it. "
+    "Elsewhere create it with SQL: CREATE DATABASE {database}",
+    Condition.INSUFFICIENT_PRIVILEGE: "Its owner gives the right with SQL: "
+    "GRANT CONNECT ON DATABASE {database} TO {user}",
     Condition.UNDEFINED_OBJECT: _OF_AN_OPTION,
-    Condition.TOO_MANY_CONNECTIONS: "It has no connection left: close some, or raise max_connections.",
+    Condition.TOO_MANY_CONNECTIONS: "No connection is left: close one, or raise max_connections. "
+    "Those that an engine keeps idle are closed by: await engine.dispose()",
     Condition.CANNOT_CONNECT_NOW: "It is starting or stopping: try again in a moment.",
 }
 # The classes of SQLSTATE in which the next attempt to connect is refused just the same.
@@ -55,34 +59,33 @@ _POOLER = (
     "A pooler such as pgbouncer has changed the connection, and with it the prepared statements: "
     "engine = await citykit.connect(url) makes an engine that needs none."
 )
+_WITH_SETTING = "await citykit.connect(url, connect_args={{'server_settings': {{%s}}}})"
 # What to do when the server refuses a statement for another reason than its values, by SQLSTATE.
 _STATEMENT_HINTS: Mapping[str, str] = {
-    Condition.DEPENDENT_OBJECTS_STILL_EXIST: "Something else was built on the table: drop that first.",
-    Condition.WRONG_OBJECT_TYPE: "Something that is no table has its name. "
-    "Give that another name with SQL (ALTER … RENAME TO …), "
-    "or connect to another database: await citykit.connect(url)",
-    Condition.READ_ONLY_SQL_TRANSACTION: "Use a connection that may write.",
-    Condition.NO_ACTIVE_SQL_TRANSACTION: "The connection is in autocommit mode: "
-    "give the engine, or a connection without AUTOCOMMIT.",
-    Condition.IN_FAILED_SQL_TRANSACTION: "The transaction has failed earlier: "
-    "await connection.rollback() ends it.",
+    Condition.DEPENDENT_OBJECTS_STILL_EXIST: "Something else was built on the table. With SQL, which drops "
+    "that too: DROP TABLE cities CASCADE",
+    Condition.WRONG_OBJECT_TYPE: "Something that is no table has its name. Give it another with SQL, then "
+    "create the table: ALTER TABLE cities RENAME TO other_name",
+    Condition.READ_ONLY_SQL_TRANSACTION: "If the server is a standby, connect to its primary. Else: "
+    + _WITH_SETTING % "'default_transaction_read_only': 'off'",
+    Condition.NO_ACTIVE_SQL_TRANSACTION: "The connection is in autocommit mode. Give the engine, or first: "
+    "await connection.rollback(); await connection.execution_options(isolation_level='READ COMMITTED')",
+    Condition.IN_FAILED_SQL_TRANSACTION: "The transaction has failed earlier. This ends it: "
+    "await connection.rollback()",
     Condition.SERIALIZATION_FAILURE: "Another transaction changed the same rows: run it again.",
     Condition.DEADLOCK_DETECTED: "Another transaction changed the same rows: run it again.",
-    Condition.INSUFFICIENT_PRIVILEGE: "Ask the owner of the table for the right to do this.",
+    Condition.INSUFFICIENT_PRIVILEGE: "The owner gives the right with SQL, to citykit's table: "
+    "GRANT ALL ON cities TO {user}",
     Condition.UNDEFINED_COLUMN: "The table in the database has other columns than Python believes. "
-    "citykit's own is replaced, "
-    "with all of its rows, by await citykit.create_tables(engine, reset=True)",
-    Condition.INVALID_COLUMN_REFERENCE: "The table in the database has no unique constraint on this key: "
-    "create one, or give another.",
+    "citykit's own is replaced, with all of its rows, by: await citykit.create_tables(engine, reset=True)",
     Condition.INVALID_SQL_STATEMENT_NAME: _POOLER,
     Condition.DUPLICATE_PREPARED_STATEMENT: _POOLER,
-    Condition.DISK_FULL: "The server's disk is full.",
-    Condition.TOO_MANY_COLUMNS: "To skip or update, citykit stages the rows in a table with one column more: "
-    "load the columns in two frames, each with the key, or with on_conflict='error'.",
+    Condition.DISK_FULL: "The server's disk is full. Free a part of it, then run it again.",
     Condition.LOCK_NOT_AVAILABLE: "Another transaction holds the table: run it again.",
-    Condition.INVALID_SCHEMA_NAME: "The session's search_path names no schema that exists: "
-    "SET search_path = public",
-    Condition.QUERY_CANCELED: "It was cancelled, or took longer than the server's statement_timeout.",
+    Condition.INVALID_SCHEMA_NAME: "The session's search_path names no schema that exists. This names one: "
+    + _WITH_SETTING % "'search_path': 'public'",
+    Condition.QUERY_CANCELED: "It was cancelled, or took longer than the server's statement_timeout. "
+    "For more time: " + _WITH_SETTING % "'statement_timeout': '600s'",
 }
 
 _NOT_STORED = "was not stored. Connect again if the server was restarted, and"
@@ -131,11 +134,18 @@ def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> D
         or isinstance(original, TargetServerAttributeNotMatched)  # which a failover may change
         or (isinstance(original, closed) and not _OF_A_HANDSHAKE.isdisjoint(url.query))
     )
-    hint = _CONNECTION_HINTS.get(code, _OF_AN_OPTION if option else _OF_THE_SERVER)
-    hint = hint.replace("{database}", quoted(url.database or url.username or ""))
+    hint = _CONNECTION_HINTS.get(code, _OF_AN_OPTION if option else _OF_THE_SERVER).format(**_in_sql(url))
     return DatabaseUnavailableError(
         f"No connection to {shown_url(url)}: {said}. {hint}", transient=not permanent
     )
+
+
+def _in_sql(url: URL | None) -> dict[str, str]:
+    """Return the user and the database of a URL as SQL writes their names."""
+    preparer: Any = postgresql.dialect()  # type: ignore[no-untyped-call]
+    quote = preparer.identifier_preparer.quote
+    user, database = (url.username, url.database) if url else (None, None)
+    return {"user": quote(user or "your_role"), "database": quote(database or "your_database")}
 
 
 def connection_lost(said: str, *, in_doubt: bool = False) -> DatabaseUnavailableError:
@@ -159,11 +169,8 @@ def server_errors_named(
     try:
         yield
     except (SQLAlchemyError, *_ASYNCPG_ERRORS) as exc:
-        raise _named(exc, connection, in_doubt) from exc
-    except OSError as exc:
-        lost = isinstance(exc, ConnectionError) and is_lost(exc, connection)
-        if not (isinstance(exc, ConnectionLostError) or lost or _is_of_driver(exc)):
-            raise  # a source of rows has raised it, for example
+        raise _as_citykits(exc, connection, in_doubt) from exc
+    except OSError as exc:  # of the driver's: the caller's own are carried past this (`callers_code`)
         if isinstance(exc, TimeoutError) and not in_doubt:
             raise CitykitError(
                 "A statement took longer than the engine's command_timeout; nothing was changed. "
@@ -172,17 +179,7 @@ def server_errors_named(
         raise connection_lost(str(exc) or type(exc).__name__, in_doubt=in_doubt) from exc
 
 
-_PACKAGES = {"asyncio", "asyncpg", "citykit", "contextlib", "sqlalchemy"}
-
-
-def _is_of_driver(exc: BaseException) -> bool:
-    """Tell whether asyncpg has raised an error for citykit, and not for a source of rows."""
-    frames = (frame for frame, _ in traceback.walk_tb(exc.__traceback__))
-    packages = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames}
-    return "asyncpg" in packages and packages <= _PACKAGES
-
-
-def _named(exc: BaseException, connection: AsyncConnection | None, in_doubt: bool) -> CitykitError:
+def _as_citykits(exc: BaseException, connection: AsyncConnection | None, in_doubt: bool) -> CitykitError:
     code, said = sqlstate(exc) or "", server_message(exc)
     if code == Condition.UNDEFINED_TABLE:
         return MissingTableError(
@@ -191,7 +188,7 @@ def _named(exc: BaseException, connection: AsyncConnection | None, in_doubt: boo
         )
     if is_lost(exc, connection):
         return connection_lost(said, in_doubt=in_doubt)
-    hint = _STATEMENT_HINTS.get(code, "")
+    hint = _STATEMENT_HINTS.get(code, "").format(**_in_sql(connection.engine.url if connection else None))
     return CitykitError(f"{said}; nothing was changed. {hint}".rstrip())
 
 

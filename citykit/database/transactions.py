@@ -31,6 +31,7 @@ from citykit.database.server_errors import (
 )
 from citykit.database.sqlstates import Condition
 from citykit.errors import CitykitError, DatabaseUnavailableError
+from citykit.runtime import CallersError
 
 Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
 T = TypeVar("T")
@@ -103,7 +104,11 @@ async def in_transaction(
             "The transaction was rolled back before the statement had returned all rows; nothing changed. "
             "Read them before the transaction ends."
         )
-    return task.result()
+    try:
+        return task.result()
+    except CallersError as exc:
+        raised = exc.error
+    raise raised  # as the caller's own code has raised it
 
 
 def option(bind: Bind, name: str, default: T) -> T:

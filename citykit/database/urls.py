@@ -1,4 +1,4 @@
-"""Database URLs: those of others understood, and shown without their secrets. No I/O."""
+"""Database URLs, with libpq's options, and how they are shown without passwords. No I/O."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ DATABASE = "postgres"  # the embedded server's default one, and the name of its 
 _SEVERAL_HOSTS = re.compile(r"([^:/?#]+://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)(.*)", re.DOTALL)
 _HOST_AND_PORT = re.compile(r"(\[.*\]|[^:]*)(?::(\d*))?")
 
-# The options of libpq that asyncpg reads from a URL only, and not as arguments.
+# Options of libpq that asyncpg.connect takes in a URL and not as arguments.
 _BY_URL = (
     "application_name", "gsslib", "krbsrvname", "options", "passfile", "sslcert",
     "sslcrl", "sslkey", "ssl_max_protocol_version", "ssl_min_protocol_version", "sslnegotiation",
     "sslrootcert", "target_session_attrs",
 )  # fmt: skip
-# Those that set an option of the socket, by its name in Python.
+# Options of libpq that set an option of the TCP socket: its name in Python's socket module.
 _BY_SOCKET = {
     "keepalives_idle": "TCP_KEEPIDLE",
     "keepalives_interval": "TCP_KEEPINTVL",
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
-# Those that asyncpg lacks: the values that ask for no more than it does, and what to type for others.
+# Options of libpq that asyncpg lacks: the values that change nothing, and what to type in place of others.
 _LACKING: dict[str, tuple[tuple[str, ...], str]] = {
     "channel_binding": (("disable", "prefer"), "sslmode=verify-full with sslrootcert=FILE checks the server"),
     "client_encoding": (("utf8", "utf-8", "auto"), "leave it out: text travels as UTF-8"),
@@ -45,7 +45,7 @@ _LACKING: dict[str, tuple[tuple[str, ...], str]] = {
     "servicefile": ((), "write what the service file says into the URL"),
     "sslpassword": ((), "give connect_args={'ssl': context} with an ssl.SSLContext that has loaded the key"),
 }
-# Those that this module or the engine carries out, and the arguments of asyncpg and its dialect.
+# Options that are carried out here, by the engine, by asyncpg or by SQLAlchemy's dialect for it.
 _KNOWN = {
     *_BY_URL, *_BY_SOCKET, "command_timeout", "connect_timeout", "database", "direct_tls",
     "fallback_application_name", "host", "keepalives", "max_cacheable_statement_size",
@@ -62,7 +62,7 @@ def asyncpg_url(url: str | URL) -> URL:
     try:
         target = make_url(url)
     except (ArgumentError, ValueError):
-        raise _unreadable() from None  # what SQLAlchemy says repeats the text, and with it the password
+        raise _unreadable() from None  # SQLAlchemy's message repeats the URL with its password
     if target.host and "," in target.host:
         hosts = f"{target.host}:{target.port}" if target.port else target.host
         target = target.set(host=None, port=None)
@@ -88,7 +88,7 @@ def asyncpg_url(url: str | URL) -> URL:
     for name in {*_BY_SOCKET, "connect_timeout", "keepalives", "timeout", "command_timeout"} & query.keys():
         if not str(query[name]).isdecimal():
             raise _refused(name, "is a whole number")
-    if isinstance(password := query.pop("password", None), str):  # nothing would hide it there
+    if isinstance(password := query.pop("password", None), str):  # SQLAlchemy hides only the URL's own
         target = target.set(password=password)
     return target.set(drivername="postgresql+asyncpg", query=query)
 
@@ -168,9 +168,8 @@ def socket_options(url: URL, default: Mapping[str, int]) -> dict[str, int]:
 
 
 def shown_url(url: URL) -> str:
-    """Show a URL without any of its secrets."""
+    """Return a URL as text, with *** for its passwords."""
     query = {name: "***" if "password" in name.lower() else value for name, value in url.query.items()}
     shown = url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
-    return (
-        shown.replace("%2F", "/").replace("%2C", ",").replace("%2A", "*")
-    )  # a socket's path, hosts, the stars above
+    # A socket's path, several hosts and the stars are easier to read without quoting.
+    return shown.replace("%2F", "/").replace("%2C", ",").replace("%2A", "*")

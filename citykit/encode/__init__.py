@@ -1,14 +1,33 @@
 """A frame to typed rows or rejects, and those to the bytes of COPY. Pure: no I/O."""
 
-from citykit.encode.copy_format import HEADER, TRAILER, encode_binary, encode_csv, types_in_binary
+from citykit.encode.copy_format import HEADER, TRAILER, encode_binary, encode_csv, is_in_binary
 from citykit.encode.dtypes import declared, flaw_of_identifier, types_of
-from citykit.encode.encodings import characters_of, in_encoding, lacks
-from citykit.encode.frames import POSITION, validate
+from citykit.encode.encodings import characters_of, in_encoding, lacking
+from citykit.encode.frames import POSITION, ROW_BYTES, validate
 from citykit.encode.rejects import refuse, rejects_frame
 from citykit.encode.rules import Rule, key_of, rules_of, table_of
 
 __all__ = [
-    "HEADER", "POSITION", "TRAILER", "Rule", "characters_of", "declared", "encode_binary", "encode_csv",
-    "flaw_of_identifier", "in_encoding", "key_of", "lacks", "refuse", "rejects_frame", "rules_of", "table_of",
-    "types_in_binary", "types_of", "validate",
+    "HEADER",
+    "POSITION",
+    "ROW_BYTES",
+    "TRAILER",
+    "Rule",
+    "characters_of",
+    "declared",
+    "encode_binary",
+    "encode_csv",
+    "flaw_of_identifier",
+    "in_encoding",
+    "is_in_binary",
+    "key_of",
+    "lacking",
+    "lacks",
+    "refuse",
+    "rejects_frame",
+    "rules_of",
+    "table_of",
+    "types_in_binary",
+    "types_of",
+    "validate",
 ]  # fmt: skip

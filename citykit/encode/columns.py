@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from citykit.encode.encodings import beyond
+from citykit.encode.encodings import lacking
 from citykit.encode.rules import Rule
 from citykit.encode.values import checked, fits_numeric, is_missing, json_as_written
 from citykit.pgtypes import PGTYPES, TEXT
@@ -216,8 +216,11 @@ def _flaws(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
     """Return pairs of a reason and a mask of the values that break the rule for it."""
     check = rule.type and rule.type.check
     if rule.encoding and array.type == TEXT:
-        lacking = pc.match_substring_regex(array, beyond(rule.encoding))
-        flaws = [(f"with a character that the database's encoding {rule.encoding} lacks", lacking)]
+        flaws = []
+        if absent := lacking(rule.encoding, str(_bytes_of(array), "utf-8", "ignore")):
+            has_one = [text is not None and not absent.isdisjoint(text) for text in array.to_pylist()]
+            reason = f"with a character that the database's encoding {rule.encoding} lacks"
+            flaws = [(reason, pa.array(has_one))]
         return flaws + (_flaws_of_text(array, rule) if check in ("text", "enum") else [])
     if check in ("text", "enum"):
         return _flaws_of_text(array, rule)
@@ -230,7 +233,7 @@ def _flaws(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
 
 def _flaws_of_text(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
     flaws = []
-    if _has_zero_byte(array):
+    if not np.frombuffer(_bytes_of(array), np.bool_).all():
         flaws.append(("with a NUL character", pc.match_substring(array, "\0")))
     if not _surely_as_long(array, rule):
         length = pc.utf8_length(array)
@@ -245,14 +248,13 @@ def _flaws_of_text(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
     return flaws
 
 
-def _has_zero_byte(array: pa.Array) -> bool:
-    """Tell whether there may be a NUL character, by the bytes of all values at once."""
+def _bytes_of(array: pa.Array) -> memoryview:
+    """Return the bytes of all texts at once; also those of a text that is NULL, if there are any."""
     _, places, data = array.buffers()
     if not len(array) or not data:
-        return False
+        return memoryview(b"")
     offsets = np.frombuffer(places, np.int64)
-    begin, end = offsets[array.offset], offsets[array.offset + len(array)]
-    return not np.frombuffer(data, np.bool_)[begin:end].all()
+    return memoryview(data)[offsets[array.offset] : offsets[array.offset + len(array)]]
 
 
 def _surely_as_long(array: pa.Array, rule: Rule) -> bool:

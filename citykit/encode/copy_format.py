@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -18,17 +18,7 @@ HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 
 
-def types_in_binary(
-    names: Sequence[str], rules: Sequence[Rule], types: Mapping[str, str | None]
-) -> tuple[str, ...] | None:
-    """Return the server's types of some columns, None where one of them cannot be sent in binary."""
-    by_name = {rule.name: rule for rule in rules}
-    if not all(_fits(by_name[name], types.get(name)) for name in names):
-        return None
-    return tuple(str(types[name]) for name in names)
-
-
-def _fits(rule: Rule, name: str | None) -> bool:
+def is_in_binary(rule: Rule, name: str | None) -> bool:
     """Tell whether the server's type, by its name, has a binary form of every value that the rule allows."""
     type_, into = rule.type, PGTYPES.get(name or "")
     if type_ is None or into is None or rule.item or not into.binary or into.check != type_.check:

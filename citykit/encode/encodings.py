@@ -11,14 +11,21 @@ from functools import cache
 from citykit.encode.rules import Rule
 
 _SINGLE_BYTE = re.compile("LATIN|ISO_8859_|KOI8|WIN")
+# Encodings with several bytes for a character: Python's codecs that together have its characters, those that
+# PostgreSQL has beside them, and those that it lacks.
+_SEVERAL_BYTES = {
+    "EUC_CN": (["gb2312"], "", ""),
+    "EUC_JP": (["euc_jp", "cp932"], "", "\x80\xa2\xa3\xa5\xac\u2016\u203e\u2212\u301c"),
+    "EUC_KR": (["euc_kr"], "\u327e", ""),
+}
+LONGEST = 3  # bytes of a character: euc_kr spells out Hangul that it lacks in 8
 
 
 @cache
 def characters_of(encoding: str) -> str | None:
-    """Return the characters that an encoding of PostgreSQL has beside ASCII.
+    """Return the characters beside ASCII of an encoding of PostgreSQL that has one byte for each.
 
-    None for UTF8, for SQL_ASCII (which takes any bytes) and for encodings with several bytes for a character:
-    of EUC_JP and its like, Python's tables are not PostgreSQL's. Those with one byte are the same in both.
+    None for the others. Python has the same tables for these encodings as PostgreSQL.
 
     Examples
     --------
@@ -31,19 +38,31 @@ def characters_of(encoding: str) -> str | None:
     return codec.decode(bytes(range(0x80, 0x100)), "ignore")[0]
 
 
-def beyond(encoding: str) -> str:
-    """Return a regular expression that finds the characters which such an encoding lacks."""
-    return rf"[^\x00-\x7f{re.escape(characters_of(encoding) or '')}]"
+@cache
+def _known(encoding: str) -> frozenset[str] | None:
+    """Return all characters of an encoding; None if it has all, or takes any bytes (SQL_ASCII)."""
+    ascii_ = map(chr, range(0x80))
+    if (single := characters_of(encoding)) is not None:
+        return frozenset([*ascii_, *single])
+    if encoding not in _SEVERAL_BYTES:
+        return None
+    names, more, fewer = _SEVERAL_BYTES[encoding]
+    others = [
+        chr(number) for number in range(0x80, 0x10000) if not 0xD800 <= number < 0xF900
+    ]  # for private use
+    stored = (each for name in names for each in others if 0 < len(each.encode(name, "ignore")) <= LONGEST)
+    return frozenset([*ascii_, *stored, *more]) - frozenset(fewer)
 
 
-def lacks(encoding: str, text: str) -> bool:
-    """Tell whether a text has a character that the database cannot have."""
-    return characters_of(encoding) is not None and re.search(beyond(encoding), text) is not None
+def lacking(encoding: str, text: str) -> frozenset[str]:
+    """Return the characters of a text that a database in this encoding cannot store."""
+    known = _known(encoding)
+    return frozenset() if known is None else frozenset(text) - known
 
 
 def in_encoding(rules: Sequence[Rule], encoding: str) -> list[Rule]:
     """Return the rules for the columns of a database in this encoding (``server_encoding``)."""
-    if characters_of(encoding) is None:
+    if _known(encoding) is None:
         return list(rules)
     return [
         replace(rule, encoding=encoding, item=rule.item and replace(rule.item, encoding=encoding))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from citykit.encode.columns import convert, python_values
 from citykit.encode.rejects import rejects_frame
 from citykit.encode.rules import Rule
 from citykit.errors import InvalidFrameError
+from citykit.pgtypes import TEXT
 
 # The column of each row's position in its frame: where two rows have one key, their order counts.
 # No column of PostgreSQL can have this name.
 POSITION = "\0position"
+ROW_BYTES = 2**30 - 2**16  # PostgreSQL's limit of 1 GB, less what the values do not take
 
 
 def validate(frame: pd.DataFrame, rules: Sequence[Rule], start: int = 0) -> tuple[pa.Table, pd.DataFrame]:
@@ -54,6 +57,7 @@ def validate(frame: pd.DataFrame, rules: Sequence[Rule], start: int = 0) -> tupl
             bad += [(position, number, reason) for position, reason in reasons.items()]
         elif rule.missing is not None and rule.type is not None:
             columns[rule.name] = pa.repeat(pa.scalar(rule.missing, rule.type.typed), count)
+    bad += _too_long(columns, rules)
     typed = pa.table({POSITION: pa.array(np.arange(start, start + count)), **columns})
     if bad:
         bad.sort()
@@ -61,6 +65,31 @@ def validate(frame: pd.DataFrame, rules: Sequence[Rule], start: int = 0) -> tupl
         valid[[position for position, *_ in bad]] = False
         typed = typed.filter(pa.array(valid))
     return typed, _rejects(frame, rules, bad)
+
+
+def _too_long(columns: Mapping[str, pa.Array], rules: Sequence[Rule]) -> list[tuple[int, int, str]]:
+    """Return the rows that are longer than the server takes, each with its longest value."""
+    sent = [(number, rule) for number, rule in enumerate(rules) if rule.name in columns]
+    if 2 * sum(column.nbytes for column in columns.values()) < ROW_BYTES or any(
+        r.binary is None for _, r in sent
+    ):
+        return []
+    in_binary = all(rule.binary for _, rule in sent)
+    lengths = {}
+    for number, rule in sent:
+        if (type_ := columns[rule.name].type) in (TEXT, pa.large_binary()):
+            each = pc.binary_length(columns[rule.name]).fill_null(0).to_numpy(zero_copy_only=False)
+            lengths[number] = each * (1 if in_binary or type_ == TEXT else 2)  # as hexadecimal digits
+    whole = sum(lengths.values(), start=np.zeros(1))
+    reason = "in a row of {:,} bytes, of which COPY takes {:,} at most"
+    return [
+        (
+            position,
+            max(lengths, key=lambda n: lengths[n][position]),
+            reason.format(int(whole[position]), ROW_BYTES),
+        )
+        for position in np.flatnonzero(whole > ROW_BYTES).tolist()
+    ]
 
 
 def _rejects(frame: pd.DataFrame, rules: Sequence[Rule], bad: Sequence[tuple[int, int, str]]) -> pd.DataFrame:

@@ -39,6 +39,8 @@ class Rule:
     members: dict[enum.Enum, str] = field(default_factory=dict, hash=False)  # of a Python enum: their labels
     item: Rule | None = None  # of an array: what its elements take
     encoding: str = ""  # the database's, where it lacks characters (see `in_encoding`)
+    # The server's type, if the values can be sent in binary; "": as text; None: the server was not asked yet.
+    binary: str | None = field(default=None, compare=False)
 
     @property
     def compared_alike(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.encode import Rule
+from citykit.encode import Rule, is_in_binary
 from citykit.errors import CitykitError
 from citykit.pgtypes import ENUM, PGTYPES
 
@@ -49,7 +49,8 @@ SELECT json_build_object(
     'name', a.attname,
     'type', (SELECT t.typname FROM pg_catalog.pg_type t
              WHERE t.oid = a.atttypid AND t.typnamespace = 'pg_catalog'::regnamespace),
-    'definition', format_type(base.oid, base.typmod) || coalesce((
+    'definition', format_type(base.oid, base.typmod),
+    'collation', coalesce((
         SELECT format(' COLLATE %I.%I', n.nspname, o.collname) FROM pg_catalog.pg_collation o
         JOIN pg_catalog.pg_namespace n ON n.oid = o.collnamespace
         WHERE o.oid = a.attcollation AND o.collname <> 'default'), ''),
@@ -166,7 +167,8 @@ class Column:
 
     name: str
     type: str | None = None  # where it is one of PostgreSQL's own
-    definition: str = "text"  # the type in SQL with its collation; of a domain, its base type
+    definition: str = "text"  # the type in SQL; of a domain, its base type
+    collation: str = ""  # COLLATE … in SQL, where it is not the database's
     element: str = "text"  # the name of that type, or of an array its elements'; "" if not PostgreSQL's own
     array: bool = False
     generated: str | None = None  # the expression of SQL by which the server computes it
@@ -290,12 +292,14 @@ def rules_of_the_server(rules: Sequence[Rule], facts: Facts) -> list[Rule]:
 
     def ruled(rule: Rule) -> Rule:
         column = facts.columns.get(rule.name)
-        if column is None or rule.type is None:
-            return rule
+        if column is None or rule.type is None or column.array is not (rule.item is not None):
+            return replace(rule, binary="")
         if rule.item is not None:
             item = _narrowed(rule.item, column)
-            return replace(rule, type=item.type, item=item)
-        return _narrowed(rule, column)
+            return replace(rule, type=item.type, item=item, binary="")
+        rule = _narrowed(rule, column)
+        in_binary = facts.kind in ("r", "p") and is_in_binary(rule, column.type)
+        return replace(rule, binary=column.type if in_binary else "")
 
     return [ruled(rule) for rule in rules]
 
@@ -313,9 +317,38 @@ _HOLD = {
 }
 
 
+def is_converted(rule: Rule, column: Column) -> bool:
+    """Tell whether the server makes the column's value of the text of a checked one, and may refuse it."""
+    declared, stored = (rule.item or rule).type, PGTYPES.get(column.element)
+    if column.array is not (rule.item is not None) or declared is None:
+        return True
+    if column.labels:
+        return declared.check not in ("text", "enum")
+    if stored is None or {stored.name, declared.name} <= _HOLD.keys():
+        return stored is None
+    return stored.check != ("text" if declared is ENUM else declared.check)
+
+
+# Types that have no operator =, or one that finds different values equal (boxes of the same area).
+NOT_COMPARED = frozenset({"box", "circle", "json", "line", "lseg", "path", "point", "polygon", "xml"})
+# For types that hold less than a text can say: one that holds all of it.
+_WIDER = {
+    "bit": "varbit", "bpchar": "text", "date": "timestamptz", "float4": "numeric", "float8": "numeric",
+    "interval": "interval", "numeric": "numeric", "time": "timetz", "timestamp": "timestamptz",
+    "timestamptz": "timestamptz", "varbit": "varbit", "varchar": "text",
+}  # fmt: skip
+
+
+def wider(column: Column) -> str | None:
+    """Return the type in SQL that holds what a column's type drops of a text; None: it drops nothing."""
+    drops = column.typmod >= 0 or column.element in ("date", "float4", "float8", "time", "timestamp")
+    type_ = _WIDER.get(column.element) if drops else None
+    return type_ and type_ + ("[]" if column.array else "")
+
+
 def _narrowed(rule: Rule, column: Column) -> Rule:
     declared, stored = rule.type, PGTYPES.get(column.element)
-    if declared is ENUM:
+    if declared is ENUM or (column.labels and declared is not None and declared.check == "text"):
         return replace(rule, labels=column.labels or rule.labels)
     if declared is None or stored is None:
         return rule

@@ -1,4 +1,4 @@
-"""Indexes dropped before a large load and built again after it, exactly as they were, in one transaction."""
+"""Indexes that are dropped before a large load and built again after it, in its transaction."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database import set_local
+from citykit.database import local_setting
 from citykit.load.staging import Target
 
-MAINTENANCE_MEGABYTES = 256  # for an index build, at least
+# For an index build, at least.
+_MEMORY = text("""
+SELECT greatest(pg_size_bytes(current_setting('maintenance_work_mem')), 256 * 1024 * 1024) / 1024 || 'kB'
+""")
 
 _INDEXES = text("""
 SELECT i.indexrelid::regclass::text AS name, k.conname AS constraint_name,
        pg_get_indexdef(i.indexrelid) AS definition, pg_get_constraintdef(k.oid) AS constraint_definition,
-       obj_description(i.indexrelid, 'pg_class') AS comment,
-       obj_description(k.oid, 'pg_constraint') AS constraint_comment
+       quote_literal(obj_description(i.indexrelid, 'pg_class')) AS comment,
+       quote_literal(obj_description(k.oid, 'pg_constraint')) AS constraint_comment
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
 LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid
@@ -37,7 +40,7 @@ ORDER BY i.indexrelid
 
 
 async def drop_indexes(connection: AsyncConnection, target: Target) -> Sequence[RowMapping]:
-    """Drop the indexes of a locked table that can be built again exactly; return what `build` needs."""
+    """Drop the indexes of a locked table that can be built again as they are; return their definitions."""
     table, quote = target.named(connection), connection.dialect.identifier_preparer.quote
     indexes = (await connection.execute(_INDEXES, {"name": table})).mappings().all()
     for index in indexes:
@@ -50,12 +53,18 @@ async def drop_indexes(connection: AsyncConnection, target: Target) -> Sequence[
 
 async def build_indexes(connection: AsyncConnection, target: Target, indexes: Sequence[RowMapping]) -> None:
     """Build dropped indexes again, in their order, with their comments."""
+    if not indexes:
+        return
+    memory = await connection.scalar(_MEMORY)
+    async with (
+        local_setting(connection, "maintenance_work_mem", memory),
+        local_setting(connection, "default_tablespace", ""),  # where they were: see _INDEXES
+    ):
+        await _build(connection, target, indexes)
+
+
+async def _build(connection: AsyncConnection, target: Target, indexes: Sequence[RowMapping]) -> None:
     table, quote = target.named(connection), connection.dialect.identifier_preparer.quote
-    memory = await connection.scalar(text("SELECT pg_size_bytes(current_setting('maintenance_work_mem'))"))
-    wanted = max(int(memory or 0), MAINTENANCE_MEGABYTES * 2**20)
-    await set_local(connection, "maintenance_work_mem", f"{wanted // 1024}kB")
-    tablespace = await connection.scalar(text("SELECT current_setting('default_tablespace')"))
-    await set_local(connection, "default_tablespace", "")  # where they were: see _INDEXES
     for index in indexes:
         comments = [("INDEX", index["name"], "", index["comment"])]
         if name := index["constraint_name"]:
@@ -66,9 +75,4 @@ async def build_indexes(connection: AsyncConnection, target: Target, indexes: Se
         await connection.exec_driver_sql(definition)
         for kind, named, where, comment in comments:
             if comment is not None:
-                literal = await connection.scalar(
-                    text("SELECT quote_literal(:comment)"), {"comment": comment}
-                )
-                await connection.exec_driver_sql(f"COMMENT ON {kind} {named}{where} IS {literal}")
-    await set_local(connection, "default_tablespace", tablespace)
-    await set_local(connection, "maintenance_work_mem", f"{memory // 1024}kB")
+                await connection.exec_driver_sql(f"COMMENT ON {kind} {named}{where} IS {comment}")

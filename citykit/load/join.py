@@ -1,4 +1,4 @@
-"""From many staged rows into the table, which nobody else may write meanwhile: one join says what to do."""
+"""Many staged rows into a table that is locked against other writers: one join finds what to change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import ColumnClause, TableClause, and_, column, func, insert, or_, select, table, text, update
+from sqlalchemy import TableClause, and_, column, func, insert, or_, select, table, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.load.catalogue import Counter
@@ -15,17 +15,13 @@ from citykit.load.merge import Merge, OnConflict, refuse_duplicates
 from citykit.load.staging import Target, staging_of
 
 KEYS_BYTES = 64 * 2**20  # of keys that are kept to compare them: some 2,000,000 of the names of cities
-_MEMORY = "128MB"  # for the join's hash table; the server's default of 4 MB would send it to the disk
-
-
-def _named(name: str) -> ColumnClause[Any]:
-    return column(name)
+MEMORY = "128MB"  # for the join's hash table; the server's default of 4 MB would send it to the disk
 
 
 class Keys:
-    """Tells whether the keys of rows are distinct, which takes the server six times as long.
+    """Tells whether the keys of rows are distinct, in a sixth of the time that the server takes.
 
-    Keys that are equal have equal texts. Where two have equal texts they may differ: the server is asked.
+    Equal keys have equal texts. Two keys with equal texts may still differ: then the server is asked.
     """
 
     def __init__(self, key: tuple[str, ...]) -> None:
@@ -43,11 +39,11 @@ class Keys:
 
     @property
     def known(self) -> bool:
-        """Whether all were noted."""
+        """Whether all keys were kept."""
         return 0 < self._kept < KEYS_BYTES
 
     def distinct(self) -> bool:
-        """Return whether no two are equal; False also where that cannot be told."""
+        """Return whether all keys are distinct; False also if they were not all kept."""
         if not self.known:
             return False
         whole = pa.chunked_array([chunk for texts in self._texts for chunk in texts.chunks])
@@ -55,9 +51,9 @@ class Keys:
 
 
 class Join:
-    """What staged rows change in the table: a temporary table of them, written by one join, then applied.
+    """Finds the staged rows that change the table, writes them to a temporary table, and applies them.
 
-    The caller holds a lock that keeps other writers away, and each of the table's rows in its place.
+    The temporary table has the ctid of the stored row. The caller's lock keeps rows in their places.
     """
 
     def __init__(self, merge: Merge, on_conflict: OnConflict, staged: int, keys: Keys | None = None) -> None:
@@ -66,18 +62,15 @@ class Join:
         self.keys = keys or Keys(())  # of the staged rows, where they were noted
         self.staged = staged
         self.inserted = self.updated = 0
-        self.memory = ""  # what the transaction had for a join before
         columns = (*self.target.columns, self.target.place)
-        self.changes = table(f"citykit_changes_{self.target.suffix}", *map(_named, columns), schema="pg_temp")
+        self.changes = table(f"citykit_changes_{self.target.suffix}", *map(column, columns), schema="pg_temp")
 
     async def find(self) -> int:
         """Find the rows that change something; return how many they are."""
-        self.memory = await self.connection.scalar(text("SELECT current_setting('work_mem')"))
-        await self.connection.execute(text(f"SET LOCAL work_mem = '{_MEMORY}'"))
         written = distinct = False
-        if self.keys.known:  # distinct, most likely: what that takes is done meanwhile
+        if self.keys.known:  # most likely they are distinct: write the changes while that is being found out
             telling = asyncio.ensure_future(asyncio.to_thread(self.keys.distinct))
-            try:  # no task of its own for the statement: cancelled, it must end before the connection goes on
+            try:  # the statement is awaited here: cancelled, it must end before the connection is used
                 await self._write(self.merge.staging)
                 distinct = await telling
             finally:
@@ -105,7 +98,7 @@ class Join:
     def _stored(self) -> TableClause:
         """The table with the place of each row in its file."""
         columns = (*self.target.columns, "ctid")
-        return table(self.target.table.name, *map(_named, columns), schema=self.target.table.schema)
+        return table(self.target.table.name, *map(column, columns), schema=self.target.table.schema)
 
     async def _write(self, source: Any) -> None:
         stored = self._stored
@@ -124,7 +117,7 @@ class Join:
         await self.connection.exec_driver_sql(create)
 
     async def apply(self) -> None:
-        """Write the changes into the table, page by page."""
+        """Write the changes into the table: updates in the order of the stored rows' places."""
         columns = self.target.columns
         place = self.changes.c[self.target.place]
         # Also for no rows: a published table without a replica identity refuses the UPDATE (SQLSTATE 55000).
@@ -139,7 +132,6 @@ class Join:
             new = select(*(self.changes.c[name] for name in columns)).where(place.is_(None))
             statement = insert(self.merge.table).from_select(list(columns), new)
             self.inserted = (await self.connection.execute(statement)).rowcount
-        await self.connection.execute(text("SELECT set_config('work_mem', :old, true)"), {"old": self.memory})
 
     async def drop(self) -> None:
         """Drop the temporary table, for the next load of the transaction."""
@@ -147,9 +139,9 @@ class Join:
 
 
 async def unload(connection: AsyncConnection, target: Target, counter: Counter | None) -> int:
-    """Move the rows of a table, which a COPY has just filled, back into the staging table, in their order.
+    """Move the rows that a COPY has just written to an empty table into the staging table; return how many.
 
-    That is the order of the counter, or where they have none the order of the table's file.
+    Their positions follow the counter, or without one their places in the table's file.
     """
     quote = connection.dialect.identifier_preparer.quote
     order = quote(counter.column) if counter else "ctid"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
-from sqlalchemy import FromClause, Table, text
+from sqlalchemy import FromClause, Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.database import Bind, in_transaction, lock_bound
+from citykit.database import Bind, in_transaction, local_setting, lock_bound
 from citykit.encode import key_of, rules_of, table_of
 from citykit.load.catalogue import facts_of, refuse_no_table
 from citykit.load.creating import create_for
@@ -25,12 +26,6 @@ from citykit.load.source import Rows, Source
 from citykit.pgtypes import ENUM
 from citykit.runtime import Progress, reporting, says_await
 
-# Off, the server reads NULL in the text of an array as a text. Returns what it was.
-_ARRAY_NULLS = text("""
-SELECT old FROM (SELECT current_setting('array_nulls') AS old OFFSET 0) AS session
-WHERE set_config('array_nulls', 'on', true) IS NOT NULL
-""")
-_RESTORE_ARRAY_NULLS = text("SELECT set_config('array_nulls', :nulls, true)")
 OnInvalid: TypeAlias = Literal["error", "skip"]
 
 
@@ -195,14 +190,13 @@ async def load_rows(
                     rows.rules = rules_of(into, columns)
                 if repeated:  # forgets the rejects of the attempt before
                     await rows.check()
+                # Off, the server takes NULL in the text of an array for a text.
                 arrays = any(rule.item for rule in rows.rules)
-                nulls = await connection.scalar(_ARRAY_NULLS) if arrays else "on"
-                with reporting(progress, rows.total, "loading") as report:
-                    outcome = await Load(
-                        rows, into, columns, on_conflict, connection, report, callers, limits
-                    ).run()
-                if nulls != "on":
-                    await connection.execute(_RESTORE_ARRAY_NULLS, {"nulls": nulls})
+                nulls = local_setting(connection, "array_nulls", "on") if arrays else nullcontext()
+                with reporting(progress, rows.total, "loading") as rows_done:
+                    load = Load(rows, into, columns, on_conflict, connection, rows_done, callers, limits)
+                    async with nulls:
+                        outcome = await load.run()
                 if callers:  # whose transaction may have made the table
                     await settle_numbers(connection, name)
         except SERVER_ERRORS as exc:

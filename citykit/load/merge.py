@@ -1,4 +1,4 @@
-"""From the staged rows into the table, beside others who use it: one INSERT … ON CONFLICT, by key order."""
+"""Staged rows into a table that others use meanwhile: one INSERT … ON CONFLICT in the order of the keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OnConflict: TypeAlias = Literal["error", "skip", "update"]
 class Merge:
     """The statements over a target and its staged rows.
 
-    Each goes by the order of the keys, so that two of them at the same time wait for each other and never
+    Each inserts in the order of the keys, so that two loads at the same time wait for each other and do not
     deadlock.
     """
 
@@ -88,7 +88,7 @@ class Merge:
 
     @property
     def _same(self) -> list[Any]:
-        """What two staged rows that are one row of the table have in common."""
+        """The columns that are equal in two staged rows exactly if both are the same row of the table."""
         if not self.target.nullable_key:
             return self._key
         # A NULL in a key equals no other NULL: such a row is one of its own.
@@ -100,7 +100,7 @@ class Merge:
         return select(*(column.label(f"key{n}") for n, column in enumerate(self._same))).distinct()
 
     def first_or_last(self, *, last: bool = False, only_repeated: bool = False) -> Select[Any]:
-        """SELECT one staged row of each key, the earliest or the latest, in the order of the keys."""
+        """SELECT one staged row of each key, the first or the last, in the order of the keys."""
         position = self.staging.c[self.target.position]
         order = position.desc() if last else position
         rows = select(*self._columns).ext(distinct_on(*self._same)).order_by(*self._same, order)
@@ -127,10 +127,10 @@ class Merge:
         return insert(self.table).from_select(list(self.target.columns), new)
 
     async def _upsert(self, staged: int) -> tuple[int, int]:
-        """Merge the earliest row of each key, which the database counts; then what repeats them.
+        """Merge the first row of each key, then the last row of the keys that repeat.
 
-        Once the earliest are in, no other transaction can change these rows, so that what the repeats
-        would have done one by one follows from the frame alone, and only the latest need be written.
+        Once the first rows are written, no other transaction can change them. What the later rows would have
+        changed, one by one, is then counted in the staging table, and only the last of each key is written.
         """
         distinct = select(func.count()).select_from(self.keys().subquery())
         if self.arbiter and self.system_columns:
@@ -173,7 +173,7 @@ class Merge:
         return statement.on_conflict_do_update(index_elements=self.target.key, set_=new, where=differs)
 
     def differs(self, one: Any, other: Any) -> Any:
-        """Compare the columns that are not the key; a json has no equality, but its text has."""
+        """Compare the columns that are not the key; of a json, which has no equality operator, the text."""
         pairs = [(name, one[name], other[name]) for name in self.target.values]
         told_apart = [
             cast(left, Text).is_distinct_from(cast(right, Text))
@@ -186,11 +186,11 @@ class Merge:
     def changes_of_repeats(self) -> Select[Any]:
         """Count the rows after the first of their key that differ from the one before."""
         position = self.staging.c[self.target.position]
-        over: dict[str, Any] = {"partition_by": self._same, "order_by": position}
-        before = {name: func.lag(self.staging.c[name]).over(**over) for name in self.target.values}
-        repeats = func.row_number().over(**over) > 1
-        rows = select(and_(repeats, self.differs(self.staging.c, before)).label("changes")).subquery()
-        return select(func.count().filter(rows.c["changes"])).select_from(rows)
+        # A window function for each column would be more columns than a SELECT may have.
+        before = func.lag(position).over(partition_by=self._same, order_by=position).label(self.target.place)
+        repeats, earlier = select(self.staging, before).subquery("repeats"), self.staging.alias("earlier")
+        follows = repeats.c[self.target.place] == earlier.c[self.target.position]
+        return select(func.count()).where(follows, self.differs(repeats.c, earlier.c))
 
 
 def refuse_duplicates(keys: Sequence[tuple[Any, ...]], said: str) -> DuplicateKeyError:

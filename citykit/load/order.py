@@ -1,4 +1,4 @@
-"""In which order a batch of rows is sent: one that makes the indexes faster to build, and their numbers."""
+"""The order in which rows are sent, by which indexes are built faster, and the numbers that they get."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from citykit.load.catalogue import Counter, Facts
 from citykit.load.staging import Target
 
 SEQUENCE_MILLISECONDS = 100  # to wait for a session that has locked the sequence by hand
-REPEATED = 10  # times that each value of a column is there, from which it is worth being sorted by
+REPEATED = 10  # rows for each distinct value of a column, from which on sorting by it is worth its time
 
 
 def costliest(rows: pa.Table, orders: Sequence[Sequence[str]]) -> list[str]:
-    """Return the columns of the index whose entries are the costliest to compare, no more than two.
+    """Return the first columns, two at most, of the index that takes the longest to build.
 
-    That is the one whose first column repeats the most: each comparison goes on to the next. Where rows that
-    are neighbours there are neighbours in their batch as well, the server finds them in its cache, and builds
-    that index in two thirds of the time.
+    It is the one whose first column has the fewest distinct values: comparing two entries mostly needs the
+    second column too. If each batch is sorted by it, the server builds it in two thirds of the time.
     """
     distinct = {
         order[0]: pc.count_distinct(rows[order[0]]).as_py() for order in orders if _sorts(rows, order)
@@ -66,16 +65,17 @@ class Arrangement:
 async def numbered(
     connection: AsyncConnection, target: Target, facts: Facts, by: Sequence[str], rows: int
 ) -> Arrangement:
-    """Arrange (at most) so many rows for a table that nobody else uses, the numbers being given here.
+    """Return how to send at most so many rows into a table that is locked: numbered here, and then sorted.
 
-    Asking the sequence for each would take a fifth of the time of a COPY. Rows that are not numbered here
-    are not sorted either: their place in the file is all that tells in which order they came.
+    A nextval() for each row would take a fifth of the time of a COPY. Rows that cannot be numbered here are
+    not sorted either: only their place in the table's file would tell their order.
     """
     counter = facts.counter
     if counter is None or counter.column in target.columns:
         return Arrangement()
-    # LOCK takes no sequence. This keeps others from nextval until the transaction ends, and changes nothing:
-    # a sequence with a file of this transaction's own would not be logged where wal_level is minimal.
+    # There is no LOCK for a sequence. This statement keeps others from nextval() until the transaction ends,
+    # and changes nothing. ALTER SEQUENCE … RESTART would give it a new file, which wal_level = minimal does
+    # not log.
     alone = f"ALTER SEQUENCE {counter.sequence} OWNER TO {counter.owner}"
     if not await locked_by(connection, alone, SEQUENCE_MILLISECONDS):
         return Arrangement()
@@ -92,7 +92,7 @@ class Given:
     limits: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def number(self, arrangement: Arrangement, rows: int) -> None:
-        """Note the numbers of so many rows; a rollback leaves a gap."""
+        """Note the numbers that were given to so many rows."""
         if (counter := arrangement.counter) and rows:
             self.sequences[counter.column] = counter.sequence
             self.limits[counter.column] = arrangement.next, arrangement.next + rows - 1
@@ -108,7 +108,7 @@ class Given:
             yield rows
 
     async def settle(self, connection: AsyncConnection) -> None:
-        """Let each sequence go on after those values, if it has not passed them and the role may set it."""
+        """Set each sequence past those values, unless it is already, or the role may not set it."""
         for name, (lowest, highest) in self.limits.items():
             given = {"sequence": self.sequences[name], "lowest": lowest, "highest": highest}
             await connection.execute(_GO_PAST, given)
@@ -126,11 +126,11 @@ WHERE has_sequence_privilege(seqrelid, 'UPDATE') AND has_sequence_privilege(seqr
 
 
 async def settle_numbers(connection: AsyncConnection, table: str) -> None:
-    """Let the next number of a table be logged if its sequence is new in the transaction.
+    """Write to the WAL where a sequence of a table stands, if the transaction has made that sequence.
 
-    Where wal_level is minimal, such a sequence logs nothing, and counts up to 32 numbers as logged beforehand
-    that a crash after the commit would give again. Only this session can use it (the lock tells), so that
-    setting it to where it stands is safe.
+    nextval() writes to the WAL only every 32 numbers, and where wal_level is minimal not for a new sequence:
+    after a crash it would give the same numbers again. setval() writes. No other session can have taken a
+    number meanwhile, because this one holds a lock on the sequence.
     """
     await connection.execute(_SETTLE, {"name": table})
 

@@ -1,9 +1,9 @@
 """Which plan a load follows: a choice from facts that were read before. No I/O, no database.
 
-Each plan does what "merge" would do, only faster. Where the server refuses a row, or a lock, the plan is
-undone and ruled out, and the next one of `PLANS` is chosen. "merge" also finds out which rows are refused and
-why; so the result of a load does not depend on the number of its rows. A role that may make no temporary
-tables has "copy" alone.
+Each plan has the same result as "merge" in less time. If the server refuses a row or a lock, the plan is
+rolled back and ruled out, and the next one of `PLANS` is chosen. "merge" also finds out which rows are
+refused and why. So the result of a load does not depend on its number of rows. A role that may not make
+temporary tables has "copy" alone.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ PLANS: tuple[Plan, ...] = (
 EXCLUSIVE: frozenset[Plan] = frozenset({"fill", "copy and rebuild"})  # need ACCESS EXCLUSIVE
 STAGED: frozenset[Plan] = frozenset({"join", "merge"})  # begin from the temporary table
 
-FEW_ROWS = 20_000  # below, a load lets others write to the table meanwhile
-REBUILD_SHARE = 0.25  # of a table's rows: to write so many takes longer than to build its indexes again
+FEW_ROWS = 20_000  # fewer are loaded without keeping other writers out
+REBUILD_SHARE = 0.25  # of a table's rows: writing more takes longer than building its indexes again
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,14 @@ class Wanted:
     columns: tuple[str, ...]
     key: tuple[str, ...]  # none: each row is a new one (on_conflict is "error" then)
     on_conflict: OnConflict
-    rows: int | None  # None: a stream, of which only the end will tell
+    rows: int | None  # None: a stream, whose length is not known
     repeatable: bool = True  # the rows can be sent again
     staged: bool = False  # they are in the temporary table, and no longer in the source
     callers: bool = False  # the transaction is the caller's
     sortable: bool = True  # Arrow sorts the keys as the server does
+    wide: bool = False  # a row may fill a page, without room for a column of the loader's own
+    converted: bool = False  # the server makes values of texts, and may refuse some
+    rounded: bool = False  # of which it may keep less than they say
     checked: frozenset[str] = frozenset()  # names of check constraints that no typed row violates
     not_null: frozenset[str] = frozenset()  # columns that have a value in each typed row
 
@@ -92,7 +95,7 @@ def choose(
     *,
     empty: bool = False,
 ) -> Plan | None:
-    """Return the first plan that is possible and worth it; None where no way is left.
+    """Return the fastest plan that is possible; None if there is none.
 
     Parameters
     ----------
@@ -101,7 +104,7 @@ def choose(
     held : {"ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"}, optional
         The lock that was granted.
     ruled_out : collection of Plan
-        What was tried in vain: its lock was not granted, or the server refused a row.
+        Plans that were tried: the lock was not granted, or the server refused a row.
     limits : Limits
     empty : bool
         Whether the table has no row. Ask under the lock.
@@ -118,9 +121,11 @@ def _possible(
         # If keys repeat, the rows of a stream are moved from the table to the temporary table, because the
         # stream cannot be sent again. Rows that something else refuses would be lost: none may be possible.
         explained = wanted.repeatable or (facts.temporary and _only_keys_refuse(facts, wanted))
-        if alone and empty and facts.truncatable and may_rebuild(facts, wanted) and explained:
+        fills = facts.truncatable and may_rebuild(facts, wanted) and explained and not wanted.rounded
+        if alone and empty and fills:
             yield "fill"
-        copied = wanted.on_conflict == "error" and facts.kind in ("r", "p") and not facts.secured
+        copied = wanted.on_conflict == "error" and facts.kind in ("r", "p")
+        copied = copied and not facts.secured and not wanted.rounded
         if copied and wanted.repeatable:
             worth = wanted.rows is not None and is_worth_a_rebuild(facts, wanted.rows, limits)
             if alone and worth and may_rebuild(facts, wanted):
@@ -132,7 +137,7 @@ def _possible(
             yield "copy"
     if facts.temporary:
         # A trigger BEFORE INSERT also sees the rows that ON CONFLICT turns into updates.
-        joined = facts.kind == "r" and facts.selectable and not facts.rewritten
+        joined = facts.kind == "r" and facts.selectable and not facts.rewritten and not wanted.wide
         if alone and joined and wanted.key and _is_large(wanted, limits):
             yield "join"
         yield "merge"
@@ -159,7 +164,7 @@ def _is_unique(facts: Facts, wanted: Wanted) -> bool:
 def _only_keys_refuse(facts: Facts, wanted: Wanted) -> bool:
     not_null = {column.name for column in facts.columns.values() if column.not_null}
     checked = facts.checks <= wanted.checked and not_null & set(wanted.columns) <= wanted.not_null
-    return facts.only_keys_refuse and checked
+    return facts.only_keys_refuse and checked and not wanted.converted and not wanted.wide
 
 
 def missing_grants(facts: Facts, wanted: Wanted, table: str) -> list[str]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from sqlalchemy import Table, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database import Condition, ConditionClass, server_message, sqlstate
+from citykit.database import Condition, ConditionClass, server_message, set_local, sqlstate
 from citykit.errors import CitykitError, MissingTableError
-from citykit.load.catalogue import Column, Facts, facts_of
+from citykit.load.catalogue import Column, Facts, facts_of, wider
 from citykit.load.merge import Merge, OnConflict
 
 Violation: TypeAlias = tuple[int, str, Any, str]  # position, column, value, reason
@@ -35,8 +36,8 @@ SELECT array_agg(a.attname::text ORDER BY u.place),
               string_agg(format('staged.%I', a.attname), ', ' ORDER BY u.place), k.confrelid::regclass,
               string_agg(format('referred.%I = staged.%I', b.attname, a.attname), ' AND '),
               CASE WHEN k.confrelid = k.conrelid THEN
-                  format(' AND NOT EXISTS (SELECT FROM pg_temp.%I AS referred WHERE %s)',
-                         CAST(:staging AS text),
+                  format(' AND NOT EXISTS (SELECT FROM (%s) AS referred WHERE %s)',
+                         CAST(:staged AS text),
                          string_agg(format('referred.%I = staged.%I', b.attname, a.attname), ' AND ')) END),
        format('not in %s (%s)', k.confrelid::regclass, string_agg(b.attname, ', ' ORDER BY u.place))
 FROM pg_catalog.pg_constraint k
@@ -65,13 +66,19 @@ def refuses_rows(exc: BaseException, facts: Facts) -> bool:
     return code.startswith(REFUSALS) and code != Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED
 
 
+def refuses_a_text(exc: BaseException) -> bool:
+    """Tell whether the server could not make a value of a text; of some types that is a syntax error."""
+    return (sqlstate(exc) or "").startswith((*REFUSALS, ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE))
+
+
 async def find_violations(
     merge: Merge, on_conflict: OnConflict, facts: Facts, check: str | None
 ) -> list[Violation]:
     """Return the staged rows that the table refuses.
 
-    Constraints are asked for all their rows at once. What else refuses (a trigger, a domain, an exclusion
-    constraint, a policy) is found by merging the rows part by part; the last part is undone.
+    One query for each constraint finds all rows that break it. If there are none, a trigger, a domain, an
+    exclusion constraint or a policy refuses rows: these are found by merging the rows part by part. All of it
+    is rolled back.
 
     Parameters
     ----------
@@ -83,12 +90,9 @@ async def find_violations(
     """
     trial = await merge.connection.begin_nested()
     try:
-        if not facts.rewritten:
-            found, certain = await _by_rules(merge, facts)
-            if found:
-                return found
-        else:
-            certain = False
+        found, certain = ([], False) if facts.rewritten else await _by_rules(merge, facts)
+        if found:
+            return found
         if check:
             await merge.connection.exec_driver_sql(check)
         return await _Trial(merge, on_conflict, facts, references_hold=certain).run()
@@ -96,20 +100,78 @@ async def find_violations(
         await trial.rollback()
 
 
+async def find_unfit(merge: Merge, facts: Facts) -> list[Violation]:
+    """Return the staged texts of which the server can make no value, or none that holds all they say."""
+    target, connection = merge.target, merge.connection
+    quote = connection.dialect.identifier_preparer.quote
+    found: list[Violation] = []
+    for name, type_ in target.converted.items():
+        value = f"CAST({quote(name)} AS {type_})"
+        broken = f"{quote(name)} IS NOT NULL AND CAST({value} AS text) IS NULL"
+        if holds_all := wider(facts.columns[name]):
+            kept = f"CAST(CAST({value} AS text) AS {holds_all})"
+            broken = f"CAST({quote(name)} AS {holds_all}) <> {kept}"
+        texts = f"SELECT {target.position_sql}, {quote(name)} FROM pg_temp.{target.staging} WHERE "  # noqa: S608
+
+        async def ask(part: Sequence[int], where: str = texts, broken: str = broken) -> None:
+            where += f"{target.position_sql} BETWEEN {part[0]} AND {part[-1]} AND {broken}"
+            for position, given in map(tuple, await connection.exec_driver_sql(where)):
+                found.append((position, name, given, f"more than a {type_} holds"))  # noqa: B023
+
+        trial = await connection.begin_nested()
+        try:
+            await set_local(connection, "extra_float_digits", "1")  # all digits of a float as a text
+            async for position, exc in _refused(merge, ask, refuses_a_text):
+                row = await connection.exec_driver_sql(f"{texts} {target.position_sql} = {position}")
+                found.append((position, name, tuple(row.one())[1], f"refused: {server_message(exc)}"))
+                if len(found) >= TRIED_ROWS:
+                    break
+        finally:
+            await trial.rollback()
+    return sorted(found, key=lambda violation: violation[:2])
+
+
+async def _refused(
+    merge: Merge,
+    attempt: Callable[[Sequence[int]], Awaitable[object]],
+    is_refusal: Callable[[BaseException], bool],
+) -> AsyncIterator[tuple[int, DBAPIError]]:
+    """Attempt something with the staged rows, by their positions, in ever smaller parts where it fails.
+
+    Yields the position of each row with which it fails alone, in their order, and the error.
+    """
+    position = merge.staging.c[merge.target.position]
+    parts = [(await merge.connection.scalars(select(position).order_by(position))).all()]
+    while parts:
+        part = parts.pop()
+        try:
+            async with merge.connection.begin_nested():
+                await attempt(part)
+        except DBAPIError as exc:
+            if not is_refusal(exc):
+                raise
+            if len(part) == 1:
+                yield part[0], exc
+            else:
+                parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+
+
 async def _by_rules(merge: Merge, facts: Facts) -> tuple[list[Violation], bool]:
     """Return the rows that break a constraint, and whether the server let each constraint be asked."""
     connection, target = merge.connection, merge.target
     quote = connection.dialect.identifier_preparer.quote
     filled = "".join(
-        f", CAST({_default(column)} AS {column.domain or column.definition}) AS {quote(column.name)}"
+        f", CAST({_default(column)} AS {column.domain or column.definition}){column.collation} "
+        f"AS {quote(column.name)}"
         for column in facts.columns.values()
         if column.name not in target.columns
     )
-    staged = f"(SELECT *{filled} FROM pg_temp.{target.staging}) AS staged"  # noqa: S608  the server's own texts
+    every = _rows(merge)
+    staged = f"(SELECT *{filled} FROM ({every}) AS every) AS staged"  # noqa: S608  the server's own texts
     rules = [
         ([n], f"{quote(n)} IS NULL", "missing") for n, column in facts.columns.items() if column.not_null
     ]
-    asked = {"name": target.named(connection), "staging": target.staging}
+    asked = {"name": target.named(connection), "staged": every}
     rules += [
         (list(rule.columns), rule.broken, rule.reason) for rule in await connection.execute(_RULES, asked)
     ]
@@ -133,6 +195,11 @@ async def _by_rules(merge: Merge, facts: Facts) -> tuple[list[Violation], bool]:
     return sorted(found, key=lambda violation: violation[:2]), certain
 
 
+def _rows(merge: Merge) -> str:
+    """Return the SELECT of the staged rows, as their columns have them."""
+    return str(select(merge.staging).compile(merge.connection.sync_connection))
+
+
 def _default(column: Column) -> str:
     """Return what an INSERT that leaves the column out stores there; a sequence is not asked: NULL."""
     return "NULL" if column.default is None or column.sequence else column.default
@@ -148,27 +215,17 @@ class _Trial:
     references_hold: bool  # every foreign key was looked up: one that fails here refers to a later row
 
     async def run(self) -> list[Violation]:
-        position = self.merge.staging.c[self.merge.target.position]
-        positions = (await self.merge.connection.scalars(select(position).order_by(position))).all()
-        found: list[Violation] = []
-        await self._part(positions, found)
-        return found
+        async def attempt(part: Sequence[int]) -> None:
+            await self.merge.only(part[0], part[-1]).run(self.on_conflict, len(part))
 
-    async def _part(self, positions: Sequence[int], found: list[Violation]) -> None:
-        if not positions or len(found) >= TRIED_ROWS:
-            return
-        try:
-            async with self.merge.connection.begin_nested():
-                await self.merge.only(positions[0], positions[-1]).run(self.on_conflict, len(positions))
-        except DBAPIError as exc:
-            if not refuses_rows(exc, self.facts):
-                raise
-            if len(positions) > 1:
-                middle = len(positions) // 2
-                await self._part(positions[:middle], found)
-                await self._part(positions[middle:], found)
-            elif not self._is_other(exc):
-                found.append(await self._named(positions[0], exc))
+        found: list[Violation] = []
+        refusal = partial(refuses_rows, facts=self.facts)
+        async for position, exc in _refused(self.merge, attempt, refusal):
+            if not self._is_other(exc):
+                found.append(await self._violation(position, exc))
+            if len(found) >= TRIED_ROWS:
+                break
+        return found
 
     def _is_other(self, exc: DBAPIError) -> bool:
         """Tell whether a row is refused for a repeated key, or for one that a later row brings."""
@@ -177,7 +234,7 @@ class _Trial:
             code == Condition.FOREIGN_KEY_VIOLATION and self.references_hold
         )
 
-    async def _named(self, position: int, exc: DBAPIError) -> Violation:
+    async def _violation(self, position: int, exc: DBAPIError) -> Violation:
         original = getattr(exc.orig, "__cause__", None)
         names: Sequence[str] = [getattr(original, "column_name", None) or ""]
         if constraint := getattr(original, "constraint_name", None):
@@ -204,10 +261,11 @@ class _Trial:
     async def _values(self, position: int, names: Sequence[str], type_: str = "") -> tuple[Any, ...]:
         if not names:
             return ()
-        target, quote = self.merge.target, self.merge.connection.dialect.identifier_preparer.quote
+        quote = self.merge.connection.dialect.identifier_preparer.quote
         shown = ", ".join(f"CAST({quote(name)} AS {type_})" if type_ else quote(name) for name in names)
         row = await self.merge.connection.exec_driver_sql(
-            f"SELECT {shown} FROM pg_temp.{target.staging} WHERE {target.position} = {int(position)}"  # noqa: S608
+            f"SELECT {shown} FROM ({_rows(self.merge)}) AS staged "  # noqa: S608
+            f"WHERE {self.merge.target.position} = {int(position)}"
         )
         return tuple(row.one())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from citykit.encode import Rule, refuse, rejects_frame, validate
+from citykit.encode import ROW_BYTES, Rule, refuse, rejects_frame, validate
 from citykit.errors import InvalidFrameError
+from citykit.runtime import callers_code
 
 CHUNK_ROWS = 65_536  # checked, typed and encoded at a time: a few megabytes, a few milliseconds
 KEPT_BYTES = 128 * 2**20  # of typed rows that need not be typed again when they are sent
@@ -47,6 +48,7 @@ class Rows:
     _labels: list[tuple[int, pd.Index[Any]]] = field(default_factory=list)  # of each chunk, by its start
     _kept: dict[int, pa.Table] = field(default_factory=dict)
     _checked: bool = False
+    _large: bool = False  # rows may be longer than the server takes, which depends on how they are sent
     _columns: list[str] = field(default_factory=list)  # of a stream's first chunk
 
     def __post_init__(self) -> None:
@@ -95,14 +97,16 @@ class Rows:
         async for start, chunk in self._chunks():
             rows = await asyncio.to_thread(self._validate, start, chunk)
             kept += rows.nbytes
+            self._large = self._large or 2 * rows.nbytes > ROW_BYTES
             if kept <= KEPT_BYTES:
                 self._kept[start] = rows
         self.refuse()
 
     async def check_by(self, rules: Sequence[Rule]) -> None:
-        """Check again, if the rules are others than before, or nothing was checked yet."""
-        if rules != self.rules or not self._checked:
-            self.rules = rules
+        """Check by these rules, unless the check before was by the same ones and no row is very long."""
+        again = rules != self.rules or not self._checked or self._large
+        self.rules = rules
+        if again:
             await self.check()
 
     def refuse(self, cause: BaseException | None = None) -> None:
@@ -149,17 +153,27 @@ class Rows:
     async def _pieces(self) -> AsyncGenerator[pd.DataFrame | pa.Table, None]:
         if self._whole is not None:
             yield self._whole
-        elif isinstance(self.source, AsyncIterable):
-            async for each in self.source:
-                yield _piece(each, self.source)
-        else:
+            return
+        with callers_code():
             pieces = _iterate(self.source)
-            # What an iterator does for its next piece (read a file) is not done in the event loop.
-            while (piece := await asyncio.to_thread(next, pieces, _END)) is not _END:
-                yield _piece(piece, self.source)
+        while True:
+            with callers_code():
+                if isinstance(self.source, AsyncIterable):
+                    given = await anext(pieces, _END)
+                else:  # in a thread: it may read a file
+                    given = await asyncio.to_thread(_next, pieces)
+                if given is _END:
+                    return
+                piece = _piece(given, self.source)
+            yield piece
 
 
-_END = object()
+_END: Any = object()
+
+
+def _next(pieces: Any) -> Any:
+    with callers_code():  # also here: asyncio replaces a TimeoutError that comes from a thread
+        return next(pieces, _END)
 
 
 def whole_of(source: Any) -> pd.DataFrame | pa.Table | None:
@@ -184,7 +198,9 @@ def _piece(piece: Any, of: Any = None) -> pd.DataFrame | pa.Table:
         raise _not_loadable(piece, of) from exc
 
 
-def _iterate(source: Any) -> Iterator[Any]:
+def _iterate(source: Any) -> Any:
+    if isinstance(source, AsyncIterable):
+        return aiter(source)
     return iter(pa.RecordBatchReader.from_stream(source) if _is_arrow(source) else source)
 
 

@@ -1,4 +1,4 @@
-"""Rows on their way to the server: COPY, and the temporary table in which they wait for a merge."""
+"""How rows are sent: by COPY, into the table or into a temporary table from which they are merged."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
-from sqlalchemy import Table, TableClause, column, table
+from sqlalchemy import FromClause, Table, TableClause, cast, column, literal_column, select, table
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import UserDefinedType
 
 from citykit.database import driver_of, ended, started
 from citykit.encode import HEADER, POSITION, TRAILER, encode_binary, encode_csv
 
-Report: TypeAlias = Callable[[int], object]
+RowsDone: TypeAlias = Callable[[int], object]
 Encoded: TypeAlias = bytes | memoryview
 Arrange: TypeAlias = Callable[[pa.Table, int], pa.Table]  # of a batch, after so many rows
 
+WIDE_COLUMNS = 500  # of 16 bytes fill a page of 8 kB; a table has 1,600 at most
+SENT_BYTES = 2**26  # in one CopyData message, which has 1 GB at most
 SENT_ROWS = 16_384  # encoded at once: it fits into the processor's cache, and the driver copies no more
 
 
@@ -30,9 +33,10 @@ class Target:
     columns: tuple[str, ...]
     key: tuple[str, ...]
     nullable_key: bool = False  # a row with a NULL in its key equals no other
-    as_text: frozenset[str] = frozenset()  # columns of a type that has no equality
+    as_text: frozenset[str] = frozenset()  # columns that are compared by their text
     types: tuple[str, ...] | None = None  # the server's, where rows can be sent in binary
-    # Makes the names of temporary tables this load's own: a session may load again, or have such tables.
+    converted: Mapping[str, str] = field(default_factory=dict)  # types in SQL of columns that wait as texts
+    # In the names of temporary tables and their columns: a session may load again, or have such names.
     suffix: str = field(default_factory=lambda: secrets.token_hex(4))
 
     @property
@@ -56,6 +60,17 @@ class Target:
         return f"citykit_position_{self.suffix}"
 
     @property
+    def wide(self) -> bool:
+        """Whether a row may fill a page: the staged rows then have their place instead of a position."""
+        return len(self.columns) >= WIDE_COLUMNS
+
+    @property
+    def position_sql(self) -> str:
+        """The position in SQL; of a wide table a number made of the ctid, in the order of the rows."""
+        ctid = "(CAST(CAST(ctid AS text) AS point))"
+        return f"CAST({ctid}[0] * 65536 + {ctid}[1] AS bigint)" if self.wide else self.position
+
+    @property
     def place(self) -> str:
         """The column of a temporary table that has the ctid of the row to update."""
         return f"citykit_place_{self.suffix}"
@@ -65,9 +80,37 @@ class Target:
         return connection.dialect.identifier_preparer.format_table(self.table)
 
 
-def staging_of(target: Target) -> TableClause:
-    """Return the staging table of a target's rows."""
-    return table(target.staging, column(target.position), *map(column, target.columns), schema="pg_temp")
+class _Sql(UserDefinedType[Any]):
+    """A type by its name in SQL."""
+
+    cache_ok = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_col_spec(self, **_: object) -> str:
+        return self.name
+
+
+def staging_of(target: Target) -> FromClause:
+    """Return the staged rows of a target: their positions, and their values as its columns have them."""
+    stored = _stored(target)
+    if not (target.wide or target.converted):
+        return stored
+    position: Any = literal_column(target.position_sql).label(target.position)
+    values = (
+        cast(stored.c[name], _Sql(target.converted[name])).label(name)
+        if name in target.converted
+        else stored.c[name]
+        for name in target.columns
+    )
+    return select(position, *values).subquery("staging")
+
+
+def _stored(target: Target) -> TableClause:
+    """Return the temporary table of the staged rows."""
+    own = [] if target.wide else [target.position]
+    return table(target.staging, *map(column, [*own, *target.columns]), schema="pg_temp")
 
 
 async def stage(
@@ -75,17 +118,18 @@ async def stage(
     target: Target,
     definitions: Mapping[str, str],
     batches: AsyncIterable[pa.Table],
-    report: Report,
+    rows_done: RowsDone,
     arrange: Arrange | None = None,
 ) -> int:
     """Copy rows into a temporary table, whose columns are so defined; return how many there are."""
     quote = connection.dialect.identifier_preparer.quote
-    columns = "".join(f", {quote(name)} {definitions[name]}" for name in target.columns)
+    columns = [] if target.wide else [f"{target.position} bigint"]
+    columns += [f"{quote(name)} {definitions[name]}" for name in target.columns]
     await connection.exec_driver_sql(
-        f"CREATE TEMPORARY TABLE {target.staging} ({target.position} bigint{columns}) ON COMMIT DROP"
+        f"CREATE TEMPORARY TABLE {target.staging} ({', '.join(columns)}) ON COMMIT DROP"
     )
-    types = ("int8", *target.types) if target.types else None
-    return await copy(connection, target, staging_of(target), types, batches, report, arrange)
+    types = target.types if target.wide or not target.types else ("int8", *target.types)
+    return await copy(connection, target, _stored(target), types, batches, rows_done, arrange)
 
 
 async def copy(
@@ -94,7 +138,7 @@ async def copy(
     into: TableClause,
     types: Sequence[str] | None,
     batches: AsyncIterable[pa.Table],
-    report: Report,
+    rows_done: RowsDone,
     arrange: Arrange | None = None,
 ) -> int:
     """Send a target's rows into it, or into its temporary table, by COPY; return how many were taken.
@@ -105,12 +149,13 @@ async def copy(
     would not begin one for it (asyncpg dialect).
     """
     columns = list(into.c.keys())
-    taken = [*([POSITION] if into.name == target.staging else []), *target.columns]
+    taken = [*([POSITION] if target.position in into.c else []), *target.columns]
 
     def encode(rows: pa.Table, before: int) -> list[Encoded]:
         rows = (arrange(rows, before) if arrange else rows).select(taken)
         parts = (rows.slice(start, SENT_ROWS) for start in range(0, rows.num_rows, SENT_ROWS))
-        return [encode_binary(part, types) if types else encode_csv(part) for part in parts]
+        whole = (encode_binary(part, types) if types else encode_csv(part) for part in parts)
+        return [p[start : start + SENT_BYTES] for p in whole for start in range(0, len(p), SENT_BYTES)]
 
     async def chunks() -> AsyncIterator[Encoded]:
         begun = done = 0
@@ -125,11 +170,11 @@ async def copy(
                     done, parts = ahead.pop(0)
                     for part in await parts:
                         yield part
-                    report(done)
+                    rows_done(done)
             for done, parts in ahead:
                 for part in await parts:
                     yield part
-                report(done)
+                rows_done(done)
         finally:
             for _, parts in ahead:
                 parts.cancel()

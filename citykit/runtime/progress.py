@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+from citykit.runtime.callers import callers_code
 from citykit.runtime.kernel import in_kernel
 
 Progress: TypeAlias = bool | Callable[[int, Any], object] | None
@@ -31,7 +32,8 @@ def reporting(progress: Progress, total: int | None, doing: str) -> Iterator[Cal
             nonlocal furthest
             if done > furthest:  # a load that is tried in a second way begins again
                 furthest = done
-                callback(done, total)
+                with callers_code():
+                    callback(done, total)
 
         yield tell
         return

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pandas as pd
@@ -20,7 +21,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import citykit
 from citykit.database.driver import started
 from tests.support.cancelling import APPLICATION, WAYS, Watch, Way, bound, cancelled_at, plain_connection
+from tests.support.database import scalar
+from tests.support.pgbouncer import needs_pgbouncer, pooled
 from tests.support.proxy import proxied
+from tests.support.tls import needs_tls, tls_server
 
 STEP = 1 if os.environ.get("CITYKIT_EVERY_AWAIT") else 5
 new_names = (f"added {number}" for number in itertools.count())
@@ -157,3 +161,35 @@ async def state_of(engine: AsyncEngine, pid: int) -> str | None:
             text("SELECT state FROM pg_stat_activity WHERE pid = :pid"), {"pid": pid}
         )
         return state
+
+
+@asynccontextmanager
+async def over(way: str, engine: AsyncEngine) -> AsyncIterator[tuple[AsyncEngine, AsyncEngine]]:
+    """An engine whose CancelRequest goes over a pooler or TLS, and one on the same server."""
+    if way == "pgbouncer":
+        async with pooled(engine) as url:
+            other = await citykit.connect(url)
+            yield other, engine
+    else:
+        with tls_server() as server:
+            other = await citykit.connect(server.url(sslmode="require"))
+            yield other, other
+    await other.dispose()
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param("pgbouncer", marks=needs_pgbouncer), pytest.param("TLS", marks=needs_tls)]
+)
+async def test_a_statement_is_cancelled_over(engine: AsyncEngine, way: str) -> None:
+    busy = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(600)%'"
+    busy += " AND pid <> pg_backend_pid()"
+    async with over(way, engine) as (other, watching), asyncio.timeout(60):
+        reading = asyncio.ensure_future(citykit.read_frame(other, "SELECT pg_sleep(600)::text"))
+        while not await scalar(watching, busy):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        while await scalar(watching, busy):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert len(await citykit.read_frame(other, "SELECT 1 AS n")) == 1

@@ -12,7 +12,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
+from citykit.load.loading import load_rows
 from citykit.load.plan import FEW_ROWS
+from tests.load.test_every_plan import PLANS
 from tests.support.database import scalar, stored
 
 SERIALIZABLE = {"server_settings": {"default_transaction_isolation": "serializable"}}
@@ -30,6 +32,7 @@ HELPERS: dict[str, Helper] = {
     "load_cities of few": lambda bind: citykit.load_cities(bind, frame(10), on_conflict="update"),
     "load_cities of many": lambda bind: citykit.load_cities(bind, frame(FEW_ROWS), on_conflict="update"),
     "load_cities, straight": lambda bind: citykit.load_cities(bind, frame(10)),
+    "load_cities of many, straight": lambda bind: citykit.load_cities(bind, frame(FEW_ROWS)),
     "read_frame": lambda bind: citykit.read_frame(
         bind, "INSERT INTO cities (name, population) VALUES ('n0', 5) RETURNING name, now()"
     ),
@@ -61,7 +64,7 @@ async def refused(engine: AsyncEngine, code: str, times: int, *, deferred: bool)
         await connection.execute(text(f"CREATE {when} FOR EACH ROW EXECUTE FUNCTION refuse_conflict()"))
 
 
-AT_THE_COMMIT = ["add_city", "load_cities of few", "load_cities, straight", "read_frame"]
+AT_THE_COMMIT = [helper for helper in HELPERS if helper != "stream_frames"]
 CASES = [(helper, False) for helper in HELPERS] + [(helper, True) for helper in AT_THE_COMMIT]
 
 
@@ -81,6 +84,52 @@ async def test_a_conflict_is_tried_again_and_has_its_effect_once(
         await citykit.load_cities(engine, frame(10).assign(population=6), on_conflict="update")
     assert await scalar(engine, ATTEMPTS) == 3
     assert await stored(engine) == rows
+
+
+@pytest.mark.parametrize("source", ["frame", "generator"])
+@pytest.mark.parametrize("count", [10, FEW_ROWS])
+async def test_a_conflict_of_another_table_at_the_commit_itself_is_tried_again(
+    engine: AsyncEngine, count: int, source: str
+) -> None:
+    """The load does not know of that constraint, and leaves it to the COMMIT."""
+    logs = "CREATE FUNCTION logs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log VALUES (1); "
+    await refused(engine, "40001", 2, deferred=True)
+    async with engine.begin() as connection:
+        for statement in (
+            "DROP TRIGGER refusing ON cities",
+            "DROP TABLE IF EXISTS log",
+            "DROP FUNCTION IF EXISTS logs",
+            "CREATE TABLE log (n int)",
+            f"{logs} RETURN NULL; END $$",
+            "CREATE TRIGGER logs AFTER INSERT ON cities FOR EACH STATEMENT EXECUTE FUNCTION logs()",
+            "CREATE CONSTRAINT TRIGGER refusing AFTER INSERT ON log DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION refuse_conflict()",
+        ):
+            await connection.exec_driver_sql(statement)
+    if source == "frame":
+        assert (await citykit.load_cities(engine, frame(count))).inserted == count
+        assert await scalar(engine, "SELECT count(*) FROM log") == 1
+    else:
+        with pytest.raises(citykit.CitykitError, match="a conflict"):
+            await citykit.load_cities(engine, iter([frame(count)]))
+    stored_now = await stored(engine)
+    assert len(stored_now) == (count if source == "frame" else 0)
+
+
+@pytest.mark.parametrize("deferred", [False, True], ids=["at once", "at the COMMIT"])
+@pytest.mark.parametrize("policy", ["error", "skip", "update"])
+@pytest.mark.parametrize("plan", [plan for plan, (_, streamed) in PLANS.items() if not streamed])
+async def test_a_conflict_under_every_plan_is_tried_again(
+    engine: AsyncEngine, plan: str, policy: Any, deferred: bool
+) -> None:
+    options: dict[str, Any] = {"key": None, "on_conflict": policy, "on_invalid": "error"}
+    await citykit.add_city(engine, "n0", 1)
+    given = frame(10)[int(policy == "error") :]
+    await refused(engine, "40001", 2, deferred=deferred)
+    report = await load_rows(engine, given, citykit.City, limits=PLANS[plan][0], **options)
+    assert report.inserted == 9
+    assert await scalar(engine, ATTEMPTS) >= 3
+    assert {name for name, *_ in await stored(engine)} == set(frame(10)["name"])
 
 
 @pytest.mark.parametrize("helper", HELPERS)

@@ -72,7 +72,7 @@ async def test_a_database_and_a_user_that_do_not_exist(engine: AsyncEngine) -> N
     url = engine.url.set(database="no_such_database")
     said = await refusal(url)
     assert "no_such_database" in said
-    assert 'CREATE DATABASE "no_such_database"' in said
+    assert said.endswith("CREATE DATABASE no_such_database")
     said = await refusal(engine.url.set(username="no_such_user", password=SECRET))
     assert "no_such_user" in said
 
@@ -299,7 +299,7 @@ async def test_a_table_without_the_key_is_not_citykits(engine: AsyncEngine) -> N
 async def test_a_reset_of_a_table_that_a_view_needs(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("CREATE VIEW big AS SELECT * FROM cities"))
-    with pytest.raises(citykit.CitykitError, match="drop that first"):
+    with pytest.raises(citykit.CitykitError, match="DROP TABLE cities CASCADE"):
         await citykit.create_tables(engine, reset=True)
     async with engine.begin() as connection:
         await connection.execute(text("DROP VIEW big"))

@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 import pandas as pd
+import pyarrow as pa
 import pytest
 import sqlalchemy.exc
 from sqlalchemy import text
@@ -111,15 +112,83 @@ async def test_a_statement_that_outlasts_the_command_timeout_is_named(engine: As
     await other.dispose()
 
 
-@pytest.mark.parametrize("error", [OSError("of the source"), ConnectionResetError()], ids=repr)
+# The caller's own code
+
+RAISED: dict[str, Callable[[], BaseException]] = {
+    **FAMILIES,
+    "ClientCannotConnectError": lambda: asyncpg.ClientCannotConnectError("of another server"),
+    "DatabaseUnavailableError": lambda: citykit.DatabaseUnavailableError("of another server"),
+    "StopAsyncIteration": StopAsyncIteration,
+    "KeyboardInterrupt": KeyboardInterrupt,
+}
+
+
+def iterated(rows: int, error: BaseException) -> Iterator[pd.DataFrame]:
+    if rows:
+        yield frame(rows)
+    raise error
+
+
+async def iterated_in_the_loop(rows: int, error: BaseException) -> AsyncIterator[pd.DataFrame]:
+    for piece in iterated(rows, error):
+        yield piece
+
+
+def arrow(rows: int, error: BaseException) -> pa.RecordBatchReader:
+    schema = pa.schema({"name": pa.string(), "population": pa.int64()})
+    batches = (pa.RecordBatch.from_pandas(piece, schema) for piece in iterated(rows, error))
+    return pa.RecordBatchReader.from_batches(schema, batches)
+
+
+@pytest.mark.parametrize("kind", ["engine", "connection", "session"])
+@pytest.mark.parametrize("rows", [0, FEW, MANY])
+@pytest.mark.parametrize("family", RAISED)
 async def test_an_error_of_the_source_of_rows_reaches_the_user_as_it_is(
-    engine: AsyncEngine, error: Exception
+    engine: AsyncEngine, family: str, rows: int, kind: str
 ) -> None:
-    def chunks() -> Iterator[pd.DataFrame]:
-        yield frame(FEW)
+    error = RAISED[family]()
+    sources: list[Any] = [iterated(rows, error)]
+    if not isinstance(error, StopAsyncIteration):  # which ends an asynchronous iterator
+        sources.append(iterated_in_the_loop(rows, error))
+    for source in sources:
+        for policy in ("error", "update"):
+            options: dict[str, Any] = {"on_conflict": policy}
+            async with bound(engine, kind) as bind:
+                with pytest.raises(type(error)) as caught:
+                    await citykit.load_cities(bind, source, **options)
+                assert caught.value is error
+                assert len(await citykit.biggest_cities(bind)) == 0
+            assert await stored(engine) == {}
+            source = iterated(rows, error)
+
+
+@pytest.mark.parametrize("rows", [0, FEW, MANY])
+@pytest.mark.parametrize("family", RAISED)
+async def test_an_error_of_an_arrow_source_is_what_arrow_makes_of_it(
+    engine: AsyncEngine, family: str, rows: int
+) -> None:
+    with pytest.raises(BaseException) as alone:  # noqa: PT011
+        pa.RecordBatchReader.from_stream(arrow(rows, RAISED[family]())).read_all()
+    with pytest.raises(alone.type) as caught:
+        await citykit.load_cities(engine, arrow(rows, RAISED[family]()))
+    assert str(caught.value) == str(alone.value)
+    assert await stored(engine) == {}
+
+
+@pytest.mark.parametrize("rows", [FEW, MANY])
+@pytest.mark.parametrize("family", RAISED)
+async def test_an_error_of_a_progress_function_reaches_the_user_as_it_is(
+    engine: AsyncEngine, family: str, rows: int
+) -> None:
+    error = RAISED[family]()
+
+    def progress(_done: int, _total: int | None) -> None:
         raise error
 
-    with pytest.raises(type(error)) as caught:
-        await citykit.load_cities(engine, chunks())
-    assert caught.value is error
+    with pytest.raises(type(error)) as loading:
+        await citykit.load_cities(engine, frame(rows), progress=progress)
+    assert loading.value is error
     assert await stored(engine) == {}
+    with pytest.raises(type(error)) as reading:
+        await citykit.read_frame(engine, f"SELECT now() FROM generate_series(1, {rows})", progress=progress)  # noqa: S608
+    assert reading.value is error

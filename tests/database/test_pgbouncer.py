@@ -93,21 +93,6 @@ async def test_types_that_the_driver_asks_for_in_the_middle(engine: AsyncEngine,
             assert read.equals(expected[["i", "mood"]][start : start + 4].reset_index(drop=True))
 
 
-async def test_a_statement_that_is_cancelled_ends(engine: AsyncEngine, behind: AsyncEngine) -> None:
-    busy = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(600)%'"
-    busy += " AND pid <> pg_backend_pid()"
-    reading = asyncio.ensure_future(citykit.read_frame(behind, "SELECT pg_sleep(600)::text"))
-    async with asyncio.timeout(30):
-        while not await scalar(engine, busy):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        reading.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await reading
-        while await scalar(engine, busy):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    assert len((await citykit.biggest_cities(behind)).columns) == 6
-
-
 async def test_an_engine_that_sqlalchemy_has_made_is_told_what_to_use(engine: AsyncEngine) -> None:
     async with pooled(engine) as url:
         other = create_async_engine(url.set(drivername="postgresql+asyncpg"), pool_size=TASKS)

@@ -108,22 +108,6 @@ async def test_helpers_work_over_tls(server: TlsServer, rows: int) -> None:
     await engine.dispose()
 
 
-async def test_a_statement_is_cancelled_over_tls(server: TlsServer) -> None:
-    engine = await citykit.connect(server.url(sslmode="require"))
-    busy = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(6%' AND state = 'active'"
-    busy += " AND pid <> pg_backend_pid()"
-    reading = asyncio.ensure_future(citykit.read_frame(engine, "SELECT pg_sleep(600)::text"))
-    async with asyncio.timeout(30):
-        while not await scalar(engine, busy):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        reading.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await reading
-        while await scalar(engine, busy):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    await engine.dispose()
-
-
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of the loop that is only closed
 @pytest.mark.parametrize("how", ["ended", "closed"])
 def test_the_connections_of_a_loop_end_with_it_over_tls(server: TlsServer, how: str) -> None:

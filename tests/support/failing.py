@@ -7,8 +7,6 @@ from typing import Any
 
 import asyncpg
 
-__name__ = "asyncpg.failing"  # as a traceback shows an error of asyncpg's own
-
 
 class Failing:
     """Raises an error instead of the operation of that number of asyncpg's connections."""
