@@ -133,7 +133,7 @@ def test_values_of_dtype_object(values: list[Any], expected: str) -> None:
         ([MOMENT, MOMENT.date()], "types={'x': 'timestamp'}"), ([{"a": 1}, [1]], "types={'x': 'jsonb'}"),
         ([MOMENT, MOMENT.replace(tzinfo=dt.UTC)], "frame['x'] = pandas.to_datetime(frame['x'], utc=True)"),
         ([[[1]]], "lists of lists: " + CREATE + ", types={'x': 'jsonb'})"),
-        ([[{"a": 1}]], "types={'x': 'jsonb'}"), ([object()], "it holds object, which .*astype"),
+        ([[{"a": 1}]], "types={'x': 'jsonb'}"), pytest.param([object()], "it holds object, which .*astype", id="an object"),
         ([[1, "a"]], "in its lists, it holds bigint and text"),
         (pd.period_range("2024", periods=1, freq="M"), "period.*: frame['x'] = frame['x'].dt.to_timestamp()"),
         (pd.arrays.SparseArray([1]), "Sparse.*: frame['x'] = frame['x'].sparse.to_dense()"),
