@@ -19,6 +19,7 @@ _SPELLED_OUT = {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}
 # The database encodings for which names are indexed. In SQL_ASCII characters are bytes: only lower() applies.
 INDEXED_ENCODINGS = ("UTF8", "SQL_ASCII")
 SEARCH_INDEX = "cities_by_name"
+NAMES_INDEX = "city_names_by_name"
 # Marks before and after each name in the index, so that trigrams tell where a name begins and ends. No folded
 # name has capitals, and pg_trgm takes these for letters in every locale.
 BEGIN, END = "Q", "X"
@@ -62,6 +63,19 @@ def indexed_name(encoding: str = "UTF8") -> str:
     """Return the SQL expression by which names are found, in a database of that encoding."""
     name = spelled("name") if encoding in INDEXED_ENCODINGS else folded("name", encoding)
     return f"('{BEGIN}' || {name} || '{END}')"
+
+
+def sought_names(names: str, encoding: str) -> str:
+    """Return the SQL expression of a text that has each of an array's names, as `indexed_name` has one.
+
+    A blank lies between two names, so that no trigram of the index has letters of both.
+    """
+    name = '(one.name COLLATE "C")'
+    one = spelled(name) if encoding in INDEXED_ENCODINGS else folded(name, encoding)
+    return (
+        f"(SELECT string_agg('{BEGIN}' || {one} || '{END}', ' ' ORDER BY one.position) "  # noqa: S608
+        f"FROM unnest({names}) WITH ORDINALITY AS one (name, position))"
+    )
 
 
 def _folded(text: str, ascii_only: str, others: str) -> str:

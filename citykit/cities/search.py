@@ -12,12 +12,13 @@ from citykit.cities.folding import (
     BEGIN,
     END,
     INDEXED_ENCODINGS,
+    NAMES_INDEX,
     SEARCH_INDEX,
     folded,
     indexed_name,
     spelled,
 )
-from citykit.cities.model import COLUMNS
+from citykit.cities.model import COLUMNS, KEY
 from citykit.database import Condition, in_transaction, sqlstate
 from citykit.encode import lacks
 
@@ -56,20 +57,27 @@ def letters_of(part: str) -> int:
     return 3 if known and len(part) > 2 else max(known, 1)
 
 
+def _part(encoding: str) -> tuple[str, str]:
+    """Return the SQL expressions of the part $1 of a name for LIKE: as the index spells it, and folded."""
+    sought = '($1::text COLLATE "C")'
+    folded_part = folded(sought, encoding)
+    part = spelled(sought) if encoding in INDEXED_ENCODINGS else folded_part
+    for character, literally in _LITERALLY.items():
+        part = f"replace({part}, {character}, {literally})"
+        folded_part = f"replace({folded_part}, {character}, {literally})"
+    return part, folded_part
+
+
 @functools.cache
-def find_statement(encoding: str, letters: int) -> str:
-    """Return the statement for a part of a name: $1, of which $2 cities are wanted.
+def find_statement(encoding: str, letters: int, *, in_country: bool = False) -> str:
+    """Return the statement for a part of a name: $1, of which $2 cities are wanted (of the country $3).
 
     `encoding` is the database's; `letters` says what the index can tell of the part (:func:`letters_of`).
     """
     name = indexed_name(encoding)
-    sought = '($1::text COLLATE "C")'
     indexes = encoding in INDEXED_ENCODINGS
-    folded_part = folded(sought, encoding)
-    part = spelled(sought) if indexes else folded_part
-    for character, literally in _LITERALLY.items():
-        part = f"replace({part}, {character}, {literally})"
-        folded_part = f"replace({folded_part}, {character}, {literally})"
+    part, folded_part = _part(encoding)
+    here = "country = $3" if in_country else "true"
 
     def ranked(rank: int, condition: str, *, indexed: bool = True, among: str = "cities") -> str:
         # `population + 0` keeps the planner from walking the population index: the trigram index must serve
@@ -77,7 +85,7 @@ def find_statement(encoding: str, letters: int) -> str:
         order = ORDER.replace("population", "population + 0") if indexed else ORDER
         where = condition.format(name=name if among == "cities" else "spelled")
         return (
-            f"(SELECT {SELECTED}, {rank} AS rank FROM {among}, sought WHERE {where} "  # noqa: S608
+            f"(SELECT {SELECTED}, {rank} AS rank FROM {among}, sought WHERE {here} AND {where} "  # noqa: S608
             f"ORDER BY {order} LIMIT $2)"
         )
 
@@ -104,7 +112,8 @@ def find_statement(encoding: str, letters: int) -> str:
     return f"""
     WITH sought AS NOT MATERIALIZED (SELECT {part} AS part, {folded_part} AS folded_part),
         largest AS MATERIALIZED (
-            SELECT {SELECTED}, {name} AS spelled FROM cities ORDER BY {ORDER} LIMIT {_LARGEST[letters]}
+            SELECT {SELECTED}, {name} AS spelled FROM cities WHERE {here} ORDER BY {ORDER}
+            LIMIT {_LARGEST[letters]}
         ),
         begun AS MATERIALIZED {ranked(1, begins, indexed=False, among="largest")},
         contained AS MATERIALIZED {ranked(2, contains, indexed=False, among="largest")}
@@ -112,44 +121,126 @@ def find_statement(encoding: str, letters: int) -> str:
     """  # noqa: S608
 
 
-async def create_search_index(engine: AsyncEngine) -> None:
-    """Create the trigram index, if the table is large, owned by this role and not being written.
+@functools.cache
+def find_other_statement(encoding: str, letters: int, *, numbers: bool, in_country: bool = False) -> str:
+    """Return the statement that finds cities by a part of their other names, with the name that matched.
 
-    It is made by the first search and not with the table: every load of a table that nobody searches
+    Its parameters are those of :func:`find_statement`. `numbers`: the part has characters by which
+    :func:`spelled` writes others, so that the folded names are compared as well.
+    """
+    part, folded_part = _part(encoding)
+    here = "country = $3" if in_country else "true"
+    key = "AND ".join(f"{{0}}.{name} = {{1}}.{name} " for name in KEY)
+    # By rank. Each name is between BEGIN and END, also in the texts with all names of a city.
+    patterns = (f"'%{BEGIN}' || {{}} || '{END}%'", f"'%{BEGIN}' || {{}} || '%'", "'%' || {} || '%'")
+
+    def name_matches(rank: int) -> str:
+        if numbers:
+            name = folded('(n.other_names[one.position] COLLATE "C")', encoding)
+            return f"'{BEGIN}' || {name} || '{END}' LIKE {patterns[rank].format('folded_part')}"
+        return f"'{BEGIN}' || one.name || '{END}' LIKE {patterns[rank].format('part')}"
+
+    each = (
+        f"FROM unnest(string_to_array(substr(n.sought, 2, length(n.sought) - 2), '{END} {BEGIN}')) "
+        "WITH ORDINALITY AS one (name, position)"
+    )
+
+    def city_matches(rank: int) -> str:
+        matches = f"n.sought LIKE {patterns[rank].format('part')}"
+        if rank == 2 and letters == 2 and encoding in INDEXED_ENCODINGS:
+            matches = r"n.sought ~ (part || E'[\\x01-\\x7f]')"
+        if numbers:
+            matches += f" AND EXISTS (SELECT {each} WHERE {name_matches(rank)})"
+        return matches
+
+    def ranked(rank: int, unless: str = "true") -> str:
+        # OFFSET 0 and LIMIT 1 fix the plan: names are looked up by their index, then each city by its key.
+        better = "".join(f" AND NOT ({city_matches(other)})" for other in range(rank))
+        return f"""(
+            SELECT c.*, {rank} AS rank
+            FROM (SELECT {", ".join(KEY)} FROM city_names n, sought
+                  WHERE {unless} AND {city_matches(rank)}{better} OFFSET 0) AS n
+            CROSS JOIN LATERAL (SELECT {SELECTED} FROM cities c WHERE {key.format("c", "n")} LIMIT 1) AS c
+            WHERE {here} ORDER BY {ORDER} LIMIT $2)"""  # noqa: S608
+
+    def among_the_largest(rank: int) -> str:
+        better = "".join(f" AND NOT ({city_matches(other)})" for other in range(rank))
+        return f"""(
+            SELECT c.*, {rank} AS rank FROM (
+                SELECT {SELECTED} FROM cities WHERE {here} ORDER BY {ORDER} LIMIT {_LARGEST[letters]}
+            ) AS c CROSS JOIN LATERAL (
+                SELECT FROM city_names n, sought
+                WHERE {key.format("n", "c")} AND {city_matches(rank)}{better} LIMIT 1
+            ) AS n LIMIT $2)"""  # noqa: S608
+
+    enough = "(SELECT count(*) FROM {}) >= $2"
+    branches = (
+        ranked(0),
+        f"(SELECT * FROM begun WHERE {enough.format('begun')})",  # noqa: S608
+        ranked(1, f"NOT {enough.format('begun')}"),
+        f"(SELECT * FROM contained WHERE {enough.format('contained')})",  # noqa: S608
+        ranked(2, f"NOT {enough.format('contained')}"),
+    )
+    whens = " ".join(f"WHEN {rank} THEN {name_matches(rank)}" for rank in range(3))
+    return f"""
+    WITH sought AS NOT MATERIALIZED (SELECT {part} AS part, {folded_part} AS folded_part),
+        begun AS MATERIALIZED {among_the_largest(1)},
+        contained AS MATERIALIZED {among_the_largest(2)}
+    SELECT found.*, (
+        SELECT n.other_names[one.position] {each}, sought WHERE CASE found.rank {whens} END
+        ORDER BY one.position LIMIT 1
+    ) AS matched
+    FROM (SELECT * FROM ({" UNION ALL ".join(branches)}) AS every LIMIT $2) AS found
+    CROSS JOIN LATERAL (
+        SELECT other_names, sought FROM city_names n WHERE {key.format("n", "found")} LIMIT 1
+    ) AS n
+    """  # noqa: S608
+
+
+async def create_search_indexes(engine: AsyncEngine) -> None:
+    """Create the trigram index of each table that is large, owned by this role and not being written.
+
+    They are made by the first search and not with the tables: every load of a table that nobody searches
     would take 1.5 to 2 times as long.
     """
 
-    async def wanted(connection: AsyncConnection) -> bool:
-        args = (SEARCH_INDEX, _LARGE_BYTES, list(INDEXED_ENCODINGS))
-        return bool((await connection.exec_driver_sql(_WANTS_SEARCH_INDEX, args)).scalar())
+    async def wanted(connection: AsyncConnection) -> list[str]:
+        args = (list(_INDEXES), list(_INDEXES.values()), _LARGE_BYTES, list(INDEXED_ENCODINGS))
+        return list((await connection.exec_driver_sql(_WANTS_SEARCH_INDEX, args)).scalars())
 
-    async def create(connection: AsyncConnection) -> None:
-        index = f"INDEX IF NOT EXISTS {SEARCH_INDEX} ON cities USING gin ({indexed_name()} gin_trgm_ops)"
-        try:
-            async with connection.begin_nested():
-                # This lock lets readers go on.
-                await connection.exec_driver_sql("LOCK TABLE cities IN SHARE ROW EXCLUSIVE MODE NOWAIT")
-                await connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-                await connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS pg_trgm")
-                await connection.exec_driver_sql(f"CREATE {index}")
-        except DBAPIError as exc:
-            if sqlstate(exc) not in _WITHOUT_SEARCH_INDEX:
-                raise
-
-    if await in_transaction(engine, wanted, effect="reads"):
-        await in_transaction(engine, create)
+    for table in await in_transaction(engine, wanted, effect="reads"):
+        await in_transaction(engine, functools.partial(_create_search_index, table))
 
 
+async def _create_search_index(table: str, connection: AsyncConnection) -> None:
+    name = indexed_name() if table == "cities" else "sought"
+    index = f"INDEX IF NOT EXISTS {_INDEXES[table]} ON {table} USING gin ({name} gin_trgm_ops)"
+    try:
+        async with connection.begin_nested():
+            # This lock lets readers go on.
+            await connection.exec_driver_sql(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE NOWAIT")
+            await connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            await connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+            await connection.exec_driver_sql(f"CREATE {index}")
+    except DBAPIError as exc:
+        if sqlstate(exc) not in _WITHOUT_SEARCH_INDEX:
+            raise
+
+
+_INDEXES = {"cities": SEARCH_INDEX, "city_names": NAMES_INDEX}
 _LARGE_BYTES = 1_000_000  # some 10,000 cities: a scan of them takes 5 ms
 _WANTS_SEARCH_INDEX = """
-SELECT CASE WHEN to_regclass($1) IS NOT NULL OR pg_relation_size(oid) < $2 THEN false ELSE
-    current_setting('server_encoding') = ANY($3::text[])
+SELECT searched.name
+FROM unnest($1::text[], $2::text[]) AS searched (name, index)
+JOIN pg_class ON oid = to_regclass(searched.name)
+WHERE to_regclass(searched.index) IS NULL
+    AND pg_relation_size(oid) >= $3
+    AND current_setting('server_encoding') = ANY($4::text[])
     AND current_setting('transaction_read_only') = 'off'
     AND pg_has_role(relowner, 'USAGE')
     AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_trgm' AND (
         installed_version IS NOT NULL OR has_database_privilege(current_database(), 'CREATE')
     ))
-END FROM pg_class WHERE oid = to_regclass('cities')
 """
 _WITHOUT_SEARCH_INDEX = (
     Condition.LOCK_NOT_AVAILABLE,  # somebody writes: the next search tries again

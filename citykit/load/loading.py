@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.database import Bind, in_transaction, lock_bound
 from citykit.encode import key_of, rules_of, table_of
-from citykit.load.execute import SERVER_ERRORS, Load, Outcome, PlanName
+from citykit.load.execute import SERVER_ERRORS, Beside, Load, Outcome, PlanName
 from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
 from citykit.load.plan import Limits
@@ -154,14 +154,20 @@ async def load_rows(
     on_invalid: OnInvalid,
     progress: Progress = None,
     limits: Limits = Limits(),  # noqa: B008  a frozen value
+    beside: Beside | None = None,
 ) -> LoadReport:
-    """Do what `load_frame` does, with other numbers of rows at which the plan changes."""
+    """Do what `load_frame` does.
+
+    `limits` are the numbers of rows at which the plan changes. `beside` is a column that a source may have
+    and another table stores.
+    """
     _check_choice("on_conflict", on_conflict, OnConflict)
     _check_choice("on_invalid", on_invalid, OnInvalid)
     started = time.perf_counter()
     into = table_of(table)
     columns = key_of(into, key)
-    rows = Rows(source, rules_of(into, columns), stop_at_rejects=on_invalid == "error")
+    rules = [*rules_of(into, columns), *([beside.rule] if beside else [])]
+    rows = Rows(source, rules, stop_at_rejects=on_invalid == "error")
     enums = any(rule.type is ENUM for rule in rows.rules)
     if not enums:
         await rows.check()
@@ -179,7 +185,7 @@ async def load_rows(
                 nulls = await connection.scalar(_ARRAY_NULLS) if arrays else "on"
                 with reporting(progress, rows.total, "loading") as report:
                     outcome = await Load(
-                        rows, into, columns, on_conflict, connection, report, callers, limits
+                        rows, into, columns, on_conflict, connection, report, callers, limits, beside
                     ).run()
                 if nulls != "on":
                     await connection.execute(_RESTORE_ARRAY_NULLS, {"nulls": nulls})
