@@ -174,8 +174,11 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
 
 
 _IN_NUMBERS = "0123456789\\"  # by these the index spells characters that are not ASCII
-# False or NULL where there is no such table (one of an earlier version), or the role may not read it.
-_HAS_OTHER_NAMES = "SELECT has_table_privilege(to_regclass('city_names')::oid, 'SELECT')"
+# A database of an earlier version has no such table, and a role may not be allowed to read it.
+_HAS_OTHER_NAMES = """
+SELECT has_table_privilege(attrelid, 'SELECT') FROM pg_attribute
+WHERE attrelid = to_regclass('city_names') AND attname = 'sought'
+"""
 
 
 @says_await

@@ -161,7 +161,7 @@ def find_other_statement(encoding: str, letters: int, *, numbers: bool, in_count
             FROM (SELECT {", ".join(KEY)} FROM city_names n, sought
                   WHERE {unless} AND {city_matches(rank)}{better} OFFSET 0) AS n
             CROSS JOIN LATERAL (SELECT {SELECTED} FROM cities c WHERE {key.format("c", "n")} LIMIT 1) AS c
-            WHERE {here} ORDER BY {ORDER} LIMIT $2)"""  # noqa: S608
+            WHERE {here.replace("country", "c.country")} ORDER BY {ORDER} LIMIT $2)"""  # noqa: S608
 
     def among_the_largest(rank: int) -> str:
         better = "".join(f" AND NOT ({city_matches(other)})" for other in range(rank))

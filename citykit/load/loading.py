@@ -181,7 +181,7 @@ async def load_rows(
                 repeated, begun = begun, True
                 if repeated:  # forgets the rejects of the attempt before
                     await rows.check()
-                arrays = any(rule.item for rule in rows.rules)
+                arrays = any(rule.item for rule in rows.rules if rule.name in into.columns)
                 nulls = await connection.scalar(_ARRAY_NULLS) if arrays else "on"
                 with reporting(progress, rows.total, "loading") as report:
                     outcome = await Load(
