@@ -126,7 +126,8 @@ def find_other_statement(encoding: str, letters: int, *, numbers: bool, in_count
     """Return the statement that finds cities by a part of their other names, with the name that matched.
 
     Its parameters are those of :func:`find_statement`. `numbers`: the part has characters by which
-    :func:`spelled` writes others, so that the folded names are compared as well.
+    :func:`spelled` writes others, so that the folded names are compared as well. Of several names that
+    match equally well, the one that matched is one with the same accents, else the first.
     """
     part, folded_part = _part(encoding)
     here = "country = $3" if in_country else "true"
@@ -188,7 +189,7 @@ def find_other_statement(encoding: str, letters: int, *, numbers: bool, in_count
         contained AS MATERIALIZED {among_the_largest(2)}
     SELECT found.*, (
         SELECT n.other_names[one.position] {each}, sought WHERE CASE found.rank {whens} END
-        ORDER BY one.position LIMIT 1
+        ORDER BY strpos(lower(n.other_names[one.position] COLLATE "C"), lower($1)) = 0, one.position LIMIT 1
     ) AS matched
     FROM (SELECT * FROM ({" UNION ALL ".join(branches)}) AS every LIMIT $2) AS found
     CROSS JOIN LATERAL (

@@ -197,8 +197,7 @@ async def add_city(
                 raise DuplicateKeyError(f"{violated.said}; {UNDONE}") from exc
             if names:
                 await check_table(connection, UNDONE)
-                key = [values[column] for column in KEY]
-                await write_names(connection, ONE_CITY, *key, names)
+                await write_names(connection, ONE_CITY, *(values[column] for column in KEY), names)
             if not isinstance(bind, AsyncEngine):  # the caller's transaction may have created the table
                 await settle_numbers(connection, CITIES.name)
         return city

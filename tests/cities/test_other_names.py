@@ -58,7 +58,7 @@ async def large_cities(
         ("Wien", "Vienna", "Wien"),
         ("WIEN", "Vienna", "Wien"),
         ("München", "Munich", "München"),
-        ("mu\u0308nchen", "Munich", "München"),
+        ("mu\u0308nchen", "Munich", "Munchen"),
         ("Napoli", "Naples", "Napoli"),
         ("bombay", "Mumbai", "Bombay"),
         ("Kiev", "Kyiv", "Kiev"),
@@ -90,6 +90,7 @@ def ranked(name: str, part: str) -> int:
     return 0 if name == part else 1 if name.startswith(part) else 2 if part in name else 3
 
 
+LOWER = str.maketrans("AB", "ab")
 LETTERS = st.text("abÄя1%_\\ '", min_size=1, max_size=4)
 CITIES = st.lists(
     st.tuples(LETTERS, st.sampled_from(["", "X"]), st.integers(0, 3), st.lists(LETTERS, max_size=4)),
@@ -114,7 +115,10 @@ async def test_exact_comes_before_beginning_before_part_whichever_name_it_is(
         every = [name, *others]
         ranks = [ranked(each, part) for each in every]
         if min(ranks) < 3 and country in (None, where):
-            expected.append((min(ranks), -population, name, where, every[ranks.index(min(ranks))]))
+            best = [each for each, rank in zip(every, ranks, strict=True) if rank == min(ranks)]
+            if name != best[0]:  # of the other names, one that is spelled alike
+                best.sort(key=lambda each: part.translate(LOWER) not in each.translate(LOWER))
+            expected.append((min(ranks), -population, name, where, best[0]))
     answer = (
         await citykit.find_cities(engine, part, n, country=country)
         if await cities_in(engine, country)
@@ -130,9 +134,14 @@ async def cities_in(engine: AsyncEngine, country: str | None) -> int:
 
 
 def many(count: int) -> pd.DataFrame:
-    """Cities with two other names each; the first 30 of 60 share one."""
+    """Cities with two other names each, which of 30 in 60 begin alike."""
     frame = pd.DataFrame({"name": [f"city {i}" for i in range(count)], "population": range(count)})
-    return frame.assign(other_names=[[f"Ort {i}", "Sankt" if i % 60 < 30 else "город"] for i in range(count)])
+    return named(frame, *([f"Ort {i}", f"Sankt {i}" if i % 60 < 30 else f"город {i}"] for i in range(count)))
+
+
+def named(frame: pd.DataFrame, *names: Any) -> pd.DataFrame:
+    """Give each row its list of other names."""
+    return frame.assign(other_names=pd.Series(list(names), index=frame.index, dtype=object))
 
 
 async def test_an_index_answers_for_other_names_and_nothing_scans_them(engine: AsyncEngine) -> None:
@@ -153,14 +162,14 @@ async def test_an_index_answers_for_other_names_and_nothing_scans_them(engine: A
 
 async def test_of_many_that_match_the_largest_are_found(engine: AsyncEngine) -> None:
     frame = many(6_000)
-    frame.loc[[5, 17], "other_names"] = pd.Series([["SANKT X", "x"], ["y", "Neu-Sankt"]], index=[5, 17])
+    frame.loc[[5, 17], "other_names"] = pd.Series([["SANKT", "x"], ["y", "Neu-Sankt"]], index=[5, 17])
     await citykit.load_cities(engine, frame.sample(frac=1, random_state=1))
-    exact = [("city 5969", "Sankt"), ("city 5968", "Sankt"), ("city 5967", "Sankt")]
-    assert await found(engine, "SANKT", 3) == exact
-    assert await found(engine, "sa", 2) == exact[:2]
-    assert await found(engine, "ankt", 2) == exact[:2]
+    begun = [("city 5969", "Sankt 5969"), ("city 5968", "Sankt 5968"), ("city 5967", "Sankt 5967")]
+    assert await found(engine, "sankt", 3) == [("city 5", "SANKT"), *begun[:2]]
+    assert await found(engine, "sa", 3) == begun
+    assert await found(engine, "ankt", 3) == begun
     every = await found(engine, "sankt", 6_000)
-    assert every[-2:] == [("city 5", "SANKT X"), ("city 17", "Neu-Sankt")]
+    assert (len(every), every[-1]) == (3_001, ("city 17", "Neu-Sankt"))
 
 
 async def test_one_country_alone_is_searched(engine: AsyncEngine) -> None:
@@ -233,12 +242,13 @@ async def test_a_large_load_of_other_names_is_one_of_a_few(engine: AsyncEngine, 
     frame = many(30_000)
     assert (await citykit.load_cities(engine, frame)).inserted == 30_000
     await found(engine, "sankt")  # makes the index
-    changed = frame[::2].assign(other_names=[["neu"]] * 15_000)
+    changed = named(frame[::2], *[["neu"]] * 15_000)
     changed.loc[changed.index % 4 == 0, "population"] = 7
     changed.loc[4, "population"] = 4
     if policy == "error":
         with pytest.raises(citykit.DuplicateCityError):
             await citykit.load_cities(engine, changed)
+        assert len(await found(engine, "sankt", 20)) == 20  # the index is there again
     else:
         report = await citykit.load_cities(engine, changed, on_conflict=policy)
         assert report.updated == (15_000 if policy == "update" else 0)
@@ -250,13 +260,13 @@ async def test_a_large_load_of_other_names_is_one_of_a_few(engine: AsyncEngine, 
 
 
 async def test_names_of_a_city_that_is_gone_are_not_those_of_a_new_one(engine: AsyncEngine) -> None:
-    frame = pd.DataFrame({"name": ["a", "b", "c"], "population": 1, "other_names": [["x"], ["y"], ["z"]]})
+    frame = named(pd.DataFrame({"name": ["a", "b", "c"], "population": 1}), ["x"], ["y"], ["z"])
     await citykit.load_cities(engine, frame)
     async with engine.begin() as connection:
         await connection.execute(text("DELETE FROM cities"))
     assert await found(engine, "x") == []
     for policy in get_args(Policy):
-        new = frame.assign(other_names=[["new"], [], None])
+        new = named(frame, ["new"], [], None)
         assert (await citykit.load_cities(engine, new, on_conflict=policy)).inserted == 3
         assert await names_stored(engine) == {("a", "", ""): ["new"]}
         async with engine.begin() as connection:
@@ -317,17 +327,17 @@ async def test_names_are_stored_from_arrow_and_streams(engine: AsyncEngine) -> N
 
 
 async def test_other_names_are_in_the_transaction_of_their_city(engine: AsyncEngine) -> None:
-    frame = pd.DataFrame({"name": ["a"], "population": 1, "other_names": [["x"]]})
+    frame = named(pd.DataFrame({"name": ["a"], "population": 1}), ["x"])
     async with AsyncSession(engine) as session, engine.connect() as connection:
         for bind in (session, connection):
             await citykit.load_cities(bind, frame)
             await citykit.add_city(bind, "b", 1, other_names=("y", "z"))
-            await citykit.load_cities(bind, frame.assign(other_names=[["w"]]), on_conflict="update")
+            await citykit.load_cities(bind, named(frame, ["w"]), on_conflict="update")
             assert await found(bind, "w") == [("a", "w")]
             assert await found(bind, "z") == [("b", "z")]
             await bind.rollback()
     assert await scalar(engine, "SELECT count(*) FROM city_names") == 0
-    both = pd.concat([frame, frame.assign(other_names=[["y"]])])
+    both = pd.concat([frame, named(frame, ["y"])])
     with pytest.raises(citykit.DuplicateCityError):
         await citykit.load_cities(engine, both)
     assert await scalar(engine, "SELECT count(*) FROM city_names") == 0
@@ -346,19 +356,19 @@ async def test_without_the_table_of_other_names_all_else_works(engine: AsyncEngi
     async with engine.begin() as connection:
         await connection.execute(text("DROP TABLE city_names"))
     frame = pd.DataFrame({"name": ["Vienna"], "population": 1})
-    named = frame.assign(name="Munich", other_names=[["München"]])
+    munich = named(frame.assign(name="Munich"), ["München"])
     assert (await citykit.load_cities(engine, frame)).inserted == 1
     await citykit.add_city(engine, "Cairo", 1)
     assert await found(engine, "vien") == [("Vienna", "Vienna")]
     for storing in (
-        citykit.load_cities(engine, named),
+        citykit.load_cities(engine, munich),
         citykit.add_city(engine, "Munich", 1, other_names=["München"]),
     ):
         with pytest.raises(citykit.MissingTableError, match=r"city_names.*create_tables"):
             await storing
     assert len(await stored(engine)) == 2
     await citykit.create_tables(engine)
-    assert (await citykit.load_cities(engine, named)).inserted == 1
+    assert (await citykit.load_cities(engine, munich)).inserted == 1
     assert await found(engine, "münch") == [("Munich", "München")]
     assert len(await stored(engine)) == 3
 
@@ -388,7 +398,7 @@ async def test_a_role_that_may_not_read_the_other_names_finds_by_names(engine: A
         ("us", "US", "did you mean 'US'"), ("UK", "GB", "did you mean 'GB'"),
         ("Germany", "DE", "did you mean 'DE'"), ("deu", "DE", "did you mean 'DE'"),
         ("USA", "US", "did you mean 'US'"), ("IS", "Iceland", "did you mean 'Iceland'"),
-        ("iceland", "Iceland", "did you mean 'Iceland'"), ("Iclend", "Iceland", "did you mean 'Iceland'"),
+        ("iceland", "Iceland", "did you mean 'Iceland'"), ("Icelnd", "Iceland", "did you mean 'Iceland'"),
         ("ZZ", "US", r"citykit.world_countries\(\)"),
     ],
 )  # fmt: skip
@@ -396,12 +406,12 @@ async def test_a_country_that_no_city_has_is_answered_with_the_one_that_was_mean
     engine: AsyncEngine, country: str, stored_as: str, said: str
 ) -> None:
     await citykit.add_city(engine, "a", 1, country=stored_as)
-    for ask in (
-        lambda: citykit.biggest_cities(engine, country=country),
-        lambda: citykit.find_cities(engine, "a", country=country),
+    for asked in (
+        citykit.biggest_cities(engine, country=country),
+        citykit.find_cities(engine, "a", country=country),
     ):
         with pytest.warns(UserWarning, match=f"no city has country '{country}': {said}") as warned:
-            frame = await ask()
+            frame = await asked
         assert frame.empty
         assert warned[0].filename == __file__
 

@@ -101,7 +101,6 @@ def test_countries_of_the_world() -> None:
     assert frame["code"].is_unique
     assert frame["code"].is_monotonic_increasing
     by_code = frame.set_index("code")
-    assert by_code.loc["NA"].tolist() == ["Namibia", "Africa"]
-    assert by_code.loc["IS"].tolist() == ["Iceland", "Europe"]
+    assert by_code.loc[["NA", "IS"]].to_numpy().tolist() == [["Namibia", "Africa"], ["Iceland", "Europe"]]
     assert set(world(15_000)["country"]) <= set(frame["code"])
     assert "CC BY 4.0" in frame.attrs["source"]
