@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +11,12 @@ import pandas as pd
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.cities.country_codes import warn_of_country
-from citykit.cities.folding import INDEXED_ENCODINGS
 from citykit.cities.model import CITIES, COLUMNS
 from citykit.cities.search import (
+    IN_NUMBERS,
     ORDER,
     SELECTED,
     create_search_indexes,
-    find_other_statement,
     find_statement,
     letters_of,
     part_in,
@@ -155,13 +155,14 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
             rows: list[Any] = await prepared.fetch(part, limit, *args)
             return rows
 
-        letters, in_country = letters_of(part), bool(args)
-        rows = await found(find_statement(encoding, letters, in_country=in_country))
+        of = functools.partial(
+            find_statement, encoding, letters_of(part),
+            numbers=not set(IN_NUMBERS).isdisjoint(part), in_country=bool(args),
+        )  # fmt: skip
+        rows = await found(of())
         best = {tuple(row)[:-1]: (row["rank"], row["name"]) for row in rows}
         if (await connection.exec_driver_sql(_HAS_OTHER_NAMES)).scalar():
-            numbers = encoding in INDEXED_ENCODINGS and not set(_IN_NUMBERS).isdisjoint(part)
-            statement = find_other_statement(encoding, letters, numbers=numbers, in_country=in_country)
-            for *city, rank, matched in await found(statement):
+            for *city, rank, matched in await found(of(other_names=True)):
                 if rank < best.get(tuple(city), (3, ""))[0]:
                     best[tuple(city)] = rank, matched
         in_order = sorted(best.items(), key=lambda item: (item[1][0], -item[0][3], item[0][:3]))
@@ -173,7 +174,6 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
     return frame_of_records(rows, {**COLUMNS, "matched": "str"})
 
 
-_IN_NUMBERS = "0123456789\\"  # by these the index spells characters that are not ASCII
 # A database of an earlier version has no such table, and a role may not be allowed to read it.
 _HAS_OTHER_NAMES = """
 SELECT has_table_privilege(attrelid, 'SELECT') FROM pg_attribute

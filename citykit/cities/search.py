@@ -1,5 +1,7 @@
 """The statement that finds cities by a part of their names, best first, and the trigram index for it."""
 
+# ruff: noqa: S608  the names of citykit's own tables and columns
+
 from __future__ import annotations
 
 import functools
@@ -24,12 +26,6 @@ from citykit.encode import lacks
 
 SELECTED = ", ".join(COLUMNS)
 ORDER = "population DESC, name, country, region"
-_LARGEST = {
-    0: 4_000,
-    1: 4_000,
-    2: 4_000,
-    3: 1_000,
-}  # by `letters`: how many of the largest cities are scanned first
 # Characters that stand for themselves in a pattern of LIKE once they are escaped, both as SQL literals.
 # E'…', in which a backslash is doubled: standard_conforming_strings may be off.
 _LITERALLY = {r"E'\\'": r"E'\\\\'", "'%'": r"E'\\%'", "'_'": r"E'\\_'"}
@@ -57,6 +53,128 @@ def letters_of(part: str) -> int:
     return 3 if known and len(part) > 2 else max(known, 1)
 
 
+@functools.cache
+def find_statement(
+    encoding: str, letters: int, *, numbers: bool = True, other_names: bool = False, in_country: bool = False
+) -> str:
+    """Return the statement for a part of a name: $1, of which $2 cities are wanted (of the country $3).
+
+    Parameters
+    ----------
+    encoding : str
+        The database's.
+    letters : int
+        What the index can tell of the part (:func:`letters_of`).
+    numbers : bool
+        Whether the part has characters by which :func:`spelled` writes others (`IN_NUMBERS`), so that the
+        folded names have to be compared as well.
+    other_names : bool
+        Whether the other names of the cities are searched. The last column is the one that matched: of
+        several that match equally well one with the accents of the part, else the first.
+    in_country : bool
+    """
+    indexed = encoding in INDEXED_ENCODINGS
+    here = "c.country = $3" if in_country else "true"
+    part, folded_part = _part(encoding)
+    if other_names:
+        text, anywhere, rows = "n.sought", "%", "city_names n, sought"
+    else:  # without the %, the pattern has the trigram "  q" of every name
+        text, anywhere, rows = indexed_name(encoding), "%" if letters > 1 else "", "cities c, sought"
+    # Exactly, at its beginning, anywhere: each takes what those before it take as well.
+    ends = f"{END}%" if other_names else END
+    patterns = (f"'{anywhere}{BEGIN}' || part || '{ends}'", f"'{anywhere}{BEGIN}' || part || '%'")
+    patterns += ("'%' || part || '%'",)
+    each = (
+        f"FROM unnest(string_to_array(substr(n.sought, 2, length(n.sought) - 2), '{END} {BEGIN}')) "
+        "WITH ORDINALITY AS one (name, position), sought"
+    )
+
+    def matches(rank: int, text: str = text) -> str:
+        """Return the condition for names that match as well as that, or better."""
+        if rank == 2 and letters == 2 and indexed and "one." not in text:
+            # The two letters and one more character, at the end of a name END, make a trigram.
+            condition = rf"{text} ~ (part || E'[\\x01-\\x7f]')"
+        else:
+            condition = f"{text} LIKE {patterns[rank]}"
+        if rank < 2 or not (numbers and indexed):
+            return condition
+        if not other_names:
+            return f"{condition} AND {folded('name', encoding)} LIKE '%' || folded_part || '%'"
+        if "one." in text:
+            other = '(n.other_names[one.position] COLLATE "C")'
+            return f"{condition} AND {folded(other, encoding)} LIKE '%' || folded_part || '%'"
+        return f"{condition} AND EXISTS (SELECT {each} WHERE {matches(2, _ONE)})"
+
+    def candidates(rank: int) -> str:
+        better = f" AND NOT ({matches(rank - 1)})" if rank else ""
+        if other_names:
+            return f"SELECT {', '.join(KEY)} FROM {rows} WHERE {matches(rank)}{better}"
+        return f"SELECT {SELECTED} FROM {rows} WHERE {here} AND {matches(rank)}{better}"
+
+    def largest_of(rank: int, found: str, condition: str = "true") -> str:
+        """Return the SELECT of the largest cities among those that were found."""
+        # OFFSET 0 and LIMIT 1 fix the plan: names are looked up by their index, then each city by its key.
+        cities = f"({found} OFFSET 0) AS c"
+        if other_names:
+            cities = (
+                f"({found} OFFSET 0) AS n CROSS JOIN LATERAL "
+                f"(SELECT {SELECTED} FROM cities c WHERE {_same('c', 'n')} AND {here} LIMIT 1) AS c"
+            )
+        return f"(SELECT c.*, {rank} AS rank FROM {cities} WHERE {condition} ORDER BY {ORDER} LIMIT $2)"
+
+    def walk(rank: int) -> str:
+        """Return the SELECT of the largest cities that match, of the largest of all."""
+        largest = f"SELECT {SELECTED}{{}} FROM cities c WHERE {here} ORDER BY {ORDER} LIMIT {LARGEST}"
+        better = f" AND NOT ({matches(rank - 1)})"
+        if other_names:
+            return (
+                f"SELECT c.*, {rank} AS rank FROM ({largest.format('')}) AS c CROSS JOIN LATERAL (SELECT "
+                f"FROM {rows} WHERE {_same('n', 'c')} AND {matches(rank)}{better} LIMIT 1) AS n LIMIT $2"
+            )
+        return (
+            f"SELECT {SELECTED}, {rank} AS rank FROM ({largest.format(f', {text} AS spelled')}) AS c, sought "
+            f"WHERE {matches(rank, 'spelled')} AND NOT ({matches(rank - 1, 'spelled')}) LIMIT $2"
+        )
+
+    def ranked(rank: int) -> tuple[str, ...]:
+        """Return the branches for a rank of which there may be very many names."""
+        few = f"(SELECT count(*) FROM some{rank}) <= {FEW}" if letters != 1 else "false"
+        walked = f"(SELECT count(*) FROM walked{rank}) >= $2"
+        return (
+            largest_of(rank, f"SELECT * FROM some{rank}", few),
+            f"(SELECT * FROM walked{rank} WHERE CASE WHEN {few} THEN false ELSE {walked} END)",
+            largest_of(rank, candidates(rank), f"CASE WHEN {few} THEN false ELSE NOT {walked} END"),
+        )
+
+    # UNION ALL runs its branches in order; the LIMIT ends it, so that later branches may never run.
+    branches = (largest_of(0, candidates(0)), *ranked(1), *ranked(2))
+    found = f"SELECT * FROM ({' UNION ALL '.join(branches)}) AS every LIMIT $2"
+    if other_names:
+        whens = " ".join(f"WHEN {rank} THEN {matches(rank, _ONE)}" for rank in range(3))
+        found = f"""
+        SELECT found.*, (
+            SELECT n.other_names[one.position] {each} WHERE CASE found.rank {whens} END
+            ORDER BY strpos(lower(n.other_names[one.position] COLLATE "C"), lower($1)) = 0, one.position
+            LIMIT 1
+        ) AS matched
+        FROM ({found}) AS found CROSS JOIN LATERAL (
+            SELECT other_names, sought FROM city_names n WHERE {_same("n", "found")} LIMIT 1
+        ) AS n"""
+    return f"""
+    WITH sought AS NOT MATERIALIZED (SELECT {part} AS part, {folded_part} AS folded_part),
+        some1 AS MATERIALIZED ({candidates(1)} LIMIT {FEW + 1}), walked1 AS MATERIALIZED ({walk(1)}),
+        some2 AS MATERIALIZED ({candidates(2)} LIMIT {FEW + 1}), walked2 AS MATERIALIZED ({walk(2)})
+    {found}
+    """
+
+
+FEW = 1_000  # names that are looked up by the index at once
+# Of more than that, enough are among the largest cities, most likely: these are walked through.
+LARGEST = 2_000
+IN_NUMBERS = "0123456789\\"
+_ONE = f"'{BEGIN}' || one.name || '{END}'"  # one of the texts with all names of a city
+
+
 def _part(encoding: str) -> tuple[str, str]:
     """Return the SQL expressions of the part $1 of a name for LIKE: as the index spells it, and folded."""
     sought = '($1::text COLLATE "C")'
@@ -68,134 +186,8 @@ def _part(encoding: str) -> tuple[str, str]:
     return part, folded_part
 
 
-@functools.cache
-def find_statement(encoding: str, letters: int, *, in_country: bool = False) -> str:
-    """Return the statement for a part of a name: $1, of which $2 cities are wanted (of the country $3).
-
-    `encoding` is the database's; `letters` says what the index can tell of the part (:func:`letters_of`).
-    """
-    name = indexed_name(encoding)
-    indexes = encoding in INDEXED_ENCODINGS
-    part, folded_part = _part(encoding)
-    here = "country = $3" if in_country else "true"
-
-    def ranked(rank: int, condition: str, *, indexed: bool = True, among: str = "cities") -> str:
-        # `population + 0` keeps the planner from walking the population index: the trigram index must serve
-        # this query, also where the table has no statistics.
-        order = ORDER.replace("population", "population + 0") if indexed else ORDER
-        where = condition.format(name=name if among == "cities" else "spelled")
-        return (
-            f"(SELECT {SELECTED}, {rank} AS rank FROM {among}, sought WHERE {here} AND {where} "  # noqa: S608
-            f"ORDER BY {order} LIMIT $2)"
-        )
-
-    anywhere = "%" if letters > 1 else ""  # without it, the pattern has the trigram "  q" of every name
-    exact = f"{{name}} LIKE '{anywhere}{BEGIN}' || part || '{END}'"
-    begins = f"{{name}} LIKE '{anywhere}{BEGIN}' || part || '%'"
-    contains = f"{folded('name', encoding)} LIKE '%' || folded_part || '%'"
-    if letters in (0, 3):
-        contains = "{name} LIKE '%' || part || '%' AND " + contains
-    elif letters == 2 and indexes:
-        # The two letters and one more character, at the end of a name END, make a trigram.
-        contains = r"{name} ~ (part || E'[\\x01-\\x7f]') AND " + contains
-    begins, contains = f"{begins} AND NOT {exact}", f"{contains} AND NOT {begins}"
-    # If very many names match, enough of them are among the largest cities, and the rest is not searched.
-    enough = "(SELECT count(*) FROM {}) >= $2"
-    branches = (
-        ranked(0, exact),
-        f"(SELECT * FROM begun WHERE {enough.format('begun')})",  # noqa: S608
-        ranked(1, f"NOT {enough.format('begun')} AND {begins}"),
-        f"(SELECT * FROM contained WHERE {enough.format('contained')})",  # noqa: S608
-        ranked(2, f"NOT {enough.format('contained')} AND {contains}", indexed=letters != 1),
-    )
-    # UNION ALL runs its branches in order; the LIMIT ends it, so that later branches may never run.
-    return f"""
-    WITH sought AS NOT MATERIALIZED (SELECT {part} AS part, {folded_part} AS folded_part),
-        largest AS MATERIALIZED (
-            SELECT {SELECTED}, {name} AS spelled FROM cities WHERE {here} ORDER BY {ORDER}
-            LIMIT {_LARGEST[letters]}
-        ),
-        begun AS MATERIALIZED {ranked(1, begins, indexed=False, among="largest")},
-        contained AS MATERIALIZED {ranked(2, contains, indexed=False, among="largest")}
-    SELECT * FROM ({" UNION ALL ".join(branches)}) AS found LIMIT $2
-    """  # noqa: S608
-
-
-@functools.cache
-def find_other_statement(encoding: str, letters: int, *, numbers: bool, in_country: bool = False) -> str:
-    """Return the statement that finds cities by a part of their other names, with the name that matched.
-
-    Its parameters are those of :func:`find_statement`. `numbers`: the part has characters by which
-    :func:`spelled` writes others, so that the folded names are compared as well. Of several names that
-    match equally well, the one that matched is one with the same accents, else the first.
-    """
-    part, folded_part = _part(encoding)
-    here = "country = $3" if in_country else "true"
-    key = "AND ".join(f"{{0}}.{name} = {{1}}.{name} " for name in KEY)
-    # By rank. Each name is between BEGIN and END, also in the texts with all names of a city.
-    patterns = (f"'%{BEGIN}' || {{}} || '{END}%'", f"'%{BEGIN}' || {{}} || '%'", "'%' || {} || '%'")
-
-    def name_matches(rank: int) -> str:
-        if numbers:
-            name = folded('(n.other_names[one.position] COLLATE "C")', encoding)
-            return f"'{BEGIN}' || {name} || '{END}' LIKE {patterns[rank].format('folded_part')}"
-        return f"'{BEGIN}' || one.name || '{END}' LIKE {patterns[rank].format('part')}"
-
-    each = (
-        f"FROM unnest(string_to_array(substr(n.sought, 2, length(n.sought) - 2), '{END} {BEGIN}')) "
-        "WITH ORDINALITY AS one (name, position)"
-    )
-
-    def city_matches(rank: int) -> str:
-        matches = f"n.sought LIKE {patterns[rank].format('part')}"
-        if rank == 2 and letters == 2 and encoding in INDEXED_ENCODINGS:
-            matches = r"n.sought ~ (part || E'[\\x01-\\x7f]')"
-        if numbers:
-            matches += f" AND EXISTS (SELECT {each} WHERE {name_matches(rank)})"
-        return matches
-
-    def ranked(rank: int, unless: str = "true") -> str:
-        # OFFSET 0 and LIMIT 1 fix the plan: names are looked up by their index, then each city by its key.
-        better = "".join(f" AND NOT ({city_matches(other)})" for other in range(rank))
-        return f"""(
-            SELECT c.*, {rank} AS rank
-            FROM (SELECT {", ".join(KEY)} FROM city_names n, sought
-                  WHERE {unless} AND {city_matches(rank)}{better} OFFSET 0) AS n
-            CROSS JOIN LATERAL (SELECT {SELECTED} FROM cities c WHERE {key.format("c", "n")} LIMIT 1) AS c
-            WHERE {here.replace("country", "c.country")} ORDER BY {ORDER} LIMIT $2)"""  # noqa: S608
-
-    def among_the_largest(rank: int) -> str:
-        better = "".join(f" AND NOT ({city_matches(other)})" for other in range(rank))
-        return f"""(
-            SELECT c.*, {rank} AS rank FROM (
-                SELECT {SELECTED} FROM cities WHERE {here} ORDER BY {ORDER} LIMIT {_LARGEST[letters]}
-            ) AS c CROSS JOIN LATERAL (
-                SELECT FROM city_names n, sought
-                WHERE {key.format("n", "c")} AND {city_matches(rank)}{better} LIMIT 1
-            ) AS n LIMIT $2)"""  # noqa: S608
-
-    enough = "(SELECT count(*) FROM {}) >= $2"
-    branches = (
-        ranked(0),
-        f"(SELECT * FROM begun WHERE {enough.format('begun')})",  # noqa: S608
-        ranked(1, f"NOT {enough.format('begun')}"),
-        f"(SELECT * FROM contained WHERE {enough.format('contained')})",  # noqa: S608
-        ranked(2, f"NOT {enough.format('contained')}"),
-    )
-    whens = " ".join(f"WHEN {rank} THEN {name_matches(rank)}" for rank in range(3))
-    return f"""
-    WITH sought AS NOT MATERIALIZED (SELECT {part} AS part, {folded_part} AS folded_part),
-        begun AS MATERIALIZED {among_the_largest(1)},
-        contained AS MATERIALIZED {among_the_largest(2)}
-    SELECT found.*, (
-        SELECT n.other_names[one.position] {each}, sought WHERE CASE found.rank {whens} END
-        ORDER BY strpos(lower(n.other_names[one.position] COLLATE "C"), lower($1)) = 0, one.position LIMIT 1
-    ) AS matched
-    FROM (SELECT * FROM ({" UNION ALL ".join(branches)}) AS every LIMIT $2) AS found
-    CROSS JOIN LATERAL (
-        SELECT other_names, sought FROM city_names n WHERE {key.format("n", "found")} LIMIT 1
-    ) AS n
-    """  # noqa: S608
+def _same(one: str, other: str) -> str:
+    return " AND ".join(f"{one}.{name} = {other}.{name}" for name in KEY)
 
 
 async def create_search_indexes(engine: AsyncEngine) -> None:
