@@ -65,17 +65,29 @@ def indexed_name(encoding: str = "UTF8") -> str:
     return f"('{BEGIN}' || {name} || '{END}')"
 
 
-def sought_names(names: str, encoding: str) -> str:
-    """Return the SQL expression of a text that has each of an array's names, as `indexed_name` has one.
+def folded_names(names: str, encoding: str) -> str:
+    """Return the SQL expression of one text with all names of an array, each folded, from BEGIN to END.
 
     A blank lies between two names, so that no trigram of the index has letters of both.
     """
-    name = '(one.name COLLATE "C")'
-    one = spelled(name) if encoding in INDEXED_ENCODINGS else folded(name, encoding)
+    name = folded('(one.name COLLATE "C")', encoding)
     return (
-        f"(SELECT string_agg('{BEGIN}' || {one} || '{END}', ' ' ORDER BY one.position) "  # noqa: S608
+        f"(SELECT string_agg('{BEGIN}' || {name} || '{END}', ' ' ORDER BY one.position) "  # noqa: S608
         f"FROM unnest({names}) WITH ORDINALITY AS one (name, position))"
     )
+
+
+def compact(text: str) -> str:
+    """Return the SQL expression of a folded text as ASCII, in which several characters may look alike.
+
+    Of the bytes of a character that is not ASCII it has two octal digits each, without the first byte: the
+    trigrams tell which characters are neighbours. By `spelled` they tell single bytes, of which a city with
+    names in many scripts has nearly all. Digits are written as letters.
+    """
+    ascii_only = rf"translate({text}, E'\\0123456789', '/abcdefghij')"
+    escaped = f"encode(decode({ascii_only}, 'escape'), 'escape')"
+    digits = rf"replace(regexp_replace({escaped}, E'\\\\3[0-7][0-7]', '', 'g'), E'\\2', '')"
+    return f"(CASE WHEN octet_length({text}) = char_length({text}) THEN {ascii_only} ELSE {digits} END)"
 
 
 def _folded(text: str, ascii_only: str, others: str) -> str:

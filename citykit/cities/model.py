@@ -153,7 +153,8 @@ CITY_NAMES = Table(
             CITIES.c["name"].info
         )},
     ),
-    # The names as `find_cities` compares them: see `folding.sought_names`.
-    Column("sought", Text(collation="C"), nullable=False),
+    # The names as `find_cities` compares them (`folding.folded_names`), and for its index (`compact`).
+    Column("folded", Text(collation="C"), nullable=False),
+    Column("compact", Text(collation="C"), nullable=False),
     info={"create": _CREATE},
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from citykit.cities.search import (
     ORDER,
     SELECTED,
     create_search_indexes,
+    find_other_statement,
     find_statement,
     letters_of,
     part_in,
@@ -155,14 +155,13 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
             rows: list[Any] = await prepared.fetch(part, limit, *args)
             return rows
 
-        of = functools.partial(
-            find_statement, encoding, letters_of(part),
-            numbers=not set(IN_NUMBERS).isdisjoint(part), in_country=bool(args),
-        )  # fmt: skip
-        rows = await found(of())
+        letters, in_country = letters_of(part), bool(args)
+        numbers = not set(IN_NUMBERS).isdisjoint(part)
+        rows = await found(find_statement(encoding, letters, numbers=numbers, in_country=in_country))
         best = {tuple(row)[:-1]: (row["rank"], row["name"]) for row in rows}
         if (await connection.exec_driver_sql(_HAS_OTHER_NAMES)).scalar():
-            for *city, rank, matched in await found(of(other_names=True)):
+            others = await found(find_other_statement(encoding, letters, in_country=in_country))
+            for *city, rank, matched in others:
                 if rank < best.get(tuple(city), (3, ""))[0]:
                     best[tuple(city)] = rank, matched
         in_order = sorted(best.items(), key=lambda item: (item[1][0], -item[0][3], item[0][:3]))
@@ -177,7 +176,7 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
 # A database of an earlier version has no such table, and a role may not be allowed to read it.
 _HAS_OTHER_NAMES = """
 SELECT has_table_privilege(attrelid, 'SELECT') FROM pg_attribute
-WHERE attrelid = to_regclass('city_names') AND attname = 'sought'
+WHERE attrelid = to_regclass('city_names') AND attname = 'compact'
 """
 
 

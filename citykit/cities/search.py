@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
+from collections.abc import Callable
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -16,6 +17,7 @@ from citykit.cities.folding import (
     INDEXED_ENCODINGS,
     NAMES_INDEX,
     SEARCH_INDEX,
+    compact,
     folded,
     indexed_name,
     spelled,
@@ -54,10 +56,10 @@ def letters_of(part: str) -> int:
 
 
 @functools.cache
-def find_statement(
-    encoding: str, letters: int, *, numbers: bool = True, other_names: bool = False, in_country: bool = False
-) -> str:
-    """Return the statement for a part of a name: $1, of which $2 cities are wanted (of the country $3).
+def find_statement(encoding: str, letters: int, *, numbers: bool = True, in_country: bool = False) -> str:
+    """Return the statement that finds cities by a part of their own names.
+
+    Its parameters are the part ($1), how many are wanted ($2) and the country ($3).
 
     Parameters
     ----------
@@ -68,122 +70,165 @@ def find_statement(
     numbers : bool
         Whether the part has characters by which :func:`spelled` writes others (`IN_NUMBERS`), so that the
         folded names have to be compared as well.
-    other_names : bool
-        Whether the other names of the cities are searched. The last column is the one that matched: of
-        several that match equally well one with the accents of the part, else the first.
     in_country : bool
+        Whether only one country is searched.
     """
     indexed = encoding in INDEXED_ENCODINGS
     here = "c.country = $3" if in_country else "true"
-    part, folded_part = _part(encoding)
-    if other_names:
-        text, anywhere, rows = "n.sought", "%", "city_names n, sought"
-    else:  # without the %, the pattern has the trigram "  q" of every name
-        text, anywhere, rows = indexed_name(encoding), "%" if letters > 1 else "", "cities c, sought"
-    # Exactly, at its beginning, anywhere: each takes what those before it take as well.
-    ends = f"{END}%" if other_names else END
-    patterns = (f"'{anywhere}{BEGIN}' || part || '{ends}'", f"'{anywhere}{BEGIN}' || part || '%'")
-    patterns += ("'%' || part || '%'",)
-    each = (
-        f"FROM unnest(string_to_array(substr(n.sought, 2, length(n.sought) - 2), '{END} {BEGIN}')) "
-        "WITH ORDINALITY AS one (name, position), sought"
-    )
+    name = indexed_name(encoding)
+    part = _literally(spelled(_SOUGHT) if indexed else folded(_SOUGHT, encoding))
 
-    def matches(rank: int, text: str = text) -> str:
-        """Return the condition for names that match as well as that, or better."""
-        if rank == 2 and letters == 2 and indexed and "one." not in text:
-            # The two letters and one more character, at the end of a name END, make a trigram.
-            condition = rf"{text} ~ (part || E'[\\x01-\\x7f]')"
-        else:
-            condition = f"{text} LIKE {patterns[rank]}"
-        if rank < 2 or not (numbers and indexed):
+    # Without the first %, the pattern has the trigram "  q" of every name.
+    begin = f"'{'%' if letters > 1 else ''}{BEGIN}' || part"
+    patterns = (f"{begin} || '{END}'", f"{begin} || '%'", "'%' || part || '%'")
+
+    def matches(rank: int, name: str = name) -> str:
+        condition = f"{name} LIKE {patterns[rank]}"
+        if rank < 2:
             return condition
-        if not other_names:
-            return f"{condition} AND {folded('name', encoding)} LIKE '%' || folded_part || '%'"
-        if "one." in text:
-            other = '(n.other_names[one.position] COLLATE "C")'
-            return f"{condition} AND {folded(other, encoding)} LIKE '%' || folded_part || '%'"
-        return f"{condition} AND EXISTS (SELECT {each} WHERE {matches(2, _ONE)})"
+        if letters == 2 and indexed:
+            condition = f"{name} ~ {_TWO_LETTERS.format('part')}"
+        if not (numbers and indexed):
+            return condition
+        return f"{condition} AND {folded('c.name', encoding)} LIKE '%' || folded_part || '%'"
 
     def candidates(rank: int) -> str:
-        better = f" AND NOT ({matches(rank - 1)})" if rank else ""
-        if other_names:
-            return f"SELECT {', '.join(KEY)} FROM {rows} WHERE {matches(rank)}{better}"
-        return f"SELECT {SELECTED} FROM {rows} WHERE {here} AND {matches(rank)}{better}"
+        return f"SELECT {SELECTED} FROM cities c, sought WHERE {here} AND {_only(rank, matches)}"
+
+    def among_the_largest(rank: int) -> str:
+        largest = f"SELECT {SELECTED}, {name} AS spelled FROM cities c WHERE {here} ORDER BY {ORDER}"
+        spelled = functools.partial(matches, name="spelled")
+        return (
+            f"SELECT {SELECTED}, {rank} AS rank FROM ({largest} LIMIT {LARGEST}) AS c, sought "
+            f"WHERE {_only(rank, spelled)} LIMIT $2"
+        )
+
+    folded_part = _literally(folded(_SOUGHT, encoding))
+    sought = f"SELECT {part} AS part, {folded_part} AS folded_part"
+    return _by_rank(sought, letters, candidates, among_the_largest, "({}) AS c".format)
+
+
+@functools.cache
+def find_other_statement(encoding: str, letters: int, *, in_country: bool = False) -> str:
+    """Return the statement that finds cities by a part of their other names: as :func:`find_statement`.
+
+    Its last column is the name that matched: of several that match equally well, one with the accents of the
+    part, else the first.
+    """
+    indexed = encoding in INDEXED_ENCODINGS
+    here = "c.country = $3" if in_country else "true"
+    patterns = (f"'%{BEGIN}' || {{}} || '{END}%'", f"'%{BEGIN}' || {{}} || '%'", "'%' || {} || '%'")
+
+    def matches(rank: int) -> str:
+        condition = f"n.folded LIKE {patterns[rank].format('part')}"
+        if not indexed:
+            return condition
+        by_index = f"n.compact LIKE {patterns[rank].format('compact_part')}"
+        if rank == 2 and letters == 2:
+            by_index = f"n.compact ~ {_TWO_LETTERS.format('compact_part')}"
+        return f"{by_index} AND {condition}"
+
+    def candidates(rank: int) -> str:
+        return f"SELECT {', '.join(KEY)} FROM city_names n, sought WHERE {_only(rank, matches)}"
+
+    def among_the_largest(rank: int) -> str:
+        largest = f"SELECT {SELECTED} FROM cities c WHERE {here} ORDER BY {ORDER} LIMIT {LARGEST}"
+        return (
+            f"SELECT c.*, {rank} AS rank FROM ({largest}) AS c CROSS JOIN LATERAL (SELECT FROM city_names n, "
+            f"sought WHERE {_same('n', 'c')} AND {_only(rank, matches)} LIMIT 1) AS n LIMIT $2"
+        )
+
+    def cities(names: str) -> str:
+        # LIMIT 1 has each city looked up by its key.
+        city = f"SELECT {SELECTED} FROM cities c WHERE {_same('c', 'n')} AND {here} LIMIT 1"
+        return f"({names}) AS n CROSS JOIN LATERAL ({city}) AS c"
+
+    part = _literally(folded(_SOUGHT, encoding))
+    compact_part = f"{_literally(compact('part'))} AS compact_part" if indexed else "part AS compact_part"
+    sought = f"SELECT part, {compact_part} FROM (SELECT {part} AS part) AS folded"
+    ranks = " ".join(
+        f"WHEN {rank} THEN '{BEGIN}' || one.name || '{END}' LIKE {pattern.format('part')}"
+        for rank, pattern in enumerate(patterns)
+    )
+    every = f"string_to_array(substr(n.folded, 2, length(n.folded) - 2), '{END} {BEGIN}')"
+    matched = f"""(
+        SELECT n.other_names[one.position]
+        FROM unnest({every}) WITH ORDINALITY AS one (name, position), sought
+        WHERE CASE found.rank {ranks} END
+        ORDER BY strpos(lower(n.other_names[one.position] COLLATE "C"), lower($1)) = 0, one.position LIMIT 1
+    )"""
+    names = f"SELECT other_names, folded FROM city_names n WHERE {_same('n', 'found')} LIMIT 1"
+    answer = f"SELECT found.*, {matched} FROM found CROSS JOIN LATERAL ({names}) AS n"
+    return _by_rank(sought, letters, candidates, among_the_largest, cities, answer)
+
+
+def _by_rank(
+    sought: str,
+    letters: int,
+    candidates: Callable[[int], str],
+    among_the_largest: Callable[[int], str],
+    cities: Callable[[str], str],
+    answer: str = "SELECT * FROM found",
+) -> str:
+    """Return the statement that finds the best cities: names that are the part, begin with it, contain it.
+
+    Parameters
+    ----------
+    sought : str
+        The SELECT of the part.
+    candidates, among_the_largest : callable
+        For a rank, the SELECT of all that match, and of the largest that match of the largest cities.
+    cities : callable
+        For a SELECT of candidates, the FROM of their cities `c`.
+    answer : str
+        The SELECT from the cities that were `found`, with their `rank`.
+    """
 
     def largest_of(rank: int, found: str, condition: str = "true") -> str:
-        """Return the SELECT of the largest cities among those that were found."""
-        # OFFSET 0 and LIMIT 1 fix the plan: names are looked up by their index, then each city by its key.
-        cities = f"({found} OFFSET 0) AS c"
-        if other_names:
-            cities = (
-                f"({found} OFFSET 0) AS n CROSS JOIN LATERAL "
-                f"(SELECT {SELECTED} FROM cities c WHERE {_same('c', 'n')} AND {here} LIMIT 1) AS c"
-            )
-        return f"(SELECT c.*, {rank} AS rank FROM {cities} WHERE {condition} ORDER BY {ORDER} LIMIT $2)"
-
-    def walk(rank: int) -> str:
-        """Return the SELECT of the largest cities that match, of the largest of all."""
-        largest = f"SELECT {SELECTED}{{}} FROM cities c WHERE {here} ORDER BY {ORDER} LIMIT {LARGEST}"
-        better = f" AND NOT ({matches(rank - 1)})"
-        if other_names:
-            return (
-                f"SELECT c.*, {rank} AS rank FROM ({largest.format('')}) AS c CROSS JOIN LATERAL (SELECT "
-                f"FROM {rows} WHERE {_same('n', 'c')} AND {matches(rank)}{better} LIMIT 1) AS n LIMIT $2"
-            )
+        # OFFSET 0 keeps the planner from walking the population index instead of using the trigrams.
         return (
-            f"SELECT {SELECTED}, {rank} AS rank FROM ({largest.format(f', {text} AS spelled')}) AS c, sought "
-            f"WHERE {matches(rank, 'spelled')} AND NOT ({matches(rank - 1, 'spelled')}) LIMIT $2"
+            f"(SELECT c.*, {rank} AS rank FROM {cities(f'{found} OFFSET 0')} WHERE {condition} "
+            f"ORDER BY {ORDER} LIMIT $2)"
         )
 
-    def ranked(rank: int) -> tuple[str, ...]:
-        """Return the branches for a rank of which there may be very many names."""
-        few = f"(SELECT count(*) FROM some{rank}) <= {FEW}" if letters != 1 else "false"
-        walked = f"(SELECT count(*) FROM walked{rank}) >= $2"
-        return (
+    tables, branches = [], [largest_of(0, candidates(0))]
+    for rank in (1, 2):
+        tables.append(f"some{rank} AS MATERIALIZED ({candidates(rank)} LIMIT {FEW + 1})")
+        tables.append(f"walked{rank} AS MATERIALIZED ({among_the_largest(rank)})")
+        few = "false" if letters == 1 else f"(SELECT count(*) FROM some{rank}) <= {FEW}"
+        enough = f"(SELECT count(*) FROM walked{rank}) >= $2"
+        branches += [
             largest_of(rank, f"SELECT * FROM some{rank}", few),
-            f"(SELECT * FROM walked{rank} WHERE CASE WHEN {few} THEN false ELSE {walked} END)",
-            largest_of(rank, candidates(rank), f"CASE WHEN {few} THEN false ELSE NOT {walked} END"),
-        )
-
+            f"(SELECT * FROM walked{rank} WHERE CASE WHEN {few} THEN false ELSE {enough} END)",
+            largest_of(rank, candidates(rank), f"CASE WHEN {few} THEN false ELSE NOT {enough} END"),
+        ]
     # UNION ALL runs its branches in order; the LIMIT ends it, so that later branches may never run.
-    branches = (largest_of(0, candidates(0)), *ranked(1), *ranked(2))
-    found = f"SELECT * FROM ({' UNION ALL '.join(branches)}) AS every LIMIT $2"
-    if other_names:
-        whens = " ".join(f"WHEN {rank} THEN {matches(rank, _ONE)}" for rank in range(3))
-        found = f"""
-        SELECT found.*, (
-            SELECT n.other_names[one.position] {each} WHERE CASE found.rank {whens} END
-            ORDER BY strpos(lower(n.other_names[one.position] COLLATE "C"), lower($1)) = 0, one.position
-            LIMIT 1
-        ) AS matched
-        FROM ({found}) AS found CROSS JOIN LATERAL (
-            SELECT other_names, sought FROM city_names n WHERE {_same("n", "found")} LIMIT 1
-        ) AS n"""
     return f"""
-    WITH sought AS NOT MATERIALIZED (SELECT {part} AS part, {folded_part} AS folded_part),
-        some1 AS MATERIALIZED ({candidates(1)} LIMIT {FEW + 1}), walked1 AS MATERIALIZED ({walk(1)}),
-        some2 AS MATERIALIZED ({candidates(2)} LIMIT {FEW + 1}), walked2 AS MATERIALIZED ({walk(2)})
-    {found}
+    WITH sought AS NOT MATERIALIZED ({sought}), {", ".join(tables)},
+        found AS NOT MATERIALIZED (SELECT * FROM ({" UNION ALL ".join(branches)}) AS every LIMIT $2)
+    {answer}
     """
 
 
-FEW = 1_000  # names that are looked up by the index at once
-# Of more than that, enough are among the largest cities, most likely: these are walked through.
+FEW = 1_000  # matches that are all looked up
+# Of more matches than that, enough are among the largest cities, most likely: these are looked through first.
 LARGEST = 2_000
 IN_NUMBERS = "0123456789\\"
-_ONE = f"'{BEGIN}' || one.name || '{END}'"  # one of the texts with all names of a city
+_SOUGHT = '($1::text COLLATE "C")'
+# The two letters and one more character, at the end of a name END, make a trigram.
+_TWO_LETTERS = r"({} || E'[\\x01-\\x7f]')"
 
 
-def _part(encoding: str) -> tuple[str, str]:
-    """Return the SQL expressions of the part $1 of a name for LIKE: as the index spells it, and folded."""
-    sought = '($1::text COLLATE "C")'
-    folded_part = folded(sought, encoding)
-    part = spelled(sought) if encoding in INDEXED_ENCODINGS else folded_part
+def _only(rank: int, matches: Callable[[int], str]) -> str:
+    """Return the condition for names that match as well as that and no better."""
+    return f"{matches(rank)} AND NOT ({matches(rank - 1)})" if rank else matches(rank)
+
+
+def _literally(text: str) -> str:
+    """Return a text expression as a pattern of LIKE that stands for itself."""
     for character, literally in _LITERALLY.items():
-        part = f"replace({part}, {character}, {literally})"
-        folded_part = f"replace({folded_part}, {character}, {literally})"
-    return part, folded_part
+        text = f"replace({text}, {character}, {literally})"
+    return text
 
 
 def _same(one: str, other: str) -> str:
@@ -206,7 +251,7 @@ async def create_search_indexes(engine: AsyncEngine) -> None:
 
 
 async def _create_search_index(table: str, connection: AsyncConnection) -> None:
-    name = indexed_name() if table == "cities" else "sought"
+    name = indexed_name() if table == "cities" else "compact"
     index = f"INDEX IF NOT EXISTS {_INDEXES[table]} ON {table} USING gin ({name} gin_trgm_ops)"
     try:
         async with connection.begin_nested():

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import citykit
-from citykit.cities.search import find_statement, letters_of
+from citykit.cities.search import find_other_statement, letters_of
 from tests.cities.test_store import VALUES, Model, Policy
 from tests.support.database import scalar, stored
 
@@ -153,7 +153,7 @@ async def test_an_index_answers_for_other_names_and_nothing_scans_them(engine: A
         await connection.execute(text("VACUUM ANALYZE cities, city_names"))
         for part in ("ort 12345", "sankt", "or", "xq", "город", "o"):
             letters = letters_of(part)
-            sql = f"EXPLAIN ANALYZE {find_statement('UTF8', letters, numbers=False, other_names=True)}"
+            sql = f"EXPLAIN ANALYZE {find_other_statement('UTF8', letters)}"
             rows = [row[0] for row in await connection.exec_driver_sql(sql, (part, 20))]
             # Of one letter the last branch, which never runs here, is a scan.
             scans = [row for row in rows if "Seq Scan" in row and "never executed" not in row]
