@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 
 from citykit.encode import characters_of
@@ -78,16 +79,19 @@ def folded_names(names: str, encoding: str) -> str:
 
 
 def compact(text: str) -> str:
-    """Return the SQL expression of a folded text as ASCII, in which several characters may look alike.
+    """Return the SQL expression of a folded text as ASCII, in a database in UTF8.
 
-    Of the bytes of a character that is not ASCII it has two octal digits each, without the first byte: the
-    trigrams tell which characters are neighbours. By `spelled` they tell single bytes, of which a city with
-    names in many scripts has nearly all. Digits are written as letters.
+    Different texts may become alike. Each character that is not ASCII becomes one letter or digit, or two, by
+    its last bytes in UTF-8. A trigram then tells of three characters. Of `spelled` it tells of one byte, and
+    a city with names in many scripts has nearly all of these.
     """
-    ascii_only = rf"translate({text}, E'\\0123456789', '/abcdefghij')"
-    escaped = f"encode(decode({ascii_only}, 'escape'), 'escape')"
-    digits = rf"replace(regexp_replace({escaped}, E'\\\\3[0-7][0-7]', '', 'g'), E'\\2', '')"
-    return f"(CASE WHEN octet_length({text}) = char_length({text}) THEN {ascii_only} ELSE {digits} END)"
+    octets = rf"convert_from(decode(replace({text}, E'\\', '/'), 'escape'), 'LATIN1')"
+    return f"translate({octets}, E'{_OCTETS}', '{(_SIGNS * 2)[:64]}')"
+
+
+# The second and later bytes of a character in UTF-8; then the first ones, which `translate` takes away.
+_OCTETS = "".join(rf"\u{octet:04x}" for octet in range(0x80, 0x100))
+_SIGNS = string.ascii_lowercase + string.digits
 
 
 def _folded(text: str, ascii_only: str, others: str) -> str:

@@ -20,6 +20,7 @@ from citykit.cities.search import (
     find_statement,
     letters_of,
     part_in,
+    part_statement,
 )
 from citykit.database import Bind, driver_of, in_transaction
 from citykit.decode import frame_of_records
@@ -149,19 +150,22 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
         if part is None:
             return []
 
-        async def found(statement: str) -> list[Any]:
-            # As an unnamed statement, so that it is planned for this very text.
+        async def fetched(statement: str, *values: Any) -> list[Any]:
+            # As an unnamed statement, so that it is planned for these very values.
             prepared = await raw.prepare(statement, name="")
-            rows: list[Any] = await prepared.fetch(part, limit, *args)
+            rows: list[Any] = await prepared.fetch(*values, *args)
             return rows
 
+        statement = part_statement(encoding)
+        spelled, folded, compact, others = (await connection.exec_driver_sql(statement, (part,))).one()
         letters, in_country = letters_of(part), bool(args)
         numbers = not set(IN_NUMBERS).isdisjoint(part)
-        rows = await found(find_statement(encoding, letters, numbers=numbers, in_country=in_country))
-        best = {tuple(row)[:-1]: (row["rank"], row["name"]) for row in rows}
-        if (await connection.exec_driver_sql(_HAS_OTHER_NAMES)).scalar():
-            others = await found(find_other_statement(encoding, letters, in_country=in_country))
-            for *city, rank, matched in others:
+        own = find_statement(encoding, letters, numbers=numbers, in_country=in_country)
+        found = await fetched(own, spelled, limit, folded)
+        best = {tuple(row)[:-1]: (row["rank"], row["name"]) for row in found}
+        if others:
+            other = find_other_statement(encoding, letters_of(compact), in_country=in_country)
+            for *city, rank, matched in await fetched(other, compact, limit, folded, part):
                 if rank < best.get(tuple(city), (3, ""))[0]:
                     best[tuple(city)] = rank, matched
         in_order = sorted(best.items(), key=lambda item: (item[1][0], -item[0][3], item[0][:3]))
@@ -171,13 +175,6 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
     if country is not None and not rows:
         await warn_of_country(bind, country)
     return frame_of_records(rows, {**COLUMNS, "matched": "str"})
-
-
-# A database of an earlier version has no such table, and a role may not be allowed to read it.
-_HAS_OTHER_NAMES = """
-SELECT has_table_privilege(attrelid, 'SELECT') FROM pg_attribute
-WHERE attrelid = to_regclass('city_names') AND attname = 'compact'
-"""
 
 
 @says_await

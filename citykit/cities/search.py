@@ -43,6 +43,25 @@ def part_in(encoding: str, part: str) -> str | None:
     return None if lacks(encoding, part) else part
 
 
+@functools.cache
+def part_statement(encoding: str) -> str:
+    """Return the statement that folds a part of a name ($1), as patterns of LIKE that stand for themselves.
+
+    Its columns: as the index of names spells it, folded, and as the index of other names has it; and whether
+    other names can be searched. A database of an earlier version has no table of them, and a role may not be
+    allowed to read it. Folded in the statements that search, the part would be folded dozens of times.
+    """
+    sought = '($1::text COLLATE "C")'
+    part = spelled(sought) if encoding in INDEXED_ENCODINGS else folded(sought, encoding)
+    other = compact("folded") if encoding == "UTF8" else "''"
+    return f"""
+    SELECT {_literally("part")}, {_literally("folded")}, {_literally(other)}, coalesce((
+        SELECT has_table_privilege(attrelid, 'SELECT') FROM pg_attribute
+        WHERE attrelid = to_regclass('city_names') AND attname = 'compact'), false)
+    FROM (SELECT {part} AS part, {folded(sought, encoding)} AS folded OFFSET 0) AS sought
+    """
+
+
 def letters_of(part: str) -> int:
     """Return how the trigram index can be used for a part of a name.
 
@@ -59,7 +78,8 @@ def letters_of(part: str) -> int:
 def find_statement(encoding: str, letters: int, *, numbers: bool = True, in_country: bool = False) -> str:
     """Return the statement that finds cities by a part of their own names.
 
-    Its parameters are the part ($1), how many are wanted ($2) and the country ($3).
+    Its parameters: the part as the index spells it ($1), how many are wanted ($2), the folded part ($3),
+    the country ($4).
 
     Parameters
     ----------
@@ -74,9 +94,8 @@ def find_statement(encoding: str, letters: int, *, numbers: bool = True, in_coun
         Whether only one country is searched.
     """
     indexed = encoding in INDEXED_ENCODINGS
-    here = "c.country = $3" if in_country else "true"
+    here = "c.country = $4" if in_country else "true"
     name = indexed_name(encoding)
-    part = _literally(spelled(_SOUGHT) if indexed else folded(_SOUGHT, encoding))
 
     # Without the first %, the pattern has the trigram "  q" of every name.
     begin = f"'{'%' if letters > 1 else ''}{BEGIN}' || part"
@@ -103,29 +122,28 @@ def find_statement(encoding: str, letters: int, *, numbers: bool = True, in_coun
             f"WHERE {_only(rank, spelled)} LIMIT $2"
         )
 
-    folded_part = _literally(folded(_SOUGHT, encoding))
-    sought = f"SELECT {part} AS part, {folded_part} AS folded_part"
-    return _by_rank(sought, letters, candidates, among_the_largest, "({}) AS c".format)
+    return _by_rank(letters, candidates, among_the_largest, "({}) AS c".format)
 
 
 @functools.cache
 def find_other_statement(encoding: str, letters: int, *, in_country: bool = False) -> str:
-    """Return the statement that finds cities by a part of their other names: as :func:`find_statement`.
+    """Return the statement that finds cities by a part of their other names, as :func:`find_statement` does.
 
-    Its last column is the name that matched: of several that match equally well, one with the accents of the
-    part, else the first.
+    Its parameters: the part as the index has it ($1), how many are wanted ($2), the folded part ($3), the
+    part as it was given ($4), the country ($5). Its last column is the name that matched: of several that
+    match equally well, one with the accents of the part, else the first.
     """
-    indexed = encoding in INDEXED_ENCODINGS
-    here = "c.country = $3" if in_country else "true"
+    indexed = encoding == "UTF8"
+    here = "c.country = $5" if in_country else "true"
     patterns = (f"'%{BEGIN}' || {{}} || '{END}%'", f"'%{BEGIN}' || {{}} || '%'", "'%' || {} || '%'")
 
     def matches(rank: int) -> str:
-        condition = f"n.folded LIKE {patterns[rank].format('part')}"
+        condition = f"n.folded LIKE {patterns[rank].format('folded_part')}"
         if not indexed:
             return condition
-        by_index = f"n.compact LIKE {patterns[rank].format('compact_part')}"
+        by_index = f"n.compact LIKE {patterns[rank].format('part')}"
         if rank == 2 and letters == 2:
-            by_index = f"n.compact ~ {_TWO_LETTERS.format('compact_part')}"
+            by_index = f"n.compact ~ {_TWO_LETTERS.format('part')}"
         return f"{by_index} AND {condition}"
 
     def candidates(rank: int) -> str:
@@ -143,11 +161,8 @@ def find_other_statement(encoding: str, letters: int, *, in_country: bool = Fals
         city = f"SELECT {SELECTED} FROM cities c WHERE {_same('c', 'n')} AND {here} LIMIT 1"
         return f"({names}) AS n CROSS JOIN LATERAL ({city}) AS c"
 
-    part = _literally(folded(_SOUGHT, encoding))
-    compact_part = f"{_literally(compact('part'))} AS compact_part" if indexed else "part AS compact_part"
-    sought = f"SELECT part, {compact_part} FROM (SELECT {part} AS part) AS folded"
     ranks = " ".join(
-        f"WHEN {rank} THEN '{BEGIN}' || one.name || '{END}' LIKE {pattern.format('part')}"
+        f"WHEN {rank} THEN '{BEGIN}' || one.name || '{END}' LIKE {pattern.format('folded_part')}"
         for rank, pattern in enumerate(patterns)
     )
     every = f"string_to_array(substr(n.folded, 2, length(n.folded) - 2), '{END} {BEGIN}')"
@@ -155,15 +170,15 @@ def find_other_statement(encoding: str, letters: int, *, in_country: bool = Fals
         SELECT n.other_names[one.position]
         FROM unnest({every}) WITH ORDINALITY AS one (name, position), sought
         WHERE CASE found.rank {ranks} END
-        ORDER BY strpos(lower(n.other_names[one.position] COLLATE "C"), lower($1)) = 0, one.position LIMIT 1
+        ORDER BY strpos(lower(n.other_names[one.position] COLLATE "C"), lower($4::text)) = 0, one.position
+        LIMIT 1
     )"""
     names = f"SELECT other_names, folded FROM city_names n WHERE {_same('n', 'found')} LIMIT 1"
     answer = f"SELECT found.*, {matched} FROM found CROSS JOIN LATERAL ({names}) AS n"
-    return _by_rank(sought, letters, candidates, among_the_largest, cities, answer)
+    return _by_rank(letters, candidates, among_the_largest, cities, answer)
 
 
 def _by_rank(
-    sought: str,
     letters: int,
     candidates: Callable[[int], str],
     among_the_largest: Callable[[int], str],
@@ -174,8 +189,6 @@ def _by_rank(
 
     Parameters
     ----------
-    sought : str
-        The SELECT of the part.
     candidates, among_the_largest : callable
         For a rank, the SELECT of all that match, and of the largest that match of the largest cities.
     cities : callable
@@ -204,17 +217,18 @@ def _by_rank(
         ]
     # UNION ALL runs its branches in order; the LIMIT ends it, so that later branches may never run.
     return f"""
-    WITH sought AS NOT MATERIALIZED ({sought}), {", ".join(tables)},
+    WITH sought AS NOT MATERIALIZED (
+            SELECT $1::text COLLATE "C" AS part, $3::text COLLATE "C" AS folded_part
+        ), {", ".join(tables)},
         found AS NOT MATERIALIZED (SELECT * FROM ({" UNION ALL ".join(branches)}) AS every LIMIT $2)
     {answer}
     """
 
 
-FEW = 1_000  # matches that are all looked up
+FEW = 500  # matches that are all looked up
 # Of more matches than that, enough are among the largest cities, most likely: these are looked through first.
-LARGEST = 2_000
+LARGEST = 1_000
 IN_NUMBERS = "0123456789\\"
-_SOUGHT = '($1::text COLLATE "C")'
 # The two letters and one more character, at the end of a name END, make a trigram.
 _TWO_LETTERS = r"({} || E'[\\x01-\\x7f]')"
 
