@@ -156,8 +156,8 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
             rows: list[Any] = await prepared.fetch(*values, *args)
             return rows
 
-        statement = part_statement(encoding)
-        spelled, folded, compact, others = (await connection.exec_driver_sql(statement, (part,))).one()
+        row = (await connection.exec_driver_sql(part_statement(encoding), (part,))).one()
+        spelled, folded, compact, others = tuple(row)
         letters, in_country = letters_of(part), bool(args)
         numbers = not set(IN_NUMBERS).isdisjoint(part)
         own = find_statement(encoding, letters, numbers=numbers, in_country=in_country)

@@ -238,7 +238,8 @@ async def test_the_first_search_of_a_large_table_makes_the_index_that_answers(en
     assert await scalar(engine, INDEXED)
     for part, letters in (("city 12345", 3), ("xq", 2), *[("москва", 3)] * await knows_accents(engine)):
         async with engine.connect() as connection:
-            spelled, plain, *_ = (await connection.exec_driver_sql(part_statement("UTF8"), (part,))).one()
+            row = (await connection.exec_driver_sql(part_statement("UTF8"), (part,))).one()
+            spelled, plain, *_ = tuple(row)
         lines = await plan(engine, find_statement("UTF8", letters), spelled, 20, plain)
         assert sum("Bitmap Index Scan on cities_by_name" in line for line in lines) == 5, lines
         assert not any("Seq Scan" in line for line in lines), lines
