@@ -125,7 +125,7 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
     -----
     Two trigram indexes (PostgreSQL's extension pg_trgm) answer, except for punctuation alone or with one
     letter: of names and of other names. The first search of a large table through an engine creates them (1
-    to 2 s for 200,000 cities, and XX s for their other names, in which nobody can write to the table).
+    to 2 s for 200,000 cities, and 3 to 5 s for their other names, in which nobody can write to the table).
     Without them a search is one pass over the tables.
 
     Examples

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import citykit
@@ -343,6 +343,16 @@ async def test_other_names_are_in_the_transaction_of_their_city(engine: AsyncEng
     with pytest.raises(citykit.DuplicateCityError):
         await citykit.load_cities(engine, both)
     assert await scalar(engine, "SELECT count(*) FROM city_names") == 0
+
+
+async def test_a_load_without_other_names_does_nothing_about_them(engine: AsyncEngine) -> None:
+    statements: list[str] = []
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    frame = pd.DataFrame({"name": [f"city {i}" for i in range(30_000)], "population": 1})
+    for policy in get_args(Policy):
+        await citykit.load_cities(engine, frame[20_000 if policy == "error" else 0 :], on_conflict=policy)
+    assert statements
+    assert not [sql for sql in statements if "city_names" in sql or "other_names" in sql]
 
 
 async def test_adding_a_city_with_other_names(engine: AsyncEngine) -> None:
