@@ -60,7 +60,7 @@ class OtherNames:
         )
 
     async def store(self, refused: Collection[int]) -> int:
-        """Store the names; return of how many rows nothing else changed."""
+        """Store the names; return how many rows changed nothing else of their city."""
         position = self.rows.position
         if refused:
             await self._execute(
