@@ -25,6 +25,7 @@ if _typing.TYPE_CHECKING:
         nearest_cities,
         summarize_countries,
         world_cities,
+        world_countries,
     )
     from citykit.database import Bind, Numeric, connect, sessions
     from citykit.decode import DtypeBackend
@@ -51,6 +52,7 @@ __all__ = [
     "add_city", "biggest_cities", "connect", "create_table", "create_tables", "execute", "find_cities",
     "load_cities", "load_frame", "nearest_cities", "plot_biggest", "plot_countries", "plot_map",
     "plot_rank_size", "read_frame", "run", "sessions", "stream_frames", "summarize_countries", "world_cities",
+    "world_countries",
 ]  # fmt: skip
 
 # Where each public name is defined. Tab after `citykit.` offers them, and the rooms.
@@ -58,7 +60,7 @@ _NAMES = {
     "charts": ("plot_biggest", "plot_countries", "plot_map", "plot_rank_size"),
     "cities": (
         "Base", "City", "add_city", "biggest_cities", "create_tables", "find_cities", "load_cities",
-        "nearest_cities", "summarize_countries", "world_cities",
+        "nearest_cities", "summarize_countries", "world_cities", "world_countries",
     ),
     "database": ("Bind", "Numeric", "connect", "sessions"),
     "decode": ("DtypeBackend",),

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ class _OneLineErrors(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
         words = sys.argv[1:] if args is None else list(args)
         options["standalone_mode"] = False
+        warnings.showwarning = lambda message, *_, **__: typer.echo(f"citykit: {message}", err=True)
         try:
             sys.exit(super().main(words or ["--help"], *rest, **options) or 0)
         except (citykit.CitykitError, OSError, SQLAlchemyError, ValueError) as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 
 from citykit.encode import characters_of
@@ -19,6 +20,7 @@ _SPELLED_OUT = {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}
 # The database encodings for which names are indexed. In SQL_ASCII characters are bytes: only lower() applies.
 INDEXED_ENCODINGS = ("UTF8", "SQL_ASCII")
 SEARCH_INDEX = "cities_by_name"
+NAMES_INDEX = "city_names_by_name"
 # Marks before and after each name in the index, so that trigrams tell where a name begins and ends. No folded
 # name has capitals, and pg_trgm takes these for letters in every locale.
 BEGIN, END = "Q", "X"
@@ -62,6 +64,34 @@ def indexed_name(encoding: str = "UTF8") -> str:
     """Return the SQL expression by which names are found, in a database of that encoding."""
     name = spelled("name") if encoding in INDEXED_ENCODINGS else folded("name", encoding)
     return f"('{BEGIN}' || {name} || '{END}')"
+
+
+def folded_names(names: str, encoding: str) -> str:
+    """Return the SQL expression of one text with all names of an array, each folded, from BEGIN to END.
+
+    A blank lies between two names, so that no trigram of the index has letters of both.
+    """
+    name = folded('(one.name COLLATE "C")', encoding)
+    return (
+        f"(SELECT string_agg('{BEGIN}' || {name} || '{END}', ' ' ORDER BY one.position) "  # noqa: S608
+        f"FROM unnest({names}) WITH ORDINALITY AS one (name, position))"
+    )
+
+
+def compact(text: str) -> str:
+    """Return the SQL expression of a folded text as ASCII, in a database in UTF8.
+
+    Different texts may become alike. Each character that is not ASCII becomes one letter or digit, or two, by
+    its last bytes in UTF-8. A trigram then tells of three characters. Of `spelled` it tells of one byte, and
+    a city with names in many scripts has nearly all of these.
+    """
+    octets = rf"convert_from(decode(replace({text}, E'\\', '/'), 'escape'), 'LATIN1')"
+    return f"translate({octets}, E'{_OCTETS}', '{(_SIGNS * 2)[:64]}')"
+
+
+# The second and later bytes of a character in UTF-8; then the first ones, which `translate` takes away.
+_OCTETS = "".join(rf"\u{octet:04x}" for octet in range(0x80, 0x100))
+_SIGNS = string.ascii_lowercase + string.digits
 
 
 def _folded(text: str, ascii_only: str, others: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Column,
     Double,
     Identity,
     Index,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
@@ -25,6 +27,7 @@ class Base(DeclarativeBase):
 
 MAX_INTEGER = 2**31 - 1  # of PostgreSQL's integer
 KEY = ("name", "country", "region")
+_CREATE = "await citykit.create_tables(engine)"
 
 
 def _limited(
@@ -115,7 +118,7 @@ class City(Base):
         # 'biggest' reads these in their order and never sorts the table.
         Index("cities_biggest", population.desc(), "name"),
         Index("cities_biggest_by_country", "country", population.desc(), "name"),
-        {"info": {"create": "await citykit.create_tables(engine)"}},
+        {"info": {"create": _CREATE}},
     )
 
     def __repr__(self) -> str:
@@ -134,3 +137,24 @@ _DTYPES = {str: "str", int: "int64", float: "float64"}
 COLUMNS = {
     column.name: _DTYPES[column.type.python_type] for column in CITIES.columns if column.identity is None
 }
+
+# The other names of a city, by its key. It refers to `cities` by no constraint: a table that a foreign key
+# names cannot be truncated, and TRUNCATE makes a first load four times as fast. Names whose city is gone are
+# never found.
+CITY_NAMES = Table(
+    "city_names",
+    Base.metadata,
+    *(Column(name, Text(collation="C"), primary_key=True) for name in KEY),
+    Column(
+        "other_names",
+        ARRAY(Text),
+        nullable=False,
+        info={"meaning": "Other names are a list of texts of {low} to {high} characters.".format_map(
+            CITIES.c["name"].info
+        )},
+    ),
+    # The names as `find_cities` compares them (`folding.folded_names`), and for its index (`compact`).
+    Column("folded", Text(collation="C"), nullable=False),
+    Column("compact", Text(collation="C"), nullable=False),
+    info={"create": _CREATE},
+)  # fmt: skip

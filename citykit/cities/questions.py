@@ -9,8 +9,19 @@ from typing import Any
 import pandas as pd
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from citykit.cities.country_codes import warn_of_country
 from citykit.cities.model import CITIES, COLUMNS
-from citykit.cities.search import ORDER, SELECTED, create_search_index, find_statement, letters_of, part_in
+from citykit.cities.search import (
+    IN_NUMBERS,
+    ORDER,
+    SELECTED,
+    create_search_indexes,
+    find_other_statement,
+    find_statement,
+    letters_of,
+    part_in,
+    part_statement,
+)
 from citykit.database import Bind, driver_of, in_transaction
 from citykit.decode import frame_of_records
 from citykit.runtime import says_await
@@ -36,6 +47,11 @@ async def biggest_cities(
         ``name``, ``country``, ``region`` (str), ``population`` (int64, persons), ``latitude``,
         ``longitude`` (float64, degrees, NaN where unknown); the same for no rows.
 
+    Warns
+    -----
+    UserWarning
+        If nothing was found, and no city has the country.
+
     Raises
     ------
     ValueError
@@ -49,7 +65,10 @@ async def biggest_cities(
     >>> frame["name"].tolist()
     ['Shanghai', 'Beijing', 'Shenzhen']
     """
-    return await _answer(bind, *_biggest(n, country, region), COLUMNS)
+    frame = await _answer(bind, *_biggest(n, country, region), COLUMNS)
+    if country is not None and frame.empty:
+        await warn_of_country(bind, country)
+    return frame
 
 
 async def biggest_rows(bind: Bind, n: int, country: str | None = None) -> Sequence[Any]:
@@ -70,8 +89,8 @@ def _biggest(n: int, country: str | None, region: str | None) -> tuple[str, list
 
 
 @says_await
-async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
-    """Find cities by name, ignoring case and accents: ``"sao paulo"`` finds São Paulo.
+async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None = None) -> pd.DataFrame:
+    """Find cities by name, ignoring case and accents: ``"sao paulo"`` finds São Paulo, ``"Wien"`` Vienna.
 
     Parameters
     ----------
@@ -80,12 +99,20 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
         The name, its beginning or any part of it. ``%`` and ``_`` stand for themselves.
     n : int
         How many at most, 1 or more.
+    country : str, optional
+        Only this one, spelled as stored (``"IS"``); None: all.
 
     Returns
     -------
-    DataFrame, shape (≤ n, 6)
-        The columns of :func:`biggest_cities`. Names that are `text` come first, then those that begin with
-        it, then those that contain it; each largest first.
+    DataFrame, shape (≤ n, 7)
+        The columns of :func:`biggest_cities` and ``matched`` (str): the city's name, or that of its other
+        names, which matched. Names that are `text` come first, then those that begin with it, then those
+        that contain it; each largest first. A city is there once, by the name that matches best.
+
+    Warns
+    -----
+    UserWarning
+        If nothing was found, and no city has the country.
 
     Raises
     ------
@@ -96,9 +123,10 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
 
     Notes
     -----
-    A trigram index (PostgreSQL's extension pg_trgm) answers, except for punctuation alone or with one
-    letter. The first search of a large table through an engine creates it (1 to 2 s for 200,000 cities, in
-    which nobody can write to the table). Without it a search is one pass over the table.
+    Two trigram indexes (PostgreSQL's extension pg_trgm) answer, except for punctuation alone or with one
+    letter: of names and of other names. The first search of a large table through an engine creates them (1
+    to 2 s for 200,000 cities, and 3 to 5 s for their other names, in which nobody can write to the table).
+    Without them a search is one pass over the tables.
 
     Examples
     --------
@@ -111,21 +139,42 @@ async def find_cities(bind: Bind, text: str, n: int = 20) -> pd.DataFrame:
         raise ValueError("text is a name or a part of one, and here it is empty")
 
     limit = _count(n)
+    args = [] if country is None else [_storable("country", country, "spelled as stored")]
     if isinstance(bind, AsyncEngine):
-        await create_search_index(bind)
+        await create_search_indexes(bind)
 
-    async def work(connection: AsyncConnection) -> list[Any]:
+    async def work(connection: AsyncConnection) -> list[tuple[Any, ...]]:
         raw = driver_of(connection)
         encoding = raw.get_settings().server_encoding
         part = part_in(encoding, sought)
         if part is None:
             return []
-        # As an unnamed statement, so that it is planned for this very text.
-        prepared = await raw.prepare(find_statement(encoding, letters_of(part)), name="")
-        rows: list[Any] = await prepared.fetch(part, limit)
-        return sorted(rows, key=operator.itemgetter("rank"))
 
-    return frame_of_records(await in_transaction(bind, work, effect="reads"), COLUMNS)
+        async def fetched(statement: str, *values: Any) -> list[Any]:
+            # As an unnamed statement, so that it is planned for these very values.
+            prepared = await raw.prepare(statement, name="")
+            rows: list[Any] = await prepared.fetch(*values, *args)
+            return rows
+
+        row = (await connection.exec_driver_sql(part_statement(encoding), (part,))).one()
+        spelled, folded, compact, others = tuple(row)
+        letters, in_country = letters_of(part), bool(args)
+        numbers = not set(IN_NUMBERS).isdisjoint(part)
+        own = find_statement(encoding, letters, numbers=numbers, in_country=in_country)
+        found = await fetched(own, spelled, limit, folded)
+        best = {tuple(row)[:-1]: (row["rank"], row["name"]) for row in found}
+        if others:
+            other = find_other_statement(encoding, letters_of(compact), in_country=in_country)
+            for *city, rank, matched in await fetched(other, compact, limit, folded, part):
+                if rank < best.get(tuple(city), (3, ""))[0]:
+                    best[tuple(city)] = rank, matched
+        in_order = sorted(best.items(), key=lambda item: (item[1][0], -item[0][3], item[0][:3]))
+        return [(*city, matched) for city, (_, matched) in in_order[:limit]]
+
+    rows = await in_transaction(bind, work, effect="reads")
+    if country is not None and not rows:
+        await warn_of_country(bind, country)
+    return frame_of_records(rows, {**COLUMNS, "matched": "str"})
 
 
 @says_await

@@ -1,9 +1,12 @@
 """The statement that finds cities by a part of their names, best first, and the trigram index for it."""
 
+# ruff: noqa: S608  the names of citykit's own tables and columns
+
 from __future__ import annotations
 
 import functools
 import unicodedata
+from collections.abc import Callable
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -12,23 +15,19 @@ from citykit.cities.folding import (
     BEGIN,
     END,
     INDEXED_ENCODINGS,
+    NAMES_INDEX,
     SEARCH_INDEX,
+    compact,
     folded,
     indexed_name,
     spelled,
 )
-from citykit.cities.model import COLUMNS
+from citykit.cities.model import COLUMNS, KEY
 from citykit.database import Condition, in_transaction, sqlstate
 from citykit.encode import lacking
 
 SELECTED = ", ".join(COLUMNS)
 ORDER = "population DESC, name, country, region"
-_LARGEST = {
-    0: 4_000,
-    1: 4_000,
-    2: 4_000,
-    3: 1_000,
-}  # by `letters`: how many of the largest cities are scanned first
 # Characters that stand for themselves in a pattern of LIKE once they are escaped, both as SQL literals.
 # E'…', in which a backslash is doubled: standard_conforming_strings may be off.
 _LITERALLY = {r"E'\\'": r"E'\\\\'", "'%'": r"E'\\%'", "'_'": r"E'\\_'"}
@@ -44,6 +43,25 @@ def part_in(encoding: str, part: str) -> str | None:
     return None if lacking(encoding, part) else part
 
 
+@functools.cache
+def part_statement(encoding: str) -> str:
+    """Return the statement that folds a part of a name ($1), as patterns of LIKE that stand for themselves.
+
+    Its columns: as the index of names spells it, folded, and as the index of other names has it; and whether
+    other names can be searched. A database of an earlier version has no table of them, and a role may not be
+    allowed to read it. Folded in the statements that search, the part would be folded dozens of times.
+    """
+    sought = '($1::text COLLATE "C")'
+    part = spelled(sought) if encoding in INDEXED_ENCODINGS else folded(sought, encoding)
+    other = compact("folded") if encoding == "UTF8" else "''"
+    return f"""
+    SELECT {_literally("part")}, {_literally("folded")}, {_literally(other)}, coalesce((
+        SELECT has_table_privilege(attrelid, 'SELECT') FROM pg_attribute
+        WHERE attrelid = to_regclass('city_names') AND attname = 'compact'), false)
+    FROM (SELECT {part} AS part, {folded(sought, encoding)} AS folded OFFSET 0) AS sought
+    """
+
+
 def letters_of(part: str) -> int:
     """Return how the trigram index can be used for a part of a name.
 
@@ -57,99 +75,224 @@ def letters_of(part: str) -> int:
 
 
 @functools.cache
-def find_statement(encoding: str, letters: int) -> str:
-    """Return the statement for a part of a name: $1, of which $2 cities are wanted.
+def find_statement(encoding: str, letters: int, *, numbers: bool = True, in_country: bool = False) -> str:
+    """Return the statement that finds cities by a part of their own names.
 
-    `encoding` is the database's; `letters` says what the index can tell of the part (:func:`letters_of`).
+    Its parameters: the part as the index spells it ($1), how many are wanted ($2), the folded part ($3),
+    the country ($4).
+
+    Parameters
+    ----------
+    encoding : str
+        The database's.
+    letters : int
+        What the index can tell of the part (:func:`letters_of`).
+    numbers : bool
+        Whether the part has characters by which :func:`spelled` writes others (`IN_NUMBERS`), so that the
+        folded names have to be compared as well.
+    in_country : bool
+        Whether only one country is searched.
     """
+    indexed = encoding in INDEXED_ENCODINGS
+    here = "c.country = $4" if in_country else "true"
     name = indexed_name(encoding)
-    sought = '($1::text COLLATE "C")'
-    indexes = encoding in INDEXED_ENCODINGS
-    folded_part = folded(sought, encoding)
-    part = spelled(sought) if indexes else folded_part
-    for character, literally in _LITERALLY.items():
-        part = f"replace({part}, {character}, {literally})"
-        folded_part = f"replace({folded_part}, {character}, {literally})"
 
-    def ranked(rank: int, condition: str, *, indexed: bool = True, among: str = "cities") -> str:
-        # `population + 0` keeps the planner from walking the population index: the trigram index must serve
-        # this query, also where the table has no statistics.
-        order = ORDER.replace("population", "population + 0") if indexed else ORDER
-        where = condition.format(name=name if among == "cities" else "spelled")
+    # Without the first %, the pattern has the trigram "  q" of every name.
+    begin = f"'{'%' if letters > 1 else ''}{BEGIN}' || part"
+    patterns = (f"{begin} || '{END}'", f"{begin} || '%'", "'%' || part || '%'")
+
+    def matches(rank: int, name: str = name) -> str:
+        condition = f"{name} LIKE {patterns[rank]}"
+        if rank < 2:
+            return condition
+        if letters == 2 and indexed:
+            condition = f"{name} ~ {_TWO_LETTERS.format('part')}"
+        if not (numbers and indexed):
+            return condition
+        return f"{condition} AND {folded('c.name', encoding)} LIKE '%' || folded_part || '%'"
+
+    def candidates(rank: int) -> str:
+        return f"SELECT {SELECTED} FROM cities c, sought WHERE {here} AND {_only(rank, matches)}"
+
+    def among_the_largest(rank: int) -> str:
+        largest = f"SELECT {SELECTED}, {name} AS spelled FROM cities c WHERE {here} ORDER BY {ORDER}"
+        spelled = functools.partial(matches, name="spelled")
         return (
-            f"(SELECT {SELECTED}, {rank} AS rank FROM {among}, sought WHERE {where} "  # noqa: S608
-            f"ORDER BY {order} LIMIT $2)"
+            f"SELECT {SELECTED}, {rank} AS rank FROM ({largest} LIMIT {LARGEST}) AS c, sought "
+            f"WHERE {_only(rank, spelled)} LIMIT $2"
         )
 
-    anywhere = "%" if letters > 1 else ""  # without it, the pattern has the trigram "  q" of every name
-    exact = f"{{name}} LIKE '{anywhere}{BEGIN}' || part || '{END}'"
-    begins = f"{{name}} LIKE '{anywhere}{BEGIN}' || part || '%'"
-    contains = f"{folded('name', encoding)} LIKE '%' || folded_part || '%'"
-    if letters in (0, 3):
-        contains = "{name} LIKE '%' || part || '%' AND " + contains
-    elif letters == 2 and indexes:
-        # The two letters and one more character, at the end of a name END, make a trigram.
-        contains = r"{name} ~ (part || E'[\\x01-\\x7f]') AND " + contains
-    begins, contains = f"{begins} AND NOT {exact}", f"{contains} AND NOT {begins}"
-    # If very many names match, enough of them are among the largest cities, and the rest is not searched.
-    enough = "(SELECT count(*) FROM {}) >= $2"
-    branches = (
-        ranked(0, exact),
-        f"(SELECT * FROM begun WHERE {enough.format('begun')})",  # noqa: S608
-        ranked(1, f"NOT {enough.format('begun')} AND {begins}"),
-        f"(SELECT * FROM contained WHERE {enough.format('contained')})",  # noqa: S608
-        ranked(2, f"NOT {enough.format('contained')} AND {contains}", indexed=letters != 1),
+    return _by_rank(letters, candidates, among_the_largest, "({}) AS c".format)
+
+
+@functools.cache
+def find_other_statement(encoding: str, letters: int, *, in_country: bool = False) -> str:
+    """Return the statement that finds cities by a part of their other names, as :func:`find_statement` does.
+
+    Its parameters: the part as the index has it ($1), how many are wanted ($2), the folded part ($3), the
+    part as it was given ($4), the country ($5). Its last column is the name that matched: of several that
+    match equally well, one with the accents of the part, else the first.
+    """
+    indexed = encoding == "UTF8"
+    here = "c.country = $5" if in_country else "true"
+    patterns = (f"'%{BEGIN}' || {{}} || '{END}%'", f"'%{BEGIN}' || {{}} || '%'", "'%' || {} || '%'")
+
+    def matches(rank: int) -> str:
+        condition = f"n.folded LIKE {patterns[rank].format('folded_part')}"
+        if not indexed:
+            return condition
+        by_index = f"n.compact LIKE {patterns[rank].format('part')}"
+        if rank == 2 and letters == 2:
+            by_index = f"n.compact ~ {_TWO_LETTERS.format('part')}"
+        return f"{by_index} AND {condition}"
+
+    def candidates(rank: int) -> str:
+        return f"SELECT {', '.join(KEY)} FROM city_names n, sought WHERE {_only(rank, matches)}"
+
+    def among_the_largest(rank: int) -> str:
+        largest = f"SELECT {SELECTED} FROM cities c WHERE {here} ORDER BY {ORDER} LIMIT {LARGEST}"
+        return (
+            f"SELECT c.*, {rank} AS rank FROM ({largest}) AS c CROSS JOIN LATERAL (SELECT FROM city_names n, "
+            f"sought WHERE {_same('n', 'c')} AND {_only(rank, matches)} LIMIT 1) AS n LIMIT $2"
+        )
+
+    def cities(names: str) -> str:
+        # LIMIT 1 has each city looked up by its key.
+        city = f"SELECT {SELECTED} FROM cities c WHERE {_same('c', 'n')} AND {here} LIMIT 1"
+        return f"({names}) AS n CROSS JOIN LATERAL ({city}) AS c"
+
+    ranks = " ".join(
+        f"WHEN {rank} THEN '{BEGIN}' || one.name || '{END}' LIKE {pattern.format('folded_part')}"
+        for rank, pattern in enumerate(patterns)
     )
+    every = f"string_to_array(substr(n.folded, 2, length(n.folded) - 2), '{END} {BEGIN}')"
+    matched = f"""(
+        SELECT n.other_names[one.position]
+        FROM unnest({every}) WITH ORDINALITY AS one (name, position), sought
+        WHERE CASE found.rank {ranks} END
+        ORDER BY strpos(lower(n.other_names[one.position] COLLATE "C"), lower($4::text)) = 0, one.position
+        LIMIT 1
+    )"""
+    names = f"SELECT other_names, folded FROM city_names n WHERE {_same('n', 'found')} LIMIT 1"
+    answer = f"SELECT found.*, {matched} FROM found CROSS JOIN LATERAL ({names}) AS n"
+    return _by_rank(letters, candidates, among_the_largest, cities, answer)
+
+
+def _by_rank(
+    letters: int,
+    candidates: Callable[[int], str],
+    among_the_largest: Callable[[int], str],
+    cities: Callable[[str], str],
+    answer: str = "SELECT * FROM found",
+) -> str:
+    """Return the statement that finds the best cities: names that are the part, begin with it, contain it.
+
+    Parameters
+    ----------
+    candidates, among_the_largest : callable
+        For a rank, the SELECT of all that match, and of the largest that match of the largest cities.
+    cities : callable
+        For a SELECT of candidates, the FROM of their cities `c`.
+    answer : str
+        The SELECT from the cities that were `found`, with their `rank`.
+    """
+
+    def largest_of(rank: int, found: str, condition: str = "true") -> str:
+        # OFFSET 0 keeps the planner from walking the population index instead of using the trigrams.
+        return (
+            f"(SELECT c.*, {rank} AS rank FROM {cities(f'{found} OFFSET 0')} WHERE {condition} "
+            f"ORDER BY {ORDER} LIMIT $2)"
+        )
+
+    tables, branches = [], [largest_of(0, candidates(0))]
+    for rank in (1, 2):
+        tables.append(f"some{rank} AS MATERIALIZED ({candidates(rank)} LIMIT {FEW + 1})")
+        tables.append(f"walked{rank} AS MATERIALIZED ({among_the_largest(rank)})")
+        few = "false" if letters == 1 else f"(SELECT count(*) FROM some{rank}) <= {FEW}"
+        enough = f"(SELECT count(*) FROM walked{rank}) >= $2"
+        branches += [
+            largest_of(rank, f"SELECT * FROM some{rank}", few),
+            f"(SELECT * FROM walked{rank} WHERE CASE WHEN {few} THEN false ELSE {enough} END)",
+            largest_of(rank, candidates(rank), f"CASE WHEN {few} THEN false ELSE NOT {enough} END"),
+        ]
     # UNION ALL runs its branches in order; the LIMIT ends it, so that later branches may never run.
     return f"""
-    WITH sought AS NOT MATERIALIZED (SELECT {part} AS part, {folded_part} AS folded_part),
-        largest AS MATERIALIZED (
-            SELECT {SELECTED}, {name} AS spelled FROM cities ORDER BY {ORDER} LIMIT {_LARGEST[letters]}
-        ),
-        begun AS MATERIALIZED {ranked(1, begins, indexed=False, among="largest")},
-        contained AS MATERIALIZED {ranked(2, contains, indexed=False, among="largest")}
-    SELECT * FROM ({" UNION ALL ".join(branches)}) AS found LIMIT $2
-    """  # noqa: S608
+    WITH sought AS NOT MATERIALIZED (
+            SELECT $1::text COLLATE "C" AS part, $3::text COLLATE "C" AS folded_part
+        ), {", ".join(tables)},
+        found AS NOT MATERIALIZED (SELECT * FROM ({" UNION ALL ".join(branches)}) AS every LIMIT $2)
+    {answer}
+    """
 
 
-async def create_search_index(engine: AsyncEngine) -> None:
-    """Create the trigram index, if the table is large, owned by this role and not being written.
+FEW = 500  # matches that are all looked up
+# Of more matches than that, enough are among the largest cities, most likely: these are looked through first.
+LARGEST = 1_000
+IN_NUMBERS = "0123456789\\"
+# The two letters and one more character, at the end of a name END, make a trigram.
+_TWO_LETTERS = r"({} || E'[\\x01-\\x7f]')"
 
-    It is made by the first search and not with the table: every load of a table that nobody searches
+
+def _only(rank: int, matches: Callable[[int], str]) -> str:
+    """Return the condition for names that match as well as that and no better."""
+    return f"{matches(rank)} AND NOT ({matches(rank - 1)})" if rank else matches(rank)
+
+
+def _literally(text: str) -> str:
+    """Return a text expression as a pattern of LIKE that stands for itself."""
+    for character, literally in _LITERALLY.items():
+        text = f"replace({text}, {character}, {literally})"
+    return text
+
+
+def _same(one: str, other: str) -> str:
+    return " AND ".join(f"{one}.{name} = {other}.{name}" for name in KEY)
+
+
+async def create_search_indexes(engine: AsyncEngine) -> None:
+    """Create the trigram index of each table that is large, owned by this role and not being written.
+
+    They are made by the first search and not with the tables: every load of a table that nobody searches
     would take 1.5 to 2 times as long.
     """
 
-    async def wanted(connection: AsyncConnection) -> bool:
-        args = (SEARCH_INDEX, _LARGE_BYTES, list(INDEXED_ENCODINGS))
-        return bool((await connection.exec_driver_sql(_WANTS_SEARCH_INDEX, args)).scalar())
+    async def wanted(connection: AsyncConnection) -> list[str]:
+        args = (list(_INDEXES), list(_INDEXES.values()), _LARGE_BYTES, list(INDEXED_ENCODINGS))
+        return list((await connection.exec_driver_sql(_WANTS_SEARCH_INDEX, args)).scalars())
 
-    async def create(connection: AsyncConnection) -> None:
-        index = f"INDEX IF NOT EXISTS {SEARCH_INDEX} ON cities USING gin ({indexed_name()} gin_trgm_ops)"
-        try:
-            async with connection.begin_nested():
-                # This lock lets readers go on.
-                await connection.exec_driver_sql("LOCK TABLE cities IN SHARE ROW EXCLUSIVE MODE NOWAIT")
-                await connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-                await connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS pg_trgm")
-                await connection.exec_driver_sql(f"CREATE {index}")
-        except DBAPIError as exc:
-            if sqlstate(exc) not in _WITHOUT_SEARCH_INDEX:
-                raise
-
-    if await in_transaction(engine, wanted, effect="reads"):
-        await in_transaction(engine, create)
+    for table in await in_transaction(engine, wanted, effect="reads"):
+        await in_transaction(engine, functools.partial(_create_search_index, table))
 
 
+async def _create_search_index(table: str, connection: AsyncConnection) -> None:
+    name = indexed_name() if table == "cities" else "compact"
+    index = f"INDEX IF NOT EXISTS {_INDEXES[table]} ON {table} USING gin ({name} gin_trgm_ops)"
+    try:
+        async with connection.begin_nested():
+            # This lock lets readers go on.
+            await connection.exec_driver_sql(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE NOWAIT")
+            await connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            await connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+            await connection.exec_driver_sql(f"CREATE {index}")
+    except DBAPIError as exc:
+        if sqlstate(exc) not in _WITHOUT_SEARCH_INDEX:
+            raise
+
+
+_INDEXES = {"cities": SEARCH_INDEX, "city_names": NAMES_INDEX}
 _LARGE_BYTES = 1_000_000  # some 10,000 cities: a scan of them takes 5 ms
 _WANTS_SEARCH_INDEX = """
-SELECT CASE WHEN to_regclass($1) IS NOT NULL OR pg_relation_size(oid) < $2 THEN false ELSE
-    current_setting('server_encoding') = ANY($3::text[])
+SELECT searched.name
+FROM unnest($1::text[], $2::text[]) AS searched (name, index)
+JOIN pg_class ON oid = to_regclass(searched.name)
+WHERE to_regclass(searched.index) IS NULL
+    AND pg_relation_size(oid) >= $3
+    AND current_setting('server_encoding') = ANY($4::text[])
     AND current_setting('transaction_read_only') = 'off'
     AND pg_has_role(relowner, 'USAGE')
     AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_trgm' AND (
         installed_version IS NOT NULL OR has_database_privilege(current_database(), 'CREATE')
     ))
-END FROM pg_class WHERE oid = to_regclass('cities')
 """
 _WITHOUT_SEARCH_INDEX = (
     Condition.LOCK_NOT_AVAILABLE,  # somebody writes: the next search tries again

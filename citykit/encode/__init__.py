@@ -27,7 +27,7 @@ __all__ = [
     "rejects_frame",
     "rules_of",
     "table_of",
-    "types_in_binary",
+   
     "types_of",
     "validate",
 ]  # fmt: skip

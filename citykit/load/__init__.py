@@ -1,13 +1,14 @@
 """Rows to any table."""
 
 from citykit.load.creating import create_table
-from citykit.load.loading import LoadReport, OnInvalid, load_frame
+from citykit.load.loading import LoadReport, OnInvalid, load_frame, load_rows
 from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
 from citykit.load.refusals import violated_by
 from citykit.load.source import Source
+from citykit.load.staging import Target
 
 __all__ = [
-    "LoadReport", "OnConflict", "OnInvalid", "Source", "create_table", "load_frame", "settle_numbers",
-    "violated_by",
+    "LoadReport", "OnConflict", "OnInvalid", "Source", "Target", "create_table", "load_frame", "load_rows",
+    "settle_numbers", "violated_by",
 ]  # fmt: skip

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import asyncpg
 import pyarrow as pa
@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database import Condition, driver_of, local_setting, lock, server_message, sqlstate
-from citykit.encode import POSITION, in_encoding, rejects_frame
+from citykit.encode import POSITION, Rule, in_encoding, rejects_frame
 from citykit.errors import CitykitError, InvalidFrameError
 from citykit.load.catalogue import (
     NOT_COMPARED,
@@ -65,6 +65,21 @@ STREAM_ROWS = 2**40  # at most, of what has no length
 _NOT_BY_COPY = (Condition.FEATURE_NOT_SUPPORTED, Condition.WRONG_OBJECT_TYPE)  # only by INSERT
 
 
+class Beside(Protocol):
+    """A column of the rows that another table stores, in the transaction of the load."""
+
+    rule: Rule
+
+    async def prepare(self, connection: AsyncConnection, rows: Target, on_conflict: OnConflict) -> None:
+        """Remember what is stored, before the rows are; they are in the staging table of `rows` already."""
+
+    async def store(self, refused: Collection[int]) -> int:
+        """Store the column of the rows, without those at the positions that were refused.
+
+        Return how many rows changed nothing but this column.
+        """
+
+
 @dataclass
 class Load:
     """One load: its rows, where they go, and how far it has come."""
@@ -77,6 +92,7 @@ class Load:
     rows_done: RowsDone
     callers: bool  # the transaction is the caller's
     limits: Limits
+    beside: Beside | None = None
     # Known once the first batch is there:
     target: Target = field(init=False)
     wanted: Wanted = field(init=False)
@@ -101,17 +117,28 @@ class Load:
                 if facts is None:
                     await self._look_up()
                 return 0, 0, "copy"
-            self._first: AsyncIterator[pa.Table] | None = _chain(first, batches)
+            self.beside = self.beside if self.beside and self.beside.rule.name in first.column_names else None
+            every = [first, *[batch async for batch in batches]] if self.beside else []
+            self.rows.refuse()
+            first = self._without_beside(first)
+            self._first: AsyncIterator[pa.Table] | None = (
+                _each([self._without_beside(batch) for batch in every]) if every else _chain(first, batches)
+            )
             self.target = _target(self.table, self.key, first)
             await self._read_facts(facts)
+            if self.beside:
+                staged = await self._stage_beside(self.beside.rule.name, every)
+                await self.beside.prepare(self.connection, staged, self.on_conflict)
             held = await self._lock()
             while held and not await is_still(self.connection, self._name, self.facts):
                 await self._read_facts()  # the table was replaced before the lock was granted
             if held == "SHARE ROW EXCLUSIVE" and not self.target.wide:
                 self.by = await asyncio.to_thread(costliest, first, self.facts.orders)
-            outcome = await self._follow(held)
+            inserted, updated, plan = await self._follow(held)
             await self.given.settle(self.connection)
-            return outcome
+            if self.beside:
+                updated += await self.beside.store(self.rows.refused)
+            return inserted, updated, plan
 
     async def _read_facts(self, facts: Facts | None = None) -> None:
         while facts is None:
@@ -295,8 +322,24 @@ class Load:
 
     def _source(self) -> AsyncIterator[pa.Table]:
         """Return the batches from the first on; again, where they can be sent again."""
-        source, self._first = self._first or self.rows.batches(), None
+        source, self._first = self._first or self._batches(), None
         return self.given.noted(source)
+
+    async def _batches(self) -> AsyncIterator[pa.Table]:
+        async with aclosing(self.rows.batches()) as batches:
+            async for batch in batches:
+                yield self._without_beside(batch)
+
+    def _without_beside(self, rows: pa.Table) -> pa.Table:
+        return rows.drop_columns(self.beside.rule.name) if self.beside else rows
+
+    async def _stage_beside(self, name: str, batches: Iterable[pa.Table]) -> Target:
+        """Copy the rows into a temporary table of their own, with the column that another table stores."""
+        columns, suffix = (*self.target.columns, name), f"{self.target.suffix}_beside"
+        target = replace(self.target, columns=columns, types=None, suffix=suffix)
+        definitions = {**self._definitions, name: "text[]"}
+        await stage(self.connection, target, definitions, _each(batches), lambda _: None)
+        return target
 
     async def _stage(self) -> None:
         source = self._source()
@@ -459,6 +502,11 @@ def _target(table: Table, key: tuple[str, ...], first: pa.Table) -> Target:
 async def _chain(first: pa.Table, rest: AsyncIterator[pa.Table]) -> AsyncIterator[pa.Table]:
     yield first
     async for batch in rest:
+        yield batch
+
+
+async def _each(batches: Iterable[pa.Table]) -> AsyncIterator[pa.Table]:
+    for batch in batches:
         yield batch
 
 

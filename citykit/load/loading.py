@@ -16,7 +16,7 @@ from citykit.database import Bind, in_transaction, local_setting, lock_bound
 from citykit.encode import key_of, rules_of, table_of
 from citykit.load.catalogue import facts_of, refuse_no_table
 from citykit.load.creating import create_for
-from citykit.load.execute import SERVER_ERRORS, Load, Outcome, PlanName
+from citykit.load.execute import SERVER_ERRORS, Beside, Load, Outcome, PlanName
 from citykit.load.merge import OnConflict
 from citykit.load.named import described, missing, parsed
 from citykit.load.order import settle_numbers
@@ -162,8 +162,13 @@ async def load_rows(
     on_invalid: OnInvalid,
     progress: Progress = None,
     limits: Limits = Limits(),  # noqa: B008  a frozen value
+    beside: Beside | None = None,
 ) -> LoadReport:
-    """Do what `load_frame` does, with other numbers of rows at which the plan changes."""
+    """Do what `load_frame` does.
+
+    `limits` are the numbers of rows at which the plan changes. `beside` is a column that a source may have
+    and another table stores.
+    """
     _check_choice("on_conflict", on_conflict, OnConflict)
     _check_choice("on_invalid", on_invalid, OnInvalid)
     started = time.perf_counter()
@@ -172,7 +177,8 @@ async def load_rows(
         raise TypeError("create=True takes the table's name; a sqlalchemy.Table has a create() of its own")
     into = parsed(table) if isinstance(table, str) else table_of(table)
     columns = () if by_name else key_of(into, key, optional=on_conflict == "error")
-    rows = Rows(source, rules_of(into, columns), stop_at_rejects=on_invalid == "error")
+    rules = [*rules_of(into, columns), *([beside.rule] if beside else [])]
+    rows = Rows(source, rules, stop_at_rejects=on_invalid == "error")
     enums = any(rule.type is ENUM for rule in rows.rules)
     if not (enums or by_name):
         await rows.check()
@@ -191,10 +197,12 @@ async def load_rows(
                 if repeated:  # forgets the rejects of the attempt before
                     await rows.check()
                 # Off, the server takes NULL in the text of an array for a text.
-                arrays = any(rule.item for rule in rows.rules)
+                arrays = any(rule.item for rule in rows.rules if rule.name in into.columns)
                 nulls = local_setting(connection, "array_nulls", "on") if arrays else nullcontext()
                 with reporting(progress, rows.total, "loading") as rows_done:
-                    load = Load(rows, into, columns, on_conflict, connection, rows_done, callers, limits)
+                    load = Load(
+                        rows, into, columns, on_conflict, connection, rows_done, callers, limits, beside
+                    )
                     async with nulls:
                         outcome = await load.run()
                 if callers:  # whose transaction may have made the table

@@ -44,6 +44,7 @@ class Rows:
     stop_at_rejects: bool  # once a value is bad the rest is only checked
     total: int | None = field(init=False)  # rows, valid or not; None where only the end will tell
     valid: int = 0
+    refused: set[int] = field(default_factory=set)  # positions of valid rows that the server refused
     _rejects: list[pd.DataFrame] = field(default_factory=list)
     _labels: list[tuple[int, pd.Index[Any]]] = field(default_factory=list)  # of each chunk, by its start
     _kept: dict[int, pa.Table] = field(default_factory=dict)
@@ -79,7 +80,9 @@ class Rows:
         """Count rows (position, column, value, reason) that the server refused among the rejects."""
         labelled = [(self.label(position), *what) for position, *what in violations]
         self._rejects.append(rejects_frame(labelled))
-        self.valid -= len({position for position, *_ in violations})
+        positions = {position for position, *_ in violations}
+        self.refused |= positions
+        self.valid -= len(positions)
 
     async def check(self) -> None:
         """Go through a whole frame or table before any of it is sent; a stream is checked as it comes.
@@ -93,7 +96,12 @@ class Rows:
             return
         kept = 0
         self._checked = True
-        self.valid, self._rejects, self._kept = 0, [], {}  # of a check by other rules, before this one
+        self.valid, self.refused, self._rejects, self._kept = (
+            0,
+            set(),
+            [],
+            {},
+        )  # of a check by other rules, before this one
         async for start, chunk in self._chunks():
             rows = await asyncio.to_thread(self._validate, start, chunk)
             kept += rows.nbytes

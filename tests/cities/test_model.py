@@ -63,4 +63,4 @@ def test_the_columns_are_those_of_the_table_without_the_id() -> None:
         "population": "int64", "latitude": "float64", "longitude": "float64",
     }  # fmt: skip
     assert ["id", *COLUMNS] == CITIES.columns.keys()
-    assert citykit.world_cities(10_000_000).dtypes.astype(str).to_dict() == COLUMNS
+    assert citykit.world_cities(10_000_000, other_names=False).dtypes.astype(str).to_dict() == COLUMNS

@@ -45,8 +45,10 @@ def test_world_cities_are_the_largest_of_each_key(least: int) -> None:
 
 def test_world_cities_are_tidy() -> None:
     frame = world(15_000)
-    assert frame.columns.tolist() == ["name", "country", "region", "population", "latitude", "longitude"]
-    assert [str(dtype) for dtype in frame.dtypes] == ["str", "str", "str", "int64", "float64", "float64"]
+    columns = ["name", "country", "region", "population", "latitude", "longitude"]
+    assert frame.columns.tolist() == [*columns, "other_names"]
+    assert [str(dtype) for dtype in frame.dtypes[:6]] == ["str", "str", "str", "int64", "float64", "float64"]
+    assert citykit.world_cities(5_000_000, other_names=False).columns.tolist() == columns
     assert frame["population"].is_monotonic_decreasing
     assert not frame.isna().any().any()
     assert "NA" in set(frame["country"])  # Namibia
@@ -81,3 +83,24 @@ def test_each_call_gives_a_frame_of_its_own() -> None:
     frame = citykit.world_cities(5_000_000)
     frame.loc[:, "name"] = "changed"
     assert citykit.world_cities(5_000_000).loc[0, "name"] == "Shanghai"
+
+
+def test_other_names_are_those_of_geonames_without_the_name_itself() -> None:
+    frame = world(15_000)
+    entries = {(c["name"], c["countrycode"], c["admin1code"], c["population"]): c for c in listed(15_000)}
+    for name, country, region, population, *_, others in frame.sample(200, random_state=1).itertuples(False):
+        listed_names = entries[name, country, region, population]["alternatenames"]
+        assert others == [other for other in listed_names if other not in ("", name)]
+    assert "Wien" in frame[frame["name"] == "Vienna"]["other_names"].iloc[0]
+
+
+def test_countries_of_the_world() -> None:
+    frame = citykit.world_countries()
+    assert frame.columns.tolist() == ["code", "name", "continent"]
+    assert [str(dtype) for dtype in frame.dtypes] == ["str", "str", "str"]
+    assert frame["code"].is_unique
+    assert frame["code"].is_monotonic_increasing
+    by_code = frame.set_index("code")
+    assert by_code.loc[["NA", "IS"]].to_numpy().tolist() == [["Namibia", "Africa"], ["Iceland", "Europe"]]
+    assert set(world(15_000)["country"]) <= set(frame["code"])
+    assert "CC BY 4.0" in frame.attrs["source"]

@@ -1,0 +1,52 @@
+"""What was meant by a country that no city has."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import warnings
+from collections.abc import Sequence
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from citykit.cities.world import spellings_of_countries
+from citykit.database import Bind, in_transaction
+
+# Each step is one look into the index (country, population, name).
+_STORED = """
+WITH RECURSIVE stored AS (
+    (SELECT country FROM cities ORDER BY country LIMIT 1)
+    UNION ALL
+    SELECT (SELECT c.country FROM cities c WHERE c.country > s.country ORDER BY c.country LIMIT 1)
+    FROM stored s WHERE s.country IS NOT NULL
+)
+SELECT country FROM stored WHERE country IS NOT NULL LIMIT 2000
+"""
+
+
+async def warn_of_country(bind: Bind, country: str) -> None:
+    """Warn, at the line that asked, if no city has this country and another was probably meant."""
+
+    async def stored(connection: AsyncConnection) -> Sequence[str]:
+        return (await connection.exec_driver_sql(_STORED)).scalars().all()
+
+    if meant := _meant(country, await in_transaction(bind, stored, effect="reads")):
+        level, caller = 1, inspect.currentframe()
+        while caller and caller.f_globals.get("__name__", "").startswith("citykit."):
+            level, caller = level + 1, caller.f_back
+        warnings.warn(f"no city has country {country!r}{meant}", stacklevel=level)
+
+
+def _meant(country: str, stored: Sequence[str]) -> str:
+    """Return how to go on: by the stored country that was meant, or by a list; '' where nothing is to say."""
+    if not stored or country in stored:
+        return ""
+    by_case = {spelling.casefold(): spelling for spelling in reversed(stored)}
+    asked = country.strip().casefold()
+    same = next((names for names in spellings_of_countries() if asked in map(str.casefold, names)), ())
+    close = difflib.get_close_matches(asked, by_case, n=1, cutoff=0.8)
+    for spelling in (asked, *map(str.casefold, same), *close):
+        if spelling in by_case:
+            return f": did you mean {by_case[spelling]!r}?"
+    is_code = len(asked) in (2, 3) and asked.isascii() and asked.isalpha()
+    return ": citykit.world_countries() lists the codes" if is_code and not same else ""
