@@ -78,11 +78,12 @@ def bars(ax: Axes, names: list[str], values: Floats, written: list[str], style: 
     drawn = ax.barh(range(count), values, **normalize_kwargs(style, Patch))
     ax.set_yticks(range(count), names, fontsize=size, **legible(names))
     ax.tick_params(axis="y", length=0)
-    ax.bar_label(drawn, written, padding=3, fontsize=size * 0.85, alpha=0.8)
+    for label in ax.bar_label(drawn, written, padding=3, fontsize=size * 0.85, alpha=0.8):
+        label.set_in_layout(False)  # they are within the Axes, and hundreds would be measured several times
     ax.set_ylim(max(count, 1) - 0.4, -0.6)  # the first on top
     letter = size * 0.6
-    label = max(map(len, written), default=0) * letter * 0.85 + 3
-    ax.margins(x=label / max(width - max(map(len, names), default=0) * letter - label, label))
+    longest = max(map(len, written), default=0) * letter * 0.85 + 3
+    ax.margins(x=longest / max(width - max(map(len, names), default=0) * letter - longest, longest))
     if not values.any():
         ax.set_xlim(0, 1)
     ax.xaxis.set_major_locator(MaxNLocator(min(max(int(width / 45), 1), 6), steps=[1, 2, 2.5, 5, 10]))
@@ -152,21 +153,29 @@ def left_out(total: int, things: str, *reasons: tuple[int, str]) -> str:
 
 
 def add_title(ax: Axes, title: str | None, *, is_new: bool) -> None:
-    """Write a title over finished Axes, in lines that fit; each after the first makes a new figure higher."""
+    """Write a title over finished Axes, in lines that fit; each after the first makes a new figure higher.
+
+    Where no layout engine makes room, what does not fit is cut.
+    """
     if title is None:
         return
     figure = ax.get_figure(root=True)
     assert figure is not None  # noqa: S101  for the type checker
-    if layout := figure.get_layout_engine():
-        layout.execute(figure)  # the width of the Axes is what labels leave
+    layout, scale = figure.get_layout_engine(), 72 / figure.dpi
     said = "\n".join(clean(line, 1_000) for line in str(title).split("\n"))
-    look: dict[str, Any] = {"fontsize": ax.title.get_fontsize(), **legible([said])}
-    look["fontweight"] = ax.title.get_fontweight()
-    lines = folded(said, _room(ax, 0.5), look)
-    ax.set_title(lines, **look)
-    if is_new and "\n" in lines:
-        more = lines.count("\n") * 1.3 * ax.title.get_fontsize() / 72
-        figure.set_figheight(figure.get_figheight() + more)
+    size = ax.title.get_fontsize()
+    look: dict[str, Any] = {"fontsize": size, "fontweight": ax.title.get_fontweight(), **legible([said])}
+    if layout and width_of(said, look) > 0.4 * figure.bbox.width * scale:
+        layout.execute(figure)  # labels may leave the Axes little width
+    lines = folded(said, _room(ax, 0.5), look).split("\n")
+    line = 1.3 * size
+    if layout is None:
+        above = (figure.bbox.height - ax.get_window_extent().y1) * scale - 0.5 * line
+        most = max(int(above / line), 1)
+        lines = lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1][:-1] + "…"]
+    ax.set_title("\n".join(lines), **look)
+    if is_new:
+        figure.set_figheight(figure.get_figheight() + (len(lines) - 1) * line / 72)
 
 
 def _room(ax: Axes, anchor: float) -> float:
@@ -176,28 +185,28 @@ def _room(ax: Axes, anchor: float) -> float:
     """
     figure = ax.get_figure(root=True)
     assert figure is not None  # noqa: S101  for the type checker
-    box, scale = ax.get_window_extent(), 72 / figure.dpi
+    box, scale = ax.get_window_extent(), 0.94 * 72 / figure.dpi  # on a screen, letters are a little wider
     if len(figure.axes) > 1:
         return float(box.width * scale)
     left = box.x0 + anchor * box.width
-    return float(left if anchor == 1 else 2 * min(left, figure.bbox.width - left)) * scale * 0.97
+    return float(left if anchor == 1 else 2 * min(left, figure.bbox.width - left)) * scale
+
+
+def width_of(text: str, look: dict[str, Any]) -> float:
+    """Return the width (points) of the longest line of a text."""
+    weight = look.get("fontweight", "normal")
+    font = FontProperties(family=look["fontfamily"], size=look["fontsize"], weight=weight)
+    lines = text.split("\n")
+    return max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in lines)
 
 
 def folded(text: str, room: float, look: dict[str, Any]) -> str:
-    """Return the text in lines that are no wider (points) than there is room."""
-    font = FontProperties(
-        family=look["fontfamily"], size=look["fontsize"], weight=look.get("fontweight", "normal")
-    )
-
-    def width(line: str) -> float:
-        return text_to_path.get_text_width_height_descent(line, font, False)[0]
-
-    columns = max(map(len, text.split("\n")))
-    while True:
-        lines = [part for line in text.split("\n") for part in textwrap.wrap(line, max(columns, 1)) or [""]]
-        if columns <= 1 or max(map(width, lines)) <= room:
-            return "\n".join(lines)
+    """Return a text with more line breaks, so that no line is wider (points) than there is room."""
+    lines, columns = text, len(text)
+    while columns > 1 and width_of(lines, look) > room:
         columns = columns * 15 // 16
+        lines = "\n".join("\n".join(textwrap.wrap(line, columns)) for line in text.split("\n"))
+    return lines
 
 
 def nothing(ax: Axes, said: str) -> None:

@@ -40,22 +40,19 @@ def draw_land(ax: Axes) -> None:
     for each in earlier:
         each.remove()
     (west, east), (south, north) = ax.get_xlim(), ax.get_ylim()
-    if east - west < NARROWEST:
-        return
     box = Bbox.from_extents(west, south, east, north)
     areas, coasts = [], []
-    for ring in rings():
+    for ring in rings() if east - west >= NARROWEST else ():
         for turn in (-360, 0, 360):  # the limits may lie beyond the antimeridian
             line = ring + np.array([turn, 0])
             if (line.max(axis=0) >= box.min).all() and (line.min(axis=0) <= box.max).all():
                 areas.append(Path(line, closed=True).clip_to_bbox(box))
                 coasts += _coasts(line, box)
-    colour = rcParams["text.color"]
-    if areas:
-        land = Path.make_compound_path(*areas)
-        ax.add_artist(PathPatch(land, color=colour, alpha=0.07, linewidth=0, zorder=_BELOW, gid=_OURS))
-        lines = LineCollection(coasts, colors=colour, alpha=0.35, linewidths=0.5, zorder=_BELOW, gid=_OURS)
-        ax.add_collection(lines, autolim=False)
+    colour, land = rcParams["text.color"], Path.make_compound_path(*areas)
+    # Added even where there is none, so that a later call knows the Axes as its own.
+    ax.add_artist(PathPatch(land, color=colour, alpha=0.07, linewidth=0, zorder=_BELOW, gid=_OURS))
+    lines = LineCollection(coasts, colors=colour, alpha=0.35, linewidths=0.5, zorder=_BELOW, gid=_OURS)
+    ax.add_collection(lines, autolim=False)
 
 
 def _coasts(line: Floats, box: Bbox) -> list[Floats]:

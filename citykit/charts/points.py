@@ -151,15 +151,19 @@ def dots(
         / largest
     )
     area = np.maximum(population * unit, SMALLEST if population.any() else 9)
-    given: dict[str, Any] = {"alpha": 0.6, "rasterized": len(population) > MANY}
+    # Fainter where they are very many, so that it is seen where they are close.
+    alpha = min(max(0.6 * math.sqrt(50_000 / (len(population) or 1)), 0.2), 0.6)
+    given: dict[str, Any] = {"alpha": alpha, "rasterized": len(population) > MANY}
     style = normalize_kwargs(style, PathCollection)
     if not style.keys() & {"c", "color", "facecolor"}:
         given["color"] = BLUE
     if "s" not in style:
         given["s"] = area
-    if "marker" not in style:  # a thin rim keeps large dots apart
-        given |= {"edgecolor": ax.get_facecolor(), "linewidth": np.where(given.get("s", 0) > 9, 0.4, 0)}
+    if "marker" not in style:
+        given["edgecolor"] = ax.get_facecolor()
     drawn = ax.scatter(longitude, latitude, **(given | style))
+    if not style.keys() & {"marker", "linewidth"}:  # a thin rim keeps large dots apart
+        drawn.set_linewidth(np.where(drawn.get_sizes() > 9, 0.4, 0))  # scatter() is slow with an array
     if "s" in style or not population.any():
         return drawn, ax.xaxis.label
     look: dict[str, Any] = {
@@ -205,7 +209,7 @@ class _Names(Artist):
         areas = np.resize(self._dots.get_sizes(), len(spots))
         every = [each for each in self.axes.get_children() if isinstance(each, _Names)]
         earlier = itertools.takewhile(lambda each: each is not self, every)  # of other calls on these Axes
-        written = itertools.chain.from_iterable(each._texts for each in earlier)
+        written = itertools.chain.from_iterable(each.get_children() for each in earlier)
         taken = [text.get_window_extent(renderer) for text in written if text.get_visible()]
         for text, (x, y), area in zip(self._texts, spots, areas, strict=True):
             text.set_visible(most > 0 and text.get_text() != "")

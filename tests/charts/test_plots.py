@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -124,7 +125,7 @@ def drawn(name: str, frame: pd.DataFrame, **style: Any) -> Axes:
     """Draw, also to pixels, and without a layout, which is slow; any warning is an error, as everywhere."""
     style.setdefault("ax", Figure().subplots())
     ax = CHARTS[name](frame, **style)
-    ax.figure.canvas.draw()
+    FigureCanvasAgg(ax.get_figure(root=True)).draw()
     return ax
 
 
@@ -287,9 +288,13 @@ def test_a_title_is_within_the_figure_and_above_the_axes(name: str, title: str) 
             assert ax.get_window_extent().y1 < box.y0 < box.y1 <= figure.bbox.y1
             if len(figure.axes) > 1:
                 assert box.width <= ax.get_window_extent().width
-        said = ax.get_title().replace("\n", "").replace(" ", "")
-        wanted = title.replace("\0", "").replace("\t", "").replace("\ud800", "\ufffd")
-        assert said == "".join(wanted.split())
+        said = "".join(ax.get_title().split())
+        wanted = "".join(title.replace("\0", "").replace("\ud800", "\ufffd").split())
+        if len(figure.axes) > 1 and said.endswith("…"):  # no layout engine makes room for more
+            assert wanted.startswith(said[:-1])
+            assert ax.get_title().count("\n") >= 2
+        else:
+            assert said == wanted
 
 
 @charts
@@ -646,11 +651,11 @@ def test_land_is_cut_at_the_limits_and_has_no_edge_along_the_antimeridian(place:
     frame = made(4, latitude=[south, south, north, north], longitude=[west, east, west, east])
     ax = drawn("map", frame)
     (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
-    if place == "an ocean":
-        assert land(ax) == []
-        return
     area, coast = land(ax)
     points = area.get_path().vertices
+    assert (place == "an ocean") == (len(points) == 0) == (len(coast.get_segments()) == 0)
+    if place == "an ocean":
+        return
     assert points[:, 0].min() >= x0 - 1e-9 <= x1 + 1e-9 >= points[:, 0].max()
     assert points[:, 1].min() >= y0 - 1e-9 <= y1 + 1e-9 >= points[:, 1].max()
     for line in coast.get_segments():
@@ -659,19 +664,22 @@ def test_land_is_cut_at_the_limits_and_has_no_edge_along_the_antimeridian(place:
         assert line[:, 1].min() > -90
 
 
-def test_land_is_drawn_once_and_anew_for_wider_limits() -> None:
-    ax = drawn("map", made(3, longitude=[0.0, 1.0, 9.0], latitude=[40.0, 41.0, 50.0]))
+@pytest.mark.parametrize("first", [9.0, 1.0])
+def test_land_is_drawn_once_and_anew_for_wider_limits(first: float) -> None:
+    ax = drawn("map", made(3, longitude=[0.0, 1.0, first], latitude=[40.0, 41.0, 41.0]))
     before = land(ax)
     drawn("map", made(3, longitude=[100.0, 1.0, 9.0], latitude=[40.0, 41.0, 50.0]), ax=ax)
     assert len(land(ax)) == len(before) == 2
     assert not set(land(ax)) & set(before)
+    assert len(land(ax)[0].get_path().vertices) > 100
 
 
 def test_land_is_not_drawn_over_a_map_of_the_caller_nor_on_one_of_a_city() -> None:
     ax = Figure().subplots()
     ax.plot([0, 10], [40, 50])
     assert land(drawn("map", made(3, longitude=[0.0, 1.0, 9.0], latitude=[40.0, 41.0, 50.0]), ax=ax)) == []
-    assert land(drawn("map", made(3))) == []
+    area, coast = land(drawn("map", made(3)))
+    assert len(area.get_path().vertices) == len(coast.get_segments()) == 0
 
 
 def test_the_outlines_are_those_of_the_world() -> None:
@@ -700,7 +708,7 @@ def test_the_largest_cities_are_named_without_overlaps_at_every_size() -> None:
         assert all(box.contains(each.x0, each.y0) and box.contains(each.x1, each.y1) for each in boxes)
         if size == (9, 5):
             assert names(ax)[0] == "Shanghai"
-            assert 10 <= len(boxes) <= 30
+            assert 8 <= len(boxes) <= 30
         assert len(boxes) <= 60
 
 
