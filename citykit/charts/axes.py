@@ -69,46 +69,72 @@ def bar_axes(ax: Axes | None, count: int) -> tuple[Axes, int]:
     return ax, min(count, MOST_BARS, max(int(72 * inches(ax)[1] / LOWEST_BAR), 1))
 
 
-def bars(ax: Axes, names: list[str], values: Floats, written: list[str], style: dict[str, Any]) -> float:
-    """Draw horizontal bars, the first on top, with their names and values; return a bar's height (points)."""
+def bars(
+    ax: Axes, names: list[str], values: Floats, written: list[str], style: dict[str, Any]
+) -> tuple[float, float]:
+    """Draw horizontal bars, the first on top, with their names and values.
+
+    Returns the height of a bar and the width that the longest bar has (points).
+    """
     count = len(values)
     width, height = (72 * length for length in inches(ax))  # points, as the sizes of letters are
     row = height / max(count, 1)
     size = min(10.0, row * 0.8)
+    look: dict[str, Any] = {"fontsize": size, **legible(names)}
+    figure = ax.get_figure(root=True)
+    if figure is not None and len(figure.axes) == 1 and figure.get_layout_engine():
+        whole = figure.bbox.width * 72 / figure.dpi  # the layout gives it all to the names and the bars
+        names = [_shortened(name, 0.5 * whole, look) for name in names]
+        width = whole - max((width_of(name, look) for name in names), default=0) - 20
     drawn = ax.barh(range(count), values, **normalize_kwargs(style, Patch))
-    ax.set_yticks(range(count), names, fontsize=size, **legible(names))
+    ax.set_yticks(range(count), names, **look)
     ax.tick_params(axis="y", length=0)
     for label in ax.bar_label(drawn, written, padding=3, fontsize=size * 0.85, alpha=0.8):
         label.set_in_layout(False)  # they are within the Axes, and hundreds would be measured several times
     ax.set_ylim(max(count, 1) - 0.4, -0.6)  # the first on top
-    letter = size * 0.6
-    longest = max(map(len, written), default=0) * letter * 0.85 + 3
-    ax.margins(x=longest / max(width - max(map(len, names), default=0) * letter - longest, longest))
+    longest = max(map(len, written), default=0) * size * 0.6 * 0.85 + 3
+    room = max(width - longest, 0.3 * width)
+    ax.margins(x=longest / room)
     if not values.any():
         ax.set_xlim(0, 1)
     ax.xaxis.set_major_locator(MaxNLocator(min(max(int(width / 45), 1), 6), steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(persons))
-    return row
+    return row, room
 
 
-def bar_legend(ax: Axes, handles: list[Patch], values: Floats, row: float, title: str) -> Artist:
+def _shortened(name: str, room: float, look: dict[str, Any]) -> str:
+    """Return a name that is no wider (points) than there is room, cut with an ellipsis."""
+    columns, shown = len(name), name
+    while columns > 2 and width_of(shown, look) > room:
+        columns -= 1
+        shown = name[:columns].rstrip() + "…"
+    return shown
+
+
+def bar_legend(
+    ax: Axes, handles: list[Patch], values: Floats, space: tuple[float, float], title: str
+) -> Artist:
     """Put a legend beside the low bars where they leave room, else below; return the lowest artist."""
     if not handles:
         return ax.xaxis.label
+    row, room = space
     covered = math.ceil((len(handles) + 1.5) * 14 / row)
-    if covered < len(values) and values[-covered] < 0.5 * values[0]:
+    wanted = 40 + 5 * max(len(str(handle.get_label())) for handle in handles)
+    if covered < len(values) and room * (1 - values[-covered] / values[0]) > wanted:
         legend(ax, handles, title, loc="lower right")
         return ax.xaxis.label
     return legend_below(ax, handles, title, 36)
 
 
 def legend_below(ax: Axes, handles: Sequence[Artist], title: str, points: float, **style: Any) -> Legend:
-    """Put a legend so many points below the Axes, in one row where that is short."""
+    """Put a legend so many points below the Axes, in as many columns as have room."""
     figure = ax.get_figure(root=True)
     anchor = ax.transAxes + ScaledTranslation(0, -points / 72, figure.dpi_scale_trans)  # type: ignore[union-attr]
-    short = sum(len(str(handle.get_label())) for handle in handles) < 40
+    letters = [len(str(handle.get_label())) for handle in handles]
+    fitting = int(72 * inches(ax)[0] / (50 + 5 * max(letters)))
+    columns = max(min(fitting, len(handles) if sum(letters) < 40 else 3), 1)
     style |= {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": anchor, "borderaxespad": 0}
-    return legend(ax, handles, title, ncols=len(handles) if short else 3, **style)
+    return legend(ax, handles, title, ncols=columns, **style)
 
 
 def legend(ax: Axes, handles: Sequence[Artist], title: str, **style: Any) -> Legend:
@@ -214,8 +240,8 @@ def nothing(ax: Axes, said: str) -> None:
     ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", va="center", alpha=0.7)
 
 
-def largest_parts(ax: Axes, largest: Floats, total: Floats, row: float) -> Artist:
+def largest_parts(ax: Axes, largest: Floats, total: Floats, space: tuple[float, float]) -> Artist:
     """Draw the largest cities over the bars of their countries; return the lowest artist."""
     ax.barh(range(len(largest)), largest, color=BLUE)
     handles = [Patch(color=BLUE, label="largest city"), Patch(color=SKY, label="other cities")]
-    return bar_legend(ax, handles, total, row, "") if len(largest) else ax.xaxis.label
+    return bar_legend(ax, handles, total, space, "") if len(largest) else ax.xaxis.label

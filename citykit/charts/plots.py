@@ -69,7 +69,7 @@ def plot_biggest(
         ``name`` and ``population`` (persons; rows without one are left out), and ``country`` and ``region``
         where they are there, as `biggest_cities` returns it. Cities of one country that have one name are
         told apart by their regions. An attribution in ``frame.attrs["source"]`` is written below the bars.
-        Names are cut after 40 columns.
+        Names are cut after 40 columns, or where they take half the width.
     ax : matplotlib Axes, optional
         Where to draw. None: a new figure, high enough for n bars, up to 500. Bars without room are left out,
         the smallest first, and a note says how many.
@@ -115,11 +115,11 @@ def plot_biggest(
         countries = texts(frame, "country", order)
         look, legend = colours.country_colours(countries, values, ax.get_facecolor())
         drawn = look | drawn
-    row = axes.bars(
+    space = axes.bars(
         ax, told_apart(frame, order, with_country=True), values, [f"{value:,.0f}" for value in values], drawn
     )
     ax.set_xlabel("population (persons)")
-    lowest = axes.bar_legend(ax, legend, values, row, "country")
+    lowest = axes.bar_legend(ax, legend, values, space, "country")
     if not count:
         axes.nothing(ax, "no cities")
     remark = axes.left_out(
@@ -189,9 +189,11 @@ def plot_countries(
     names = [name or "unknown" for name in texts(frame, "country", order)]
     drawn = {"color": colours.SKY} | in_order(style, order, len(frame))
     written = [f"{total[i]:,.0f}" + ("" if math.isnan(share[i]) else f" ({share[i]:.1%})") for i in order]
-    row = axes.bars(ax, names, total[order], written, drawn)
+    space = axes.bars(ax, names, total[order], written, drawn)
     ax.set_xlabel("population of the cities (persons)")
-    lowest = ax.xaxis.label if largest is None else axes.largest_parts(ax, largest[order], total[order], row)
+    lowest = ax.xaxis.label
+    if largest is not None:
+        lowest = axes.largest_parts(ax, largest[order], total[order], space)
     if not count:
         axes.nothing(ax, "no countries")
     remark = axes.left_out(

@@ -27,7 +27,7 @@ from citykit.web.routes import store, stored
 from citykit.web.schemas import STORED_ALREADY, NewCity, required
 
 SHOWN = 20
-ON_MAP = 1_000
+ON_MAP = 300  # a dot takes 800 bytes of the picture
 NEIGHBOURS = 10
 KEY = ("name", "country", "region")
 page = APIRouter()

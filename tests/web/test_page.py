@@ -422,7 +422,7 @@ async def test_the_page_in_a_browser(app: FastAPI, tmp_path: Path) -> None:
     """CITYKIT_SCREENSHOTS names a directory in which the picture of the page is kept."""
 
     def visit(url: str) -> None:
-        said = "document.querySelector('.said')?.textContent"
+        said = "document.querySelector('.said')?.textContent.trim()"
         with browser(url, tmp_path / "chromium") as page:
             wait_for(lambda: page.ask("document.images[0]?.naturalWidth > 200"), "the chart")
             assert (
