@@ -189,7 +189,7 @@ def add_title(ax: Axes, title: str | None, *, is_new: bool) -> None:
     assert figure is not None  # noqa: S101  for the type checker
     layout, scale = figure.get_layout_engine(), 72 / figure.dpi
     said = "\n".join(clean(line, 1_000) for line in str(title).split("\n"))
-    size = ax.title.get_fontsize()
+    size = float(ax.title.get_fontsize())
     look: dict[str, Any] = {"fontsize": size, "fontweight": ax.title.get_fontweight(), **legible([said])}
     if layout and width_of(said, look) > 0.4 * figure.bbox.width * scale:
         layout.execute(figure)  # labels may leave the Axes little width

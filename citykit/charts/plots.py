@@ -27,6 +27,7 @@ from citykit.charts.columns import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.patches import Patch
 
@@ -191,7 +192,7 @@ def plot_countries(
     written = [f"{total[i]:,.0f}" + ("" if math.isnan(share[i]) else f" ({share[i]:.1%})") for i in order]
     space = axes.bars(ax, names, total[order], written, drawn)
     ax.set_xlabel("population of the cities (persons)")
-    lowest = ax.xaxis.label
+    lowest: Artist = ax.xaxis.label
     if largest is not None:
         lowest = axes.largest_parts(ax, largest[order], total[order], space)
     if not count:

@@ -163,7 +163,8 @@ def dots(
         given["edgecolor"] = ax.get_facecolor()
     drawn = ax.scatter(longitude, latitude, **(given | style))
     if not style.keys() & {"marker", "linewidth"}:  # a thin rim keeps large dots apart
-        drawn.set_linewidth(np.where(drawn.get_sizes() > 9, 0.4, 0))  # scatter() is slow with an array
+        rims = np.where(drawn.get_sizes() > 9, 0.4, 0)
+        drawn.set_linewidth(rims.tolist())  # scatter() is slow with one for each dot
     if "s" in style or not population.any():
         return drawn, ax.xaxis.label
     look: dict[str, Any] = {

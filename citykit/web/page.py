@@ -197,15 +197,15 @@ async def _on_map(request: Request, engine: AsyncEngine, country: str | None) ->
 async def _with_ids(request: Request, engine: AsyncEngine, frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the cities of a frame with their ids, which address their pages; None for one that is gone."""
     columns = [CITIES.c[name] for name in KEY]
-    keys = list(frame[list(KEY)].itertuples(index=False, name=None))
+    cities: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    keys = [tuple(city[name] for name in KEY) for city in cities]
 
-    async def work(connection: AsyncConnection) -> Sequence[Row[Any]]:
+    async def work(connection: AsyncConnection) -> dict[tuple[str, ...], int]:
         wanted = select(*columns, CITIES.c.id).where(tuple_(*columns).in_(keys))
-        return (await connection.execute(wanted)).all()
+        return {tuple(row[:-1]): row[-1] for row in await connection.execute(wanted)}
 
-    rows = await soon(request, in_transaction(engine, work, effect="reads")) if keys else ()
-    ids = {tuple(key): id_ for *key, id_ in rows}
-    return [{**city, "id": ids.get(key)} for key, city in zip(keys, frame.to_dict("records"), strict=True)]
+    ids = await soon(request, in_transaction(engine, work, effect="reads")) if keys else {}
+    return [{**city, "id": ids.get(key)} for key, city in zip(keys, cities, strict=True)]
 
 
 def _written(degrees: float, letters: str) -> str:

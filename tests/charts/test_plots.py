@@ -125,7 +125,7 @@ def drawn(name: str, frame: pd.DataFrame, **style: Any) -> Axes:
     """Draw, also to pixels, and without a layout, which is slow; any warning is an error, as everywhere."""
     style.setdefault("ax", Figure().subplots())
     ax = CHARTS[name](frame, **style)
-    FigureCanvasAgg(ax.get_figure(root=True)).draw()
+    FigureCanvasAgg(ax.get_figure(root=True)).draw()  # type: ignore[no-untyped-call]
     return ax
 
 
