@@ -120,7 +120,7 @@ def bar_legend(
     row, room = space
     covered = math.ceil((len(handles) + 1.5) * 14 / row)
     wanted = 40 + 5 * max(len(str(handle.get_label())) for handle in handles)
-    if covered < len(values) and room * (1 - values[-covered] / values[0]) > wanted:
+    if covered < len(values) and room * (1 - values[-covered] / (values[0] or 1)) > wanted:
         legend(ax, handles, title, loc="lower right")
         return ax.xaxis.label
     return legend_below(ax, handles, title, 36)

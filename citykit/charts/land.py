@@ -9,7 +9,6 @@ from importlib import resources
 import numpy as np
 from matplotlib import rcParams
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.transforms import Bbox
@@ -51,8 +50,11 @@ def draw_land(ax: Axes) -> None:
     colour, land = rcParams["text.color"], Path.make_compound_path(*areas)
     # Added even where there is none, so that a later call knows the Axes as its own.
     ax.add_artist(PathPatch(land, color=colour, alpha=0.07, linewidth=0, zorder=_BELOW, gid=_OURS))
-    lines = LineCollection(coasts, colors=colour, alpha=0.35, linewidths=0.5, zorder=_BELOW, gid=_OURS)
-    ax.add_collection(lines, autolim=False)
+    # A patch too: ax.collections are the dots, of which a colour bar may be made.
+    lines = Path.make_compound_path(*map(Path, coasts))
+    ax.add_artist(
+        PathPatch(lines, fill=False, color=colour, alpha=0.35, linewidth=0.5, zorder=_BELOW, gid=_OURS)
+    )
 
 
 def _coasts(line: Floats, box: Bbox) -> list[Floats]:

@@ -331,6 +331,8 @@ def type_in(page: Page, **fields: str) -> None:
 
 WHATEVER_IS_WIDER = """[...document.querySelectorAll('main *')]
     .filter(e => e.getBoundingClientRect().right > innerWidth && !e.closest('.wide')).map(e => e.outerHTML)"""
+SCROLLED = """[...document.querySelectorAll(".wide")].filter(e => e.scrollWidth > e.clientWidth)
+    .map(e => e.innerText)"""
 BROKEN_WORDS = """(() => {
     const broken = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walk.nextNode()) {
@@ -385,9 +387,10 @@ async def test_pages_are_legible_at_every_width(many: FastAPI, tmp_path: Path) -
                     shown(page, address, "[...document.images].every(each => each.naturalWidth > 200)")
                     page.keep_screenshot(pictures / f"{name}-{width}.png")
                     assert page.ask(WHATEVER_IS_WIDER) == []
+                    assert width < 390 or page.ask(SCROLLED) == []
                     assert [word for word in page.ask(BROKEN_WORDS) if len(word) < 50] == []
                     sizes = page.ask(LETTERS)
-                    assert all((0.75 if width < 390 else 0.9) <= size <= 1.1 for size in sizes), sizes
+                    assert all((0.7 if width < 390 else 0.9) <= size <= 1.1 for size in sizes), sizes
 
     async with served(many) as url:
         await asyncio.to_thread(visit, url)
@@ -401,14 +404,14 @@ async def test_the_documentation_works_without_the_internet(app: FastAPI, tmp_pa
     def visit(url: str) -> None:
         with browser(url, tmp_path / "chromium") as page:
             page.tell("Page.addScriptToEvaluateOnNewDocument", source=watch)
-            shown(page, f"{url}/docs", "document.querySelectorAll('.opblock').length === 8")
+            shown(page, f"{url}/docs", "document.querySelectorAll('.opblock-summary-path').length >= 8")
             assert page.ask("window.refused ?? []") == []
             hosts = page.ask("performance.getEntriesByType('resource').map(e => new URL(e.name).origin)")
             assert set(hosts) == {url}
             page.click(".opblock-summary-path", "/countries")
             page.click("button", "Try it out")
             page.click("button", "Execute")
-            wait_for(lambda: page.ask("document.querySelector('.live-responses-table')"), "an answer")
+            wait_for(lambda: page.ask("!!document.querySelector('.live-responses-table')"), "an answer")
             page.keep_screenshot(Path(os.environ.get("CITYKIT_SCREENSHOTS", tmp_path)) / "docs.png")
             assert page.ask("window.refused ?? []") == []
 
