@@ -227,7 +227,7 @@ class _Names(Artist):
                 inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
                 if inside and not box.count_overlaps(taken):
                     text.draw(renderer)
-                    taken.append(box)
+                    taken.append(box.padded(renderer.points_to_pixels(3)))
                     most -= 1
                     break
             else:
