@@ -128,7 +128,8 @@ def test_charts_are_alike() -> None:
     charts = [name for name in citykit.__all__ if name.startswith("plot_")]
     assert charts == ["plot_biggest", "plot_countries", "plot_map", "plot_rank_size"]
     assert {str(inspect.signature(getattr(citykit, name))) for name in charts} == {
-        "(frame: 'pd.DataFrame', *, ax: 'Axes | None' = None, **style: 'Any') -> 'Axes'"
+        "(frame: 'pd.DataFrame', *, ax: 'Axes | None' = None, title: 'str | None' = None, "
+        "**style: 'Any') -> 'Axes'"
     }
 
 

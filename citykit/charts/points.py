@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -14,13 +15,20 @@ from matplotlib.axis import Axis
 from matplotlib.cbook import normalize_kwargs
 from matplotlib.collections import PathCollection
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
-from citykit.charts.axes import BLUE, VERMILLION, inches, legend_below, open_axes, persons
+from citykit.charts.axes import inches, legend_below, open_axes, persons
+from citykit.charts.colours import BLUE, VERMILLION
 from citykit.charts.columns import Floats
+from citykit.charts.fonts import legible
+from citykit.charts.land import draw_land
 
 MANY = 5_000  # dots; more are one raster image in an SVG or PDF
 SMALLEST = 0.3  # area of a dot, points²
+MOST_NAMES = 60  # of which those are written that have room
 
 
 def ranks(ax: Axes, sizes: Floats, fit: tuple[float, float, float] | None, style: dict[str, Any]) -> None:
@@ -100,6 +108,7 @@ def map_axes(ax: Axes | None, latitude: Floats, longitude: Floats) -> tuple[Axes
     for axis, letters, length in zip((ax.xaxis, ax.yaxis), ("EW", "NS"), inches(ax), strict=True):
         axis.set_major_locator(MaxNLocator(max(int(length / 0.6), 2), steps=steps))
         axis.set_major_formatter(FuncFormatter(functools.partial(_degrees, letters)))
+    draw_land(ax)
     ax.grid(color=rcParams["text.color"], alpha=0.12, linewidth=0.6)
     ax.spines[:].set(visible=True, linewidth=0.6, alpha=0.5)
     ax.tick_params(length=0, labelsize="small")
@@ -131,8 +140,10 @@ def _degrees(letters: str, value: float, _: object = None) -> str:
     return f"{abs(value):.6g}°{letters[int(value < 0)] if value % 180 else ''}"
 
 
-def dots(ax: Axes, longitude: Floats, latitude: Floats, population: Floats, style: dict[str, Any]) -> Artist:
-    """Draw a dot a city, its area (points²) in proportion to its population; return the lowest artist."""
+def dots(
+    ax: Axes, longitude: Floats, latitude: Floats, population: Floats, style: dict[str, Any]
+) -> tuple[PathCollection, Artist]:
+    """Draw dots whose areas (points²) are in proportion to populations; return them and the lowest artist."""
     largest = float(population.max(initial=0)) or 1.0
     unit = (
         min(max(12_000 / math.sqrt(len(population) or 1), 150), 600)
@@ -140,17 +151,22 @@ def dots(ax: Axes, longitude: Floats, latitude: Floats, population: Floats, styl
         / largest
     )
     area = np.maximum(population * unit, SMALLEST if population.any() else 9)
-    given: dict[str, Any] = {"alpha": 0.6, "rasterized": len(population) > MANY}
+    # Fainter where they are very many, so that it is seen where they are close.
+    alpha = min(max(0.6 * math.sqrt(50_000 / (len(population) or 1)), 0.2), 0.6)
+    given: dict[str, Any] = {"alpha": alpha, "rasterized": len(population) > MANY}
     style = normalize_kwargs(style, PathCollection)
     if not style.keys() & {"c", "color", "facecolor"}:
         given["color"] = BLUE
     if "s" not in style:
         given["s"] = area
-    if "marker" not in style:  # a thin rim keeps large dots apart
-        given |= {"edgecolor": ax.get_facecolor(), "linewidth": np.where(given.get("s", 0) > 9, 0.4, 0)}
+    if "marker" not in style:
+        given["edgecolor"] = ax.get_facecolor()
     drawn = ax.scatter(longitude, latitude, **(given | style))
+    if not style.keys() & {"marker", "linewidth"}:  # a thin rim keeps large dots apart
+        rims = np.where(drawn.get_sizes() > 9, 0.4, 0)
+        drawn.set_linewidth(rims.tolist())  # scatter() is slow with one for each dot
     if "s" in style or not population.any():
-        return ax.xaxis.label
+        return drawn, ax.xaxis.label
     look: dict[str, Any] = {
         "alpha": drawn.get_alpha(),
         "color": drawn.get_facecolor()[0],
@@ -160,7 +176,68 @@ def dots(ax: Axes, longitude: Floats, latitude: Floats, population: Floats, styl
         Line2D([], [], ls="none", marker="o", label=persons(size), markersize=math.sqrt(size * unit), **look)
         for size in _round_sizes(largest)
     ]
-    return legend_below(ax, handles, "population (persons)", 20, handleheight=math.sqrt(largest * unit) / 7)
+    below = legend_below(ax, handles, "population (persons)", 20, handleheight=math.sqrt(largest * unit) / 7)
+    return drawn, below
+
+
+class _Names(Artist):
+    """The names of the largest cities beside their dots.
+
+    Which ones have room is found at each draw, when the size and the limits of the Axes are known.
+    """
+
+    def __init__(self, ax: Axes, names: list[str], dots: PathCollection) -> None:
+        super().__init__()
+        self.set_zorder(3)  # as all text
+        self.set_in_layout(False)
+        halo = withStroke(linewidth=2, foreground=ax.get_facecolor())
+        look: dict[str, Any] = {"fontsize": "small", "path_effects": [halo], **legible(names)}
+        self._dots = dots
+        self._texts = [Text(text=name, visible=False, **look) for name in names]
+        for text in self._texts:
+            text.set_figure(ax.get_figure())  # type: ignore[arg-type]
+
+    def get_children(self) -> list[Artist]:
+        """Return all names, of which those are visible that were drawn."""
+        return list(self._texts)
+
+    def draw(self, renderer: Any) -> None:
+        """Write the names that overlap neither others, nor the dots of larger cities, nor the frame."""
+        assert self.axes is not None  # noqa: S101  for the type checker
+        frame = self.axes.get_window_extent(renderer)
+        most = max(int(frame.width * frame.height / renderer.points_to_pixels(72) ** 2 / 1.5), 1)
+        spots = self.axes.transData.transform(np.asarray(self._dots.get_offsets())[: len(self._texts)])
+        areas = np.resize(self._dots.get_sizes(), len(spots))
+        every = [each for each in self.axes.get_children() if isinstance(each, _Names)]
+        earlier = itertools.takewhile(lambda each: each is not self, every)  # of other calls on these Axes
+        written = itertools.chain.from_iterable(each.get_children() for each in earlier)
+        taken = [text.get_window_extent(renderer) for text in written if text.get_visible()]
+        for text, (x, y), area in zip(self._texts, spots, areas, strict=True):
+            text.set_visible(most > 0 and text.get_text() != "")
+            radius = renderer.points_to_pixels(math.sqrt(area) / 2)
+            gap = radius + renderer.points_to_pixels(2)
+            dot = Bbox.from_extents(x - radius, y - radius, x + radius, y + radius)
+            for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1)) if text.get_visible() else ():
+                text.set(
+                    position=(x + across * gap, y + up * gap),
+                    ha=("right", "center", "left")[across + 1],
+                    va=("top", "center", "bottom")[up + 1],
+                )
+                box = text.get_window_extent(renderer)
+                inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
+                if inside and not box.count_overlaps(taken):
+                    text.draw(renderer)
+                    taken.append(box.padded(renderer.points_to_pixels(3)))
+                    most -= 1
+                    break
+            else:
+                text.set_visible(False)
+            taken.append(dot)
+
+
+def add_names(ax: Axes, names: list[str], dots: PathCollection) -> None:
+    """Write the names of the first cities beside their dots, as many as have room."""
+    ax.add_artist(_Names(ax, names, dots))
 
 
 def _round_sizes(largest: float) -> list[float]:

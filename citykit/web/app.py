@@ -17,7 +17,7 @@ try:
     from fastapi import Depends, FastAPI
     from fastapi.middleware import Middleware
 
-    from citykit.web import answers, depends, page, routes, schemas
+    from citykit.web import answers, depends, docs, page, routes, schemas
     from citykit.web.guard import Guard
 except ModuleNotFoundError as exc:
     raise MissingDependencyError(
@@ -95,6 +95,8 @@ def create_app(
         description="Cities: the biggest, by name, by country; one to add, or many.",
         lifespan=lifespan,
         middleware=[guard],
+        docs_url=None,  # FastAPI's pages load scripts from another host
+        redoc_url=None,
     )
     app.state.token = os.environ.get("CITYKIT_TOKEN", "")
     app.state.patience = patience
@@ -108,5 +110,7 @@ def create_app(
         responses=schemas.documented(401) if protected else {},
     )
     app.include_router(page.page, include_in_schema=False)
+    app.include_router(docs.docs, include_in_schema=False)
+    app.mount(docs.FILES, docs.files)
     answers.answer_errors(app)
     return app

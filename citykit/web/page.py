@@ -1,36 +1,36 @@
-"""The page for people: the biggest cities as a table and a chart, and a form. Plain HTML, no script."""
+"""The pages for people: the biggest cities, a search, a form, and each city. Plain HTML, no script."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import functools
 import hashlib
-import io
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qs, urlencode
 
 import pandas as pd
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import ValidationError
-from sqlalchemy import Column
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import Column, Row, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.cities import CITIES, COLUMNS, biggest_cities, summarize_countries
+from citykit.cities import CITIES, COLUMNS, biggest_cities, find_cities, nearest_cities, summarize_countries
+from citykit.database import in_transaction
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
 from citykit.web.answers import Answer, logged
 from citykit.web.depends import EngineOf, InCountry, knows_token, soon
+from citykit.web.pictures import Rows, bars, cities_map, picture, rows_of
 from citykit.web.routes import store, stored
 from citykit.web.schemas import STORED_ALREADY, NewCity, required
 
 SHOWN = 20
+ON_MAP = 300  # a dot takes 800 bytes of the picture
+NEIGHBOURS = 10
+KEY = ("name", "country", "region")
 page = APIRouter()
-_artist = ThreadPoolExecutor(1, thread_name_prefix="citykit-chart")  # matplotlib draws one at a time
 
 _TEMPLATES = Environment(
     loader=PackageLoader("citykit", "web"),
@@ -40,7 +40,6 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,  # in page.css, whose hash the policy names
 )
-_HTML = _TEMPLATES.get_template("page.html")
 _HASH = base64.b64encode(
     hashlib.sha256(_TEMPLATES.get_template("page.css").render().encode()).digest()
 ).decode()
@@ -52,7 +51,6 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-_SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
 class _Field(NamedTuple):
@@ -85,18 +83,19 @@ _FIELDS = {name: _field(CITIES.c[name]) for name in COLUMNS}
 async def show(
     request: Request,
     engine: EngineOf,
-    country: InCountry = None,
+    country: str = "",
+    q: str = "",
     added: Annotated[str, Query(alias="stored")] = "",
 ) -> Response:
     """Show the page; `added` is the id of a city that has just been added."""
     said = ""
-    if added.isascii() and added.isdecimal() and len(added) < 19:
-        try:
-            city = await stored(request, engine, int(added))
-        except CitykitError:
-            city = None  # the page itself answers the error
+    with suppress(CitykitError):  # the page itself answers the error
+        city = await _city(request, engine, added)
         said = f"Stored {_called(city)}: {city.population:,} persons." if city else ""
-    return await _page(request, engine, country or None, said=said)
+    asked = (("name", q), ("country", country))
+    if wrong := [_why(name, text, kind) for name, text in asked if (kind := _unlike(name, text))]:
+        return await _page(request, engine, status=422, wrong=wrong)
+    return await _page(request, engine, country or None, q=q.strip(), said=said)
 
 
 @page.post("/")
@@ -108,43 +107,110 @@ async def add(request: Request, engine: EngineOf) -> Response:
         fields = {}
     given = {name: values[0].strip() for name, values in fields.items() if values[0].strip()}
     if request.app.state.token and not knows_token(request, given.get("token", "").encode()):
-        return await _page(request, engine, status=401, wrong="The token is missing or wrong.", given=given)
+        wrong = ["The token is missing or wrong."]
+        return await _page(request, engine, status=401, wrong=wrong, given=given)
     try:
         city = await store(request, engine, _new(given).model_dump())
     except ValidationError as exc:
-        wrong = " ".join(f"{_FIELDS[str(each['loc'][0])].label}: {each['msg']}." for each in exc.errors())
-        return await _page(request, engine, status=422, wrong=wrong, given=given)
+        refused = {}
+        for each in exc.errors():
+            name = str(each["loc"][0])
+            refused[name] = _why(name, given.get(name, ""), each["type"])
+        return await _page(request, engine, status=422, refused=refused, given=given)
     except InvalidFrameError as exc:
-        return await _page(request, engine, status=422, wrong=str(exc), given=given)
+        rejects = exc.rejects[["column", "reason"]].to_numpy()
+        refused = {column: f"{_FIELDS[column].label}: {reason}." for column, reason in rejects}
+        return await _page(request, engine, status=422, refused=refused, given=given)
     except DuplicateCityError:
-        where = ", ".join(filter(None, (given.get(name, "") for name in ("name", "country", "region"))))
-        return await _page(request, engine, status=409, wrong=f"{STORED_ALREADY}: {where}.", given=given)
+        where = ", ".join(filter(None, (given.get(name, "") for name in KEY)))
+        return await _page(request, engine, status=409, wrong=[f"{STORED_ALREADY}: {where}."], given=given)
     except CitykitError as exc:
         return await _page(request, engine, failed=logged(request, exc), given=given)
     return RedirectResponse(f"/?{urlencode({'stored': city.id})}", 303)
 
 
 @page.get("/biggest.svg")
-async def chart(request: Request, engine: EngineOf, country: InCountry = None) -> Response:
-    """Draw the biggest cities; an unchanged answer of the database is not drawn again."""
+async def chart(
+    request: Request, engine: EngineOf, country: InCountry = None, narrow: bool = False
+) -> Response:
+    """Draw the biggest cities as bars."""
     frame = await soon(request, biggest_cities(engine, SHOWN, country=country))
-    rows = tuple(frame[["name", "country", "population"]].itertuples(index=False, name=None))
-    svg = await asyncio.get_running_loop().run_in_executor(_artist, _drawn, rows)
-    headers = {**_HEADERS, "Content-Security-Policy": _SVG_POLICY}
-    return Response(svg, media_type="image/svg+xml", headers=headers)
+    return await picture(bars, rows_of(frame, *KEY, "population"), narrow=narrow)
 
 
-@functools.lru_cache(maxsize=64)
-def _drawn(rows: tuple[tuple[str, str, int], ...]) -> bytes:
-    from matplotlib.figure import Figure
+@page.get("/map.svg")
+async def world(
+    request: Request, engine: EngineOf, country: InCountry = None, narrow: bool = False
+) -> Response:
+    """Draw the biggest cities on a map."""
+    return await picture(cities_map, await _on_map(request, engine, country), (), narrow=narrow)
 
-    from citykit.charts import plot_biggest
 
-    figure = Figure(figsize=(6.2, 1.2 + 0.39 * max(len(rows), 4)), layout="constrained")
-    plot_biggest(pd.DataFrame(rows, columns=["name", "country", "population"]), ax=figure.subplots())
-    out = io.BytesIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+@page.get("/city/{id}")
+async def city_page(request: Request, engine: EngineOf, id: str) -> Response:  # noqa: A002  as the column
+    """Show a city, and the cities nearest to it."""
+    try:
+        city = await _city(request, engine, id)
+        if city is None:
+            return _html("city.html", 404, wrong=["There is no such city."], city=None)
+        near, where = [], ""
+        if city.latitude is not None and city.longitude is not None:
+            where = _written(city.latitude, "NS") + ", " + _written(city.longitude, "EW")
+            nearest = nearest_cities(engine, city.latitude, city.longitude, NEIGHBOURS + 1)
+            near = await _with_ids(request, engine, await soon(request, nearest))
+    except CitykitError as exc:
+        said = logged(request, exc)
+        return _html("city.html", said.status, said.headers, wrong=[said.detail], city=None)
+    others = [each for each in near if each["id"] != city.id][:NEIGHBOURS]
+    return _html("city.html", city=city, where=where, cities=others)
+
+
+@page.get("/city/{id}/map.svg")
+async def city_map(
+    request: Request,
+    engine: EngineOf,
+    id: str,  # noqa: A002  as the column is called
+    narrow: bool = False,
+) -> Response:
+    """Draw the biggest cities of a city's country on a map, and a ring around the city."""
+    city = await _city(request, engine, id)
+    if city is None or city.latitude is None or city.longitude is None:
+        raise HTTPException(404, "There is no such city, or its coordinates are not stored.")
+    rows = await _on_map(request, engine, city.country)
+    here = (city.name, city.latitude, city.longitude, city.population)
+    marked = ((city.latitude, city.longitude),)
+    return await picture(cities_map, (*rows, *[here] * (here not in rows)), marked, narrow=narrow)
+
+
+async def _city(request: Request, engine: AsyncEngine, given: str) -> Row[Any] | None:
+    """Return the city with the id that an address gives, or None."""
+    is_id = given.isascii() and given.isdecimal() and len(given) < 20 and 0 < int(given) < 2**63
+    return await stored(request, engine, int(given)) if is_id else None
+
+
+async def _on_map(request: Request, engine: AsyncEngine, country: str | None) -> Rows:
+    frame = await soon(request, biggest_cities(engine, ON_MAP, country=country))
+    found = frame.dropna(subset=["latitude", "longitude"])
+    return rows_of(found, "name", "latitude", "longitude", "population")
+
+
+async def _with_ids(request: Request, engine: AsyncEngine, frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the cities of a frame with their ids, which address their pages; None for one that is gone."""
+    columns = [CITIES.c[name] for name in KEY]
+    cities: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    keys = [tuple(city[name] for name in KEY) for city in cities]
+
+    async def work(connection: AsyncConnection) -> dict[tuple[str, ...], int]:
+        wanted = select(*columns, CITIES.c.id).where(tuple_(*columns).in_(keys))
+        return {tuple(row[:-1]): row[-1] for row in await connection.execute(wanted)}
+
+    ids = await soon(request, in_transaction(engine, work, effect="reads")) if keys else {}
+    return [{**city, "id": ids.get(key)} for key, city in zip(keys, cities, strict=True)]
+
+
+def _written(degrees: float, letters: str) -> str:
+    """Write a coordinate as maps do: 21.895° W."""
+    return f"{abs(degrees):.3f}° {letters[degrees < 0]}"
 
 
 def _new(given: Mapping[str, str]) -> Any:
@@ -156,10 +222,38 @@ def _typed(text: str, dtype: str) -> str | int | float:
     with suppress(ValueError):
         if dtype == "int64":
             digits = text.replace(",", "").replace(" ", "")
-            return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 19 else text
+            return int(digits) if digits.isascii() and digits.isdecimal() else text
         if dtype == "float64":
             return float(text) if "_" not in text else text
     return text
+
+
+_WHY = {
+    "int_type": "is no whole number",
+    "float_type": "is no number",
+    "finite_number": "is no number",
+    "greater_than_equal": "is less than {low:,}",
+    "less_than_equal": "is more than {high:,}",
+    "string_too_long": "is too long",
+}  # by pydantic's type of an error
+
+
+def _why(name: str, typed: str, kind: str) -> str:
+    """Say in the page's words why what was typed for a column is refused."""
+    label, info = name.capitalize(), CITIES.c[name].info
+    if kind == "missing":
+        return f"{label} is missing. {info['meaning']}"
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in typed[:40])
+    shown += "…" * (len(typed) > 40)
+    why = _WHY.get(kind, "has a character that cannot be stored").format_map(info)
+    return f"{label}: “{shown}” {why}. {info['meaning']}"
+
+
+def _unlike(name: str, text: str) -> str:
+    """Return pydantic's type of the error, or '', of a text that no value of a column can have."""
+    if "\0" in text:
+        return "string_pattern_mismatch"
+    return "string_too_long" if len(text) > CITIES.c[name].info["high"] else ""
 
 
 async def _page(
@@ -167,34 +261,48 @@ async def _page(
     engine: AsyncEngine,
     country: str | None = None,
     *,
+    q: str = "",
     status: int = 200,
     said: str = "",
-    wrong: str = "",
+    wrong: Sequence[str] = (),
+    refused: Mapping[str, str] | None = None,
     failed: Answer | None = None,
     given: Mapping[str, str] | None = None,
 ) -> HTMLResponse:
+    wrong = [*wrong, *(refused or {}).values()]
     cities = countries = None
     try:
-        cities = (await soon(request, biggest_cities(engine, SHOWN, country=country))).to_dict("records")
+        asked = find_cities(engine, q, SHOWN) if q else biggest_cities(engine, SHOWN, country=country)
+        cities = await _with_ids(request, engine, await soon(request, asked))
         countries = sorted(filter(None, (await soon(request, summarize_countries(engine)))["country"]))
     except CitykitError as exc:
         # The outcome of the form goes before the failure to show cities, which says nothing of it.
         failed = failed or (None if wrong else logged(request, exc))
-    headers = dict(_HEADERS)
     if failed is not None:
-        status, wrong = failed.status, failed.detail
-        headers |= failed.headers
-    html = _HTML.render(
+        status, wrong = failed.status, [failed.detail]
+    return _html(
+        "page.html",
+        status,
+        failed.headers if failed else {},
         said=said,
         wrong=wrong,
+        refused=refused or {},
         cities=cities,
         countries=countries,
         country=country,
+        q=q,
+        longest=CITIES.c.name.info["high"],
         fields=sorted(_FIELDS.values(), key=lambda field: not field.required),
         given=given or {},
         with_token=bool(request.app.state.token),
     )
-    return HTMLResponse(html, status, headers)
+
+
+def _html(
+    template: str, status: int = 200, headers: Mapping[str, str] | None = None, **content: Any
+) -> HTMLResponse:
+    html = _TEMPLATES.get_template(template).render({"said": "", "wrong": [], **content})
+    return HTMLResponse(html, status, {**_HEADERS, **(headers or {})})
 
 
 def _called(city: Any) -> str:

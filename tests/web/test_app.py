@@ -393,7 +393,10 @@ async def test_a_full_pool_and_a_locked_table_are_503_within_the_patience(engine
     await small.dispose()
 
 
-QUESTIONS = ["/cities/biggest", "/cities/search?q=a", "/cities/1", "/cities/bulk", "/countries", "/"]
+QUESTIONS = [
+    "/cities/biggest", "/cities/search?q=a", "/cities/1", "/cities/bulk", "/countries",
+    "/", "/?q=a", "/city/1", "/city/1/map.svg", "/map.svg", "/biggest.svg",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("url", [*QUESTIONS, "/healthz"])
@@ -485,7 +488,8 @@ async def test_the_application_disposes_of_its_own_engine_only(engine: AsyncEngi
 async def test_a_405_names_every_method_of_the_path(client: httpx.AsyncClient) -> None:
     for url, allowed in (
         ("/cities/biggest", "GET"), ("/cities/bulk", "GET, POST"), ("/cities/1", "GET"), ("/", "GET, POST"),
-        ("/cities/", "POST"), ("/openapi.json", "GET, HEAD"),
+        ("/cities/", "POST"), ("/openapi.json", "GET, HEAD"), ("/docs", "GET"),
+        ("/city/1", "GET"), ("/city/1/map.svg", "GET"), ("/map.svg", "GET"), ("/biggest.svg", "GET"),
     ):  # fmt: skip
         for method in {"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"} - set(allowed.split(", ")):
             answer = await client.request(method, url)
@@ -494,7 +498,7 @@ async def test_a_405_names_every_method_of_the_path(client: httpx.AsyncClient) -
     assert (await client.get("/docs")).status_code == 200
 
 
-@pytest.mark.parametrize("package", ["fastapi", "jinja2", "pydantic"])
+@pytest.mark.parametrize("package", ["fastapi", "fastapi_offline", "jinja2", "pydantic"])
 def test_without_the_extra_the_error_has_the_pip_command(package: str) -> None:
     script = f"import sys, citykit; sys.modules[{package!r}] = None\nimport citykit.web"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
