@@ -22,12 +22,10 @@ __all__ = [
     "is_in_binary",
     "key_of",
     "lacking",
-    "lacks",
     "refuse",
     "rejects_frame",
     "rules_of",
     "table_of",
-   
     "types_of",
     "validate",
 ]  # fmt: skip
