@@ -52,6 +52,7 @@ _TYPED = {
     "on_conflict='skip'": "--on-conflict skip",
     "on_conflict='update'": "--on-conflict update",
     "See error.rejects for all; on_invalid='skip'": "--on-invalid skip",
+    " See error.rejects for all.": "",
 }
 
 app = typer.Typer(
@@ -151,12 +152,10 @@ def load(
     ] = "error",
 ) -> None:
     """Store the cities of a CSV or Parquet file: all of them or none."""
-    from citykit.cities import read_cities
 
     async def work() -> citykit.LoadReport:
         async with _database() as engine:
-            chunks = read_cities(file)
-            return await citykit.load_cities(engine, chunks, on_conflict=on_conflict, on_invalid=on_invalid)
+            return await citykit.load_cities(engine, file, on_conflict=on_conflict, on_invalid=on_invalid)
 
     _echo_report(citykit.run(work()))
 

@@ -169,7 +169,7 @@ def test_chart(name: str) -> None:
         (["add", "a", "5.5"], "'population'"),
         (["add", "a", "99999999999999999999"], "above 2,147,483,647"),
         (["load", "nowhere.csv"], "nowhere.csv"),
-        (["load", "."], "neither a .csv nor a .parquet"),
+        (["load", "."], "a directory without a .parquet file"),
         (["load", "cities.csv", "--on-conflict", "replace"], "replace"),
         (["seed", "--min-population", "499"], "500 or more"),
         (["chart", "out.xyz"], "xyz"),

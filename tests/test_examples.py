@@ -50,7 +50,10 @@ def documented() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("test", list(documented()))
-def test_docstring(test: doctest.DocTest, engine: Any) -> None:
+def test_docstring(
+    test: doctest.DocTest, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # for the files that they write
     namespace = {**test.globs, "citykit": citykit, "engine": engine, "pandas": pd}
     for example in test.examples:
         shown = shown_by(example.source, namespace, "single")

@@ -15,13 +15,12 @@ if TYPE_CHECKING:
         summarize_countries,
     )
     from citykit.cities.schema import create_tables
-    from citykit.cities.store import add_city, load_cities, read_cities
+    from citykit.cities.store import add_city, load_cities
     from citykit.cities.world import world_cities, world_countries
 
 __all__ = [
     "CITIES", "COLUMNS", "Base", "City", "add_city", "biggest_cities", "biggest_rows", "create_tables",
-    "find_cities", "load_cities", "nearest_cities", "read_cities", "summarize_countries", "world_cities",
-    "world_countries",
+    "find_cities", "load_cities", "nearest_cities", "summarize_countries", "world_cities", "world_countries",
 ]  # fmt: skip
 
 # At first use: the model and the schema need neither pandas nor pyarrow, which take 0.4 s to import.
@@ -29,7 +28,7 @@ _MODULES = {
     "model": ("CITIES", "COLUMNS", "Base", "City"),
     "questions": ("biggest_cities", "biggest_rows", "find_cities", "nearest_cities", "summarize_countries"),
     "schema": ("create_tables",),
-    "store": ("add_city", "load_cities", "read_cities"),
+    "store": ("add_city", "load_cities"),
     "world": ("world_cities", "world_countries"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
-from citykit.cities.model import CITIES, COLUMNS, KEY, City
+from citykit.cities.model import CITIES, KEY, City
 from citykit.cities.other_names import (
     ONE_CITY,
     OTHER_NAMES,
@@ -24,7 +22,6 @@ from citykit.cities.schema import UNDONE
 from citykit.database import Bind, Condition, driver_of, in_transaction, lock_bound, sqlstate
 from citykit.encode import POSITION, Rule, in_encoding, rules_of, validate
 from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
-from citykit.files import read_file
 from citykit.load import LoadReport, OnConflict, OnInvalid, Source, load_rows, settle_numbers, violated_by
 from citykit.runtime import Progress, says_await
 
@@ -51,7 +48,8 @@ async def load_cities(
         ``name`` and ``population`` (persons), and where known ``country``, ``region``, ``latitude``,
         ``longitude`` (degrees) and ``other_names`` (lists of str, by which `find_cities` finds a city as
         well). A missing country or region is ``''``, a missing coordinate NULL, a missing list empty. Or
-        Arrow data, or an iterable or async iterable of frames, as `load_frame` takes them.
+        a path or an open file (see `read_file`), Arrow data, or an iterable or async iterable of frames, as
+        `load_frame` takes them.
     on_conflict : {"error", "skip", "update"}
         What happens to a row whose (name, country, region) is already there, in the table or earlier in
         the frame. "error": the load fails. "skip": what is there stays. "update": the columns of the
@@ -93,17 +91,6 @@ async def load_cities(
         if not exc.keys:  # a unique constraint that is not the key of a city
             raise
         raise DuplicateCityError(str(exc), exc.keys) from exc
-
-
-def read_cities(path: str | Path) -> Iterator[pd.DataFrame | pa.RecordBatch]:
-    """Yield the rows of a file (CSV, Parquet, .ndjson or .arrows) chunk by chunk, for `load_cities`.
-
-    Raises
-    ------
-    CitykitError
-        If there is no such file, it is of another kind, or it cannot be read.
-    """
-    return read_file(path, COLUMNS)
 
 
 @says_await

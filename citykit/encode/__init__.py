@@ -6,13 +6,16 @@ from citykit.encode.encodings import characters_of, in_encoding, lacking
 from citykit.encode.frames import POSITION, ROW_BYTES, validate
 from citykit.encode.rejects import refuse, rejects_frame
 from citykit.encode.rules import Rule, key_of, rules_of, table_of
+from citykit.encode.text_numbers import NOTATION, advice, notes_of
 
 __all__ = [
     "HEADER",
+    "NOTATION",
     "POSITION",
     "ROW_BYTES",
     "TRAILER",
     "Rule",
+    "advice",
     "characters_of",
     "declared",
     "encode_binary",
@@ -22,10 +25,13 @@ __all__ = [
     "is_in_binary",
     "key_of",
     "lacking",
+    "lacks",
+    "notes_of",
     "refuse",
     "rejects_frame",
     "rules_of",
     "table_of",
+    "types_in_binary",
     "types_of",
     "validate",
 ]  # fmt: skip

@@ -15,10 +15,13 @@ import pyarrow.compute as pc
 
 from citykit.encode.encodings import lacking
 from citykit.encode.rules import Rule
-from citykit.encode.values import checked, fits_numeric, is_missing, json_as_written
+from citykit.encode.text_numbers import NUMBERS, numbers_in
+from citykit.encode.text_times import READ_FROM_TEXT, times_in
+from citykit.encode.values import as_text, checked, fits_numeric, is_missing, json_as_written, plain
 from citykit.pgtypes import PGTYPES, TEXT
 
 Reasons: TypeAlias = dict[int, str]  # position → why the value is bad; in the array it is null
+_FROM_TEXT = (*NUMBERS, *READ_FROM_TEXT)
 
 _A_UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -101,6 +104,11 @@ def _is_list(type_: pa.DataType) -> bool:
     return bool(has.is_list(type_) or has.is_large_list(type_) or has.is_fixed_size_list(type_))
 
 
+def _is_text(type_: pa.DataType) -> bool:
+    has = pa.types
+    return bool(has.is_string(type_) or has.is_large_string(type_) or has.is_string_view(type_))
+
+
 def _refused(type_: pa.DataType, rule: Rule) -> str | None:
     """Return the name of an extension type of Arrow that the column does not take; None: there is none."""
     if rule.item is not None:
@@ -143,6 +151,8 @@ def _typed_at_once(array: pa.Array, rule: Rule) -> tuple[pa.Array, Reasons] | No
             return array.cast(rule.type.typed), {}
         if isinstance(array.type, pa.JsonType):
             return _as_written(array.storage, rule)
+        if rule.type.check in _FROM_TEXT and _is_text(array.type):
+            return _read_texts(array, rule)
         if isinstance(array.type, pa.Bool8Type):
             array = array.storage.cast(pa.bool_())
         if pa.types.is_floating(array.type):
@@ -165,7 +175,7 @@ def _same_in_arrow(array: pa.Array, rule: Rule) -> pa.Array | None:
     """Return the array as the column's type; None where that could change a value."""
     has = pa.types
     check, type_ = rule.type and rule.type.check, array.type
-    if has.is_string(type_) or has.is_large_string(type_) or has.is_string_view(type_):
+    if _is_text(type_):
         canonical = check == "uuid" and pc.all(pc.match_substring_regex(array, _A_UUID)).as_py() is not False
         return array.cast(TEXT) if check in ("text", "enum") or canonical else None
     if has.is_integer(type_) or has.is_floating(type_):
@@ -204,12 +214,31 @@ def _typed_one_by_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Rea
     assert rule.type is not None  # noqa: S101
     kept: list[object] = []
     reasons: Reasons = {}
+    texts: dict[int, str] = {}  # position → a text that is read at once with the others
     for position, value in enumerate(python_values(series)):
-        stored, reason = checked(value, rule)
+        if rule.type.check in _FROM_TEXT and isinstance(text := plain(value), str):
+            stored, reason = None, as_text(text)[1]
+            if not reason:
+                texts[position] = text
+        else:
+            stored, reason = checked(value, rule)
         kept.append(stored)
         if reason:
             reasons[position] = reason
-    return pa.array(kept, rule.type.typed), reasons
+    array = pa.array(kept, rule.type.typed)
+    if texts:
+        read, why = _read_texts(pa.array(texts.values(), TEXT), rule)
+        positions = np.array(list(texts))
+        reasons.update((int(positions[place]), reason) for place, reason in why.items())
+        mask = np.zeros(len(array), dtype=bool)
+        mask[positions] = True
+        array = pc.replace_with_mask(array, pa.array(mask), read)
+    return array, reasons
+
+
+def _read_texts(texts: pa.Array, rule: Rule) -> tuple[pa.Array, Reasons]:
+    check = rule.type and rule.type.check
+    return numbers_in(texts, rule) if check in NUMBERS else times_in(texts, rule)
 
 
 def _flaws(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:

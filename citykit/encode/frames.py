@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from citykit.encode.columns import convert, python_values
 from citykit.encode.rejects import rejects_frame
 from citykit.encode.rules import Rule
+from citykit.encode.text_numbers import notes_of
 from citykit.errors import InvalidFrameError
 from citykit.pgtypes import TEXT
 
@@ -48,6 +49,8 @@ def validate(frame: pd.DataFrame, rules: Sequence[Rule], start: int = 0) -> tupl
         If the columns are not the table's: unknown, missing or repeated.
     """
     _check_columns(frame, rules)
+    if notes := notes_of(frame):
+        rules = [rule.written(notes.get("decimal", ""), notes.get("thousands", "")) for rule in rules]
     count = len(frame)
     columns: dict[str, pa.Array] = {}
     bad: list[tuple[int, int, str]] = []  # position, index of the rule, reason

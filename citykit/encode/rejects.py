@@ -32,8 +32,16 @@ def _framed(rows: Sequence[tuple[object, object, object, str]]) -> pd.DataFrame:
     return frame.astype({"column": "str", "reason": "str"})
 
 
-def refuse(rejects: pd.DataFrame, meanings: Mapping[str, str]) -> InvalidFrameError:
-    """Return the error that says, per column and reason, how many values are bad and where the first is."""
+SKIP = "on_invalid='skip' loads the valid rows."
+
+
+def refuse(
+    rejects: pd.DataFrame, meanings: Mapping[str, str], advice: str | None = SKIP, place: str = ""
+) -> InvalidFrameError:
+    """Return the error that says, per column and reason, how many values are bad and where the first is.
+
+    `advice` is what to type next, None where nothing helps; `place` says where the first is in a file.
+    """
     parts = []
     for (column, reason), group in rejects.groupby(["column", "reason"], sort=False):
         first = group.iloc[0]
@@ -43,7 +51,11 @@ def refuse(rejects: pd.DataFrame, meanings: Mapping[str, str]) -> InvalidFrameEr
         )
     broken = set(rejects["column"])
     rules = [meaning for column, meaning in meanings.items() if column in broken and meaning]
-    hint = " ".join([*rules, "See error.rejects for all; on_invalid='skip' loads the valid rows."])
+    rules += [place] if place else []
+    if advice == SKIP:
+        hint = " ".join([*rules, f"See error.rejects for all; {SKIP}"])
+    else:
+        hint = " ".join([*rules, "See error.rejects for all."]) + (f"\n{advice}" if advice else "")
     return InvalidFrameError(f"{'; '.join(parts)}; nothing was loaded.\n{hint}", rejects)
 
 

@@ -41,11 +41,29 @@ class Rule:
     encoding: str = ""  # the database's, where it lacks characters (see `in_encoding`)
     # The server's type, if the values can be sent in binary; "": as text; None: the server was not asked yet.
     binary: str | None = field(default=None, compare=False)
+    decimal: str = ""  # the decimal mark of numbers in text; '': a point
+    thousands: str = ""  # the mark between their groups of three digits; '': they have none
 
     @property
     def compared_alike(self) -> str:
         """Whether Arrow finds values equal, and sorts them, as the server does (see `PgType`)."""
         return "never" if self.type is None or self.item else self.type.compared_alike
+
+    @property
+    def takes_fractions(self) -> bool:
+        """Whether it is a number that need not be whole."""
+        check = self.type and self.type.check
+        return check == "float" or (check == "numeric" and (self.precision is None or bool(self.scale)))
+
+    def written(self, decimal: str, thousands: str) -> Rule:
+        """Return the rule for a source whose text has numbers with these marks.
+
+        If they are the same, it is for decimals in a column that takes fractions, for thousands in others.
+        """
+        item = self.item and self.item.written(decimal, thousands)
+        if decimal == thousands:
+            decimal, thousands = (decimal, "") if self.takes_fractions else ("", thousands)
+        return replace(self, decimal=decimal, thousands=thousands, item=item)
 
 
 def table_of(table: object) -> Table:

@@ -73,7 +73,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (numbers.Real, Decimal)) and not isinstance(value, (bool, np.timedelta64))
 
 
-def _text(value: Any, _rule: Rule) -> Answer:
+def as_text(value: Any, _rule: Rule | None = None) -> Answer:
+    """Return a text, or the reason why a value is none."""
     if not isinstance(value, str):
         return None, "not text"
     try:
@@ -312,8 +313,8 @@ def _macaddr(value: Any, _rule: Rule) -> Answer:
 
 
 _CHECKS: dict[Check, Callable[[Any, Rule], Answer]] = {
-    "text": _text,
-    "enum": _text,  # the labels are compared for the whole column
+    "text": as_text,
+    "enum": as_text,  # the labels are compared for the whole column
     "integer": _integer,
     "float": _float,
     "numeric": _numeric,

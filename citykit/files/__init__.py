@@ -1,5 +1,5 @@
-"""CSV, JSON, Parquet and Arrow files to frames."""
+"""Files to frames: delimited text, JSON, Parquet, Arrow, Excel."""
 
-from citykit.files.reader import read_file
+from citykit.files.reader import FileSource, Kind, open_file, read_file
 
-__all__ = ["read_file"]
+__all__ = ["FileSource", "Kind", "open_file", "read_file"]

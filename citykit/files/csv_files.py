@@ -1,71 +1,227 @@
-"""CSV: every field is text, except in the columns of numbers; only an empty field is missing."""
+"""Delimited text: every field is text, and an empty one is missing. The header tells the delimiter."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
+import io
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
-BLOCK_BYTES = 2**20  # Arrow reads a few blocks ahead
-_PARSE: dict[str, Callable[[str], object]] = {"int64": Decimal, "float64": float}  # by dtype
+from citykit.files.columns import Columns
+from citykit.files.streams import ReadError, Stream, in_utf8, parts_of
+
+BLOCK_BYTES = 2**20  # Arrow reads a few blocks ahead; no row may be longer
+_SAMPLE_BYTES = 2**20
+_SAMPLE_ROWS = 100
+_DELIMITERS = (",", "\t", ";", "|")
+_ONE_COLUMN = "\x1f"  # the unit separator, which no text has
 
 
-def read(path: Path, dtypes: Mapping[str, str]) -> Iterator[pd.DataFrame]:
-    """Yield the rows of a file in blocks; a row of another length than the first is an error.
+def read(
+    path: Path, columns: Columns, delimiter: str | None, seen: Callable[[int], None]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file in batches, every column as text.
 
-    `dtypes` says which columns are of numbers (int64, float64); an empty field is missing.
+    Arrow reads ahead in threads of its own, so it is given a file on disk: one of Python's would be asked for
+    more while the process ends, which does not end then.
+
+    Parameters
+    ----------
+    path : Path
+        In UTF-8.
+    columns : Columns
+    delimiter : str, optional
+        None: the one that the header and the first rows have.
+    seen : callable
+        Is told after each batch how many bytes of the file Arrow has taken.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        names = next(csv.reader(file), None)
-        if names is None:
-            raise ValueError("it is empty")
-        if next(file, None) is None:  # Arrow reads no header that is the whole file
-            yield pd.DataFrame(columns=names, dtype=object)
-            return
-    start = 0
-    with arrow_csv.open_csv(
-        path,
-        read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES),
-        parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
-        convert_options=arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
-        ),
-    ) as reader:
-        for batch in reader:
-            frame = batch.to_pandas().set_axis(pd.RangeIndex(start, start + batch.num_rows))
-            parsed = {
-                name: _numbers(frame[name], _PARSE[dtype])
-                for name, dtype in dtypes.items()
-                if dtype in _PARSE and names.count(name) == 1
-            }
-            yield frame.assign(**parsed)
-            start += len(frame)
-    if not start:  # the names of the columns are checked, too
-        yield pd.DataFrame(columns=names, dtype=object)
+    with _text(path) as text:
+        sample = text.head(_SAMPLE_BYTES)
+    if not sample.strip():
+        raise ReadError("it is empty")
+    delimiter = delimiter or _delimiter(sample)
+    names, *rows = _records(sample, delimiter)
+    if any("\0" in name for name in names):
+        raise ReadError(
+            "its first line has NUL bytes: it is no text, or UTF-16 without its byte order mark",
+            encoding="utf-16-be" if names[0].startswith("\0") else "utf-16-le",
+        )
+    positions, renamed = columns.of(names)
+    fields = [f"f{number}" for number in range(len(names))]  # so that names may repeat, or have line ends
+    ragged: list[arrow_csv.InvalidRow] = []
+
+    def refuse(row: arrow_csv.InvalidRow) -> str:
+        ragged.append(row)
+        return "error"
+
+    if not rows and len(sample) < _SAMPLE_BYTES:  # Arrow takes no header without a line end
+        yield pa.RecordBatch.from_arrays([pa.array([], pa.large_string())] * len(renamed), renamed)
+        return
+    before = len(sample) - len(sample.lstrip(b"\r\n"))
+    last = ""
+    try:
+        with (
+            pa.OSFile(str(path)) as file,
+            arrow_csv.open_csv(
+                file,
+                arrow_csv.ReadOptions(
+                    block_size=BLOCK_BYTES,
+                    autogenerate_column_names=True,
+                    skip_rows=len(sample[:before].splitlines()),
+                    skip_rows_after_names=1,
+                ),
+                arrow_csv.ParseOptions(
+                    delimiter=delimiter, newlines_in_values=True, invalid_row_handler=refuse
+                ),
+                arrow_csv.ConvertOptions(
+                    column_types=dict.fromkeys(fields, pa.large_string()),  # as `encode` has it
+                    include_columns=[*(fields[position] for position in positions), fields[-1]],
+                    null_values=[""],
+                    strings_can_be_null=True,
+                ),
+            ) as reader,
+        ):
+            held = None
+            for batch in reader:
+                seen(file.tell())
+                if held is not None:
+                    yield held
+                last = batch.column(len(renamed))[-1].as_py() if batch.num_rows else last
+                held = batch.select(range(len(renamed))).rename_columns(renamed)
+    except pa.ArrowInvalid as exc:
+        with _text(path) as text:  # which says where a byte is no UTF-8
+            while text.read(BLOCK_BYTES):
+                pass
+        if ragged:
+            raise _ragged(ragged[0], len(names), delimiter, path) from exc
+        if str(exc).startswith("straddling object"):  # Arrow has no code for a row beyond a block
+            where = _begun(path, delimiter)
+            raise ReadError(
+                f"{where} is longer than {BLOCK_BYTES:,} bytes; perhaps a quote is never closed"
+            ) from exc
+        raise
+    if last and _may_be_open(path, last) and not _closes(path, delimiter, last):
+        raise ReadError(f"a quote is opened in {_begun(path, delimiter)} and never closed")
+    if held is not None:
+        yield held
 
 
-def _numbers(texts: pd.Series[Any], parse: Callable[[str], object]) -> pd.Series[Any]:
-    """Convert texts to numbers; one that is no number stays, so that the check can name its row."""
-    if parse is float or texts.dropna().str.fullmatch(r"[0-9]{1,15}").all():
+@contextmanager
+def _text(path: Path) -> Iterator[Stream]:
+    with path.open("rb") as file:
+        yield in_utf8(Stream(parts_of(file)), "utf-8")
+
+
+def _may_be_open(path: Path, last: str) -> bool:
+    """Tell by the end of a file whether the quotes around its last value may be open.
+
+    Arrow takes a file's end for that of a quote.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - BLOCK_BYTES))
+        end = file.read().rstrip(b"\r\n")
+    quotes = len(end) - len(end.rstrip(b'"'))
+    in_last_line = b'"' in end[max(end.rfind(b"\n"), end.rfind(b"\r")) + 1 :]
+    return quotes % 2 == 0 and (in_last_line or "\n" in last or "\r" in last)
+
+
+def _closes(path: Path, delimiter: str, last: str) -> bool:
+    """Tell whether the last quote of a file is closed: what follows the file is a row of its own then."""
+    with _text(path) as text, io.TextIOWrapper(io.BufferedReader(text), "utf-8", newline="") as lines:
+        records = csv.reader(itertools.chain(lines, ["\n", "end\n"]), delimiter=delimiter)
         try:
-            return pd.Series(
-                pa.array(texts, pa.string(), from_pandas=True)
-                .cast(pa.float64())
-                .to_numpy(zero_copy_only=False),
-                index=texts.index,
-            )
-        except pa.ArrowInvalid:
-            pass
-    values: list[object] = []
-    for text in texts:
-        try:
-            values.append(parse(text) if isinstance(text, str) else None)
-        except (ValueError, ArithmeticError):
-            values.append(text)
-    return pd.Series(values, index=texts.index, dtype=object)
+            return deque(records, maxlen=1).pop() == ["end"]
+        except csv.Error:  # a field of more than 128 KiB
+            return len(last) < csv.field_size_limit()
+
+
+def _records(sample: bytes, delimiter: str) -> list[list[str]]:
+    """Return the first rows of a text that are whole."""
+    found: list[list[str]] = []
+    try:
+        for record in csv.reader(
+            io.StringIO(sample.decode(errors="ignore"), newline=""), delimiter=delimiter
+        ):
+            if record:  # no empty line
+                found.append(record)
+            if len(found) > _SAMPLE_ROWS:
+                return found
+    except csv.Error:  # a field of more than 128 KiB
+        return found or [[]]
+    return found[:-1] if len(sample) == _SAMPLE_BYTES and len(found) > 1 else found
+
+
+def _delimiter(sample: bytes) -> str:
+    """Return the delimiter that splits the header, and all rows alike where several do."""
+    split = {delimiter: [len(row) for row in _records(sample, delimiter)] for delimiter in _DELIMITERS}
+    heads = [delimiter for delimiter, fields in split.items() if fields[0] > 1]
+    alike = [each for each in heads if len({*split[each]}) == 1 < len(split[each])]
+    found = alike if len(heads) > 1 else heads
+    if len(heads) > 1 and len(found) != 1:
+        both = " or ".join(map(repr, heads))
+        raise ReadError(f"its columns may be separated by {both}: its header has each", delimiter=heads[0])
+    if found:
+        return found[0]
+    if alike := [
+        each for each, fields in split.items() if len(fields) > 1 and len({*fields[1:]}) == 1 < fields[1]
+    ]:
+        many = split[alike[0]][1]
+        raise ReadError(
+            f"its header is one column, and all rows have {many} fields separated by {alike[0]!r}",
+            "Name each column in the header; if it is one column, name a delimiter that it does not have.",
+        )
+    return _ONE_COLUMN
+
+
+def _ragged(row: arrow_csv.InvalidRow, expected: int, delimiter: str, path: Path) -> ReadError:
+    text = row.text if len(row.text) <= 80 else f"{row.text[:80]}…"
+    fields = f"{row.actual_columns} field{'s' * (row.actual_columns != 1)}"
+    what = f"{_begun(path, delimiter, expected)} has {fields} where the header has {expected}: {text!r}"
+    if "\n" in row.text:
+        return ReadError(f"{what}; perhaps a quote is never closed")
+    more = row.actual_columns > expected and delimiter == ","
+    return ReadError(
+        what, "A comma within a value, or a decimal comma, needs quotes around the value." if more else ""
+    )
+
+
+def _begun(path: Path, delimiter: str, expected: int | None = None) -> str:
+    """Say where the first row begins that has another number of fields than expected; None: the last row."""
+    begun = 1
+    for line, record in _located(path, delimiter):
+        begun = line
+        if expected is not None and len(record) != expected:
+            break
+    return f"the row that begins in line {begun:,}"
+
+
+def line_of(row: int, path: Path, delimiter: str | None) -> int | None:
+    """Return the line (from 1) in which a row begins (from 0, after the header); None if it is not there."""
+    if not delimiter:
+        with _text(path) as text:
+            delimiter = _delimiter(text.head(_SAMPLE_BYTES))
+    return next((line for line, _ in itertools.islice(_located(path, delimiter), row + 1, None)), None)
+
+
+def _located(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not empty, each after its first line; one that is too long has no fields."""
+    start = 1
+    with _text(path) as text, io.TextIOWrapper(io.BufferedReader(text), "utf-8", newline="") as lines:
+        records = csv.reader(lines, delimiter=delimiter)
+        while True:
+            try:
+                record = next(records)
+            except StopIteration:
+                return
+            except csv.Error:  # a field of more than 128 KiB
+                yield start, []
+                return
+            if record:
+                yield start, record
+            start = records.line_num + 1

@@ -94,9 +94,12 @@ async def load_frame(
         An engine: one transaction, committed. A connection or a session: a savepoint in the caller's
         transaction, which the caller commits.
     source : DataFrame, shape (n, any of the table's columns in any order)
-        Or Arrow data (a table, a record-batch reader, whatever has ``__arrow_c_stream__``: polars, DuckDB),
-        or an iterable or async iterable of frames, for what is larger than memory. Columns that it lacks
-        keep their server defaults. NaN, NaT, None and NA are NULL.
+        Or a path or an open file (see `read_file`; with options: `open_file`), Arrow data (a table, a
+        record-batch reader, whatever has ``__arrow_c_stream__``: polars, DuckDB), or an iterable or async
+        iterable of frames, for what is larger than memory. Columns that it lacks keep their server defaults.
+        NaN, NaT, None and NA are NULL. Text in a column of numbers is read where it is ``-?[0-9]+``, also
+        with ``.0`` or, if the column takes fractions, with a decimal point and an exponent; other text is a
+        reject.
     table : mapped class, sqlalchemy.Table or str
         A name, ``"readings"`` or ``"schema.readings"``, is that of any table, view or foreign table that
         takes an INSERT; its columns and keys are read from the server's catalogue. It is taken as it is

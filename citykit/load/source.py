@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import IO, Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from citykit.encode import ROW_BYTES, Rule, refuse, rejects_frame, validate
+from citykit.encode import NOTATION, ROW_BYTES, Rule, advice, notes_of, refuse, rejects_frame, validate
 from citykit.errors import InvalidFrameError
+from citykit.files import FileSource, open_file
 from citykit.runtime import callers_code
 
 CHUNK_ROWS = 65_536  # checked, typed and encoded at a time: a few megabytes, a few milliseconds
+LOCATED_ROWS = 1_000_000  # those whose line in a file is looked for: a second, at most
 KEPT_BYTES = 128 * 2**20  # of typed rows that need not be typed again when they are sent
 
 
@@ -28,7 +31,8 @@ class ArrowStream(Protocol):
 
 
 Piece: TypeAlias = pd.DataFrame | ArrowStream
-Source: TypeAlias = Piece | Iterable[Piece] | AsyncIterable[Piece]
+File: TypeAlias = str | os.PathLike[str] | IO[Any]
+Source: TypeAlias = Piece | File | Sequence[File] | Iterable[Piece] | AsyncIterable[Piece]
 
 
 @dataclass
@@ -51,10 +55,14 @@ class Rows:
     _checked: bool = False
     _large: bool = False  # rows may be longer than the server takes, which depends on how they are sent
     _columns: list[str] = field(default_factory=list)  # of a stream's first chunk
+    _rows: int = 0  # that were checked, valid or not
+    _notes: dict[str, str] = field(default_factory=dict)  # what the source says of its numbers
 
     def __post_init__(self) -> None:
+        if _is_file(self.source):
+            self.source = open_file(self.source)
         self._whole = whole_of(self.source)
-        self.total = None if self._whole is None else len(self._whole)
+        self.total = getattr(self.source, "total_rows", None) if self._whole is None else len(self._whole)
         streams = any(hasattr(self.source, name) for name in ("__aiter__", "__iter__", "__arrow_c_stream__"))
         if not streams or isinstance(self.source, (str, bytes, dict, pd.Series, Coroutine)):
             raise _not_loadable(self.source)
@@ -96,9 +104,10 @@ class Rows:
             return
         kept = 0
         self._checked = True
-        self.valid, self.refused, self._rejects, self._kept = (
+        self.valid, self.refused, self._rows, self._rejects, self._kept = (
             0,
             set(),
+            0,
             [],
             {},
         )  # of a check by other rules, before this one
@@ -120,7 +129,17 @@ class Rows:
     def refuse(self, cause: BaseException | None = None) -> None:
         """Raise the error that names every bad value, where one is enough to refuse the whole."""
         if self._rejects and self.stop_at_rejects:
-            raise refuse(self.rejects, {rule.name: rule.meaning for rule in self.rules}) from cause
+            rejects = self.rejects
+            said = advice(rejects, self._rows, self._notes)
+            meanings = {rule.name: rule.meaning for rule in self.rules}
+            raise refuse(rejects, meanings, said, self._place(rejects["row"].iloc[0])) from cause
+
+    def _place(self, row: Any) -> str:
+        """Say in which line of a file a row is; of a late one it would take seconds to find it."""
+        if not isinstance(self.source, FileSource) or row >= LOCATED_ROWS:
+            return ""
+        line = self.source.line_of(row)
+        return f"Row label {row} is line {line:,} of {self.source.called}." if line else ""
 
     async def batches(self) -> AsyncGenerator[pa.Table, None]:
         """Yield the valid rows in order, each chunk after the positions of its rows."""
@@ -145,6 +164,8 @@ class Rows:
         if len(rejects):
             self._rejects.append(rejects)
         self.valid += rows.num_rows
+        self._rows += len(chunk)
+        self._notes = self._notes or notes_of(chunk)
         return rows
 
     async def _chunks(self) -> AsyncGenerator[tuple[int, pd.DataFrame], None]:
@@ -164,24 +185,40 @@ class Rows:
             return
         with callers_code():
             pieces = _iterate(self.source)
+        if not isinstance(self.source, AsyncIterable):
+            pieces = _parts(pieces, self.source)
         while True:
             with callers_code():
                 if isinstance(self.source, AsyncIterable):
                     given = await anext(pieces, _END)
+                    piece = given if given is _END else _piece(given, self.source)
                 else:  # in a thread: it may read a file
-                    given = await asyncio.to_thread(_next, pieces)
-                if given is _END:
-                    return
-                piece = _piece(given, self.source)
+                    piece = await asyncio.to_thread(_next, pieces)
+            if piece is _END:
+                return
             yield piece
 
 
 _END: Any = object()
 
 
+def _parts(pieces: Iterable[Any], of: object) -> Iterator[pd.DataFrame | pa.Table]:
+    """Yield pieces of a source as frames and tables; of a file, its own."""
+    values = isinstance(of, (pd.Index, np.ndarray))  # whose texts are no paths
+    for piece in pieces:
+        for part in open_file(piece) if _is_file(piece) and not values else (piece,):
+            yield _piece(part, of)
+
+
 def _next(pieces: Any) -> Any:
     with callers_code():  # also here: asyncio replaces a TimeoutError that comes from a thread
         return next(pieces, _END)
+
+
+def _is_file(source: object) -> TypeGuard[File]:
+    if isinstance(source, (pd.DataFrame, pd.Series)):  # which may have a column called read
+        return False
+    return isinstance(source, (str, os.PathLike)) or callable(getattr(source, "read", None))
 
 
 def whole_of(source: Any) -> pd.DataFrame | pa.Table | None:
@@ -220,6 +257,9 @@ def _to_pandas(chunk: pa.Table, start: int) -> pd.DataFrame:
     """Make a frame of Arrow columns as they are, without copying them, labelled by position."""
     frame: pd.DataFrame = chunk.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
     frame.index = pd.RangeIndex(start, start + len(frame))
+    if said := (chunk.schema.metadata or {}).get(NOTATION.encode()):
+        with suppress(ValueError):  # of somebody else's making
+            frame.attrs[NOTATION] = json.loads(said)
     return frame
 
 
@@ -232,15 +272,12 @@ def _other_columns(start: int, differing: set[str]) -> InvalidFrameError:
     )
 
 
-_READERS = {".parquet": "read_parquet", ".xlsx": "read_excel", ".json": "read_json", ".ndjson": "read_json"}
-
-
 def _not_loadable(source: object, of: object = None) -> TypeError:
     """Return the error for a source, or for a piece `of` a source, that is no frame."""
     hint = _hint(source if of is None else of, source)
     kind = type(source).__name__
     return TypeError(
-        "a pandas DataFrame is needed, Arrow data, or an iterable of either, "
+        "a pandas DataFrame is needed, Arrow data, a file, or an iterable of these, "
         f"not {kind if of is None else f'{type(of).__name__} of {kind}'}; nothing was loaded. {hint}".rstrip()
     )
 
@@ -250,10 +287,8 @@ def _hint(source: object, piece: object) -> str:
     if isinstance(source, Coroutine):
         source.close()
         return "Put await before the call that makes it."
-    if isinstance(source, (str, bytes, os.PathLike)):
-        suffix = os.path.splitext(os.fsdecode(source))[1].lower()
-        lines = ", lines=True" if suffix == ".ndjson" else ""
-        return f"For a file: pandas.{_READERS.get(suffix, 'read_csv')}(source{lines})"
+    if isinstance(source, (bytes, bytearray)):
+        return "For the bytes of a file: io.BytesIO(source)"
     if isinstance(source, dict) and any(isinstance(value, pd.DataFrame) for value in source.values()):
         return "Its frames: source.values()"
     for method in ("to_frame", "to_batches", "collect"):  # a Series, a dataset of pyarrow, a polars.LazyFrame

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -26,11 +27,11 @@ from citykit.cities import (
     biggest_rows,
     find_cities,
     load_cities,
-    read_cities,
     summarize_countries,
 )
 from citykit.database import in_transaction
 from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError
+from citykit.files import FileSource, Kind
 from citykit.load import OnConflict, OnInvalid
 from citykit.read import stream_frames
 from citykit.web.answers import Answer, rejected
@@ -51,11 +52,11 @@ from citykit.web.schemas import (
 )
 
 BULK = "/cities/bulk"
-KINDS = {  # media types of a bulk body, and the suffix of such a file
-    "text/csv": ".csv",
-    "application/x-ndjson": ".ndjson",
-    "application/vnd.apache.parquet": ".parquet",
-    "application/vnd.apache.arrow.stream": ".arrows",
+KINDS: dict[str, Kind] = {  # media types of a bulk body, and what such a file is
+    "text/csv": "csv",
+    "application/x-ndjson": "ndjson",
+    "application/vnd.apache.parquet": "parquet",
+    "application/vnd.apache.arrow.stream": "arrow stream",
 }
 _ROWS = {"type": "array", "items": {"$ref": "#/components/schemas/NewCity"}}
 _CONTENT: dict[str, Any] = {
@@ -133,7 +134,7 @@ async def export(
             async for frame in frames:
                 yield await asyncio.to_thread(_written, frame, format, head=False)
 
-    kind = next(kind for kind, suffix in KINDS.items() if suffix == f".{format}")
+    kind = next(kind for kind, read in KINDS.items() if read == format)
     return StreamingResponse(chunks(), media_type=kind)
 
 
@@ -219,23 +220,23 @@ async def load(
     request: Request, engine: EngineOf, on_conflict: OnConflict = "error", on_invalid: OnInvalid = "error"
 ) -> Response:
     """Store the cities of a CSV, NDJSON, Parquet or Arrow stream body: all of them or none."""
-    suffix = KINDS.get(request.headers.get("content-type", "").partition(";")[0].strip().lower())
-    if suffix is None or request.headers.get("content-encoding", "identity") != "identity":
+    kind = KINDS.get(request.headers.get("content-type", "").partition(";")[0].strip().lower())
+    if kind is None or request.headers.get("content-encoding", "identity") != "identity":
         raise HTTPException(415, f"The body is to be one of {', '.join(KINDS)}, without a content encoding.")
     # To a file first: a slow client would else hold a transaction and its locks.
-    with tempfile.NamedTemporaryFile(prefix="citykit-", suffix=suffix) as file:
+    with tempfile.NamedTemporaryFile(prefix="citykit-") as file:
         try:
             await _spool(request, file)
         except OSError:
             return Answer(503, "There is no room for the body. Try again later.").as_json()
         try:
             report = await load_cities(
-                engine, _rows(file.name), on_conflict=on_conflict, on_invalid=on_invalid, progress=False
+                engine, _rows(file.name, kind), on_conflict=on_conflict, on_invalid=on_invalid, progress=False
             )
         except _UnreadableError as exc:
             return JSONResponse({"detail": str(exc), "rejects": [], "rejects_total": 0}, 422)
         except InvalidFrameError as exc:
-            said = str(exc).replace("See error.rejects for all; ", "")
+            said = re.sub(r" ?See error\.rejects for all(; |\.)", " ", str(exc)).strip()
             body = {"detail": said, **rejected(exc.rejects)}
             return Response(to_json(body, inf_nan_mode="null"), 422, media_type="application/json")
         except DuplicateKeyError as exc:
@@ -252,11 +253,11 @@ class _UnreadableError(Exception):
     """The body cannot be parsed as its media type."""
 
 
-def _rows(path: str) -> Iterator[Any]:
+def _rows(path: str, kind: Kind) -> Iterator[Any]:
     try:
-        yield from read_cities(path)
+        yield from FileSource(path, kind=kind, called="The body")
     except CitykitError as exc:
-        raise _UnreadableError(f"{str(exc).replace(path, 'The body')}; nothing was loaded.") from exc
+        raise _UnreadableError(str(exc)) from exc
 
 
 async def _spool(request: Request, file: Any) -> None:

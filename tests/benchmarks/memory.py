@@ -27,18 +27,16 @@ def forget() -> None:
 
 
 async def main(kind: str, rows: int, path: Path) -> None:
-    """Load from a frame in memory, or from a Parquet file in chunks."""
+    """Load from a frame in memory, or from a Parquet or CSV file in chunks."""
     if kind == "write":
-        cities(rows).to_parquet(path, index=False, row_group_size=100_000)
+        if path.suffix == ".csv":
+            cities(rows).to_csv(path, index=False)
+        else:
+            cities(rows).to_parquet(path, index=False, row_group_size=100_000)
         return
     engine = await citykit.connect()
     await citykit.create_tables(engine, reset=True)
-    if kind == "frame":
-        source = cities(rows)
-    else:
-        from citykit.cities import read_cities
-
-        source = read_cities(path)  # type: ignore[assignment]
+    source: citykit.Source = cities(rows) if kind == "frame" else path
     forget()
     before = memory("VmRSS")
     started = time.perf_counter()

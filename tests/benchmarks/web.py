@@ -171,7 +171,7 @@ async def bulk(server: Server, rows: int) -> list[str]:
     """Load the same rows by HTTP and by `load_cities`."""
     frame = cities(rows)
     bodies = {
-        kind: server.disk / f"bulk{suffix}" for kind, suffix in routes.KINDS.items() if suffix != ".arrows"
+        media: server.disk / f"bulk.{kind}" for media, kind in routes.KINDS.items() if kind != "arrow stream"
     }
     frame.to_csv(bodies["text/csv"], index=False)
     frame.to_parquet(bodies["application/vnd.apache.parquet"], index=False, row_group_size=100_000)

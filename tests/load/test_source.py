@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,6 @@ async def generate() -> AsyncIterator[pd.DataFrame]:
     yield pd.DataFrame(CITIES)
 
 
-def in_a_file(path: Path, suffix: str = ".csv") -> Path:
-    frame, file = pd.DataFrame(CITIES), path / f"cities{suffix}"
-    if suffix == ".csv":
-        frame.to_csv(file, index=False)
-    elif suffix == ".parquet":
-        frame.to_parquet(file)
-    else:
-        frame.to_json(file, orient="records", lines=True)
-    return file
-
-
 # What is given, and what the error says to type, with the names of the columns where it says "…".
 SOURCES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "dict": (lambda _: CITIES, "pandas.DataFrame(source)"),
@@ -49,10 +39,7 @@ SOURCES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda _: np.array([("a", 1)], dtype=[("name", object), ("population", int)]),
         "pandas.DataFrame(source)",
     ),
-    "CSV file": (in_a_file, "pandas.read_csv(source)"),
-    "name of a file": (lambda path: str(in_a_file(path)), "pandas.read_csv(source)"),
-    "Parquet file": (lambda path: in_a_file(path, ".parquet"), "pandas.read_parquet(source)"),
-    "NDJSON file": (lambda path: in_a_file(path, ".ndjson"), "pandas.read_json(source, lines=True)"),
+    "bytes": (lambda _: b"name,population\na,1\n", "io.BytesIO(source)"),
     "Series": (lambda _: pd.Series(["a"], name="name"), "source.to_frame()"),
     "Series of polars": (lambda _: pl.Series("name", ["a"]), "source.to_frame()"),
     "Index": (lambda _: pd.Index(["a"], name="name"), "source.to_frame()"),
@@ -74,7 +61,7 @@ async def test_what_cannot_be_loaded_is_named_with_what_makes_a_source_of_it(
     assert str(caught.value).endswith(f": {typed}")
     assert await scalar(engine, "SELECT count(*) FROM cities") == 0
     typed = typed.replace("…", "'name', 'population'")
-    loadable = eval(typed, {"pandas": pd, "source": source})  # noqa: S307  what a user types
+    loadable = eval(typed, {"pandas": pd, "io": io, "source": source})  # noqa: S307  what a user types
     if typed == "source.to_frame()":  # a column alone is not a whole city
         loadable = pd.DataFrame(loadable, columns=["name"]).assign(population=1)
     await citykit.load_cities(engine, loadable)
@@ -98,3 +85,62 @@ async def test_what_nothing_makes_a_source_of_is_named_or_is_empty(engine: Async
         return
     with pytest.raises(TypeError, match="a pandas DataFrame is needed"):
         await citykit.load_cities(engine, source)
+
+
+CSV = "name,population\na,1\nb,2\n"
+SOURCES_OF_FILES: dict[str, Callable[[Path], Any]] = {
+    "str": str,
+    "Path": lambda path: path,
+    "bytes that are open": lambda path: io.BytesIO(path.read_bytes()),
+    "text that is open": lambda path: io.StringIO(path.read_text()),
+    "list of paths": lambda path: [path],
+    "iterable of a path and a frame": lambda path: iter(
+        [path, pd.DataFrame({"name": ["c"], "population": [3]})]
+    ),
+    "open_file": citykit.open_file,
+    "read_file": citykit.read_file,
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES_OF_FILES)
+async def test_a_file_is_a_source(engine: AsyncEngine, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "cities.csv"
+    path.write_text(CSV)
+    report = await citykit.load_cities(engine, SOURCES_OF_FILES[kind](path))
+    assert report.inserted == await scalar(engine, "SELECT count(*) FROM cities") == 2 + ("frame" in kind)
+    assert await scalar(engine, "SELECT population FROM cities WHERE name = 'b'") == 2
+
+
+GERMAN = (
+    "name;population;latitude\n" + "".join(f"city {n};{n}.000;52,5{n}\n" for n in range(1, 10)) + "x;5;1,5\n"
+)
+
+
+@pytest.mark.parametrize("as_frame", [False, True], ids=["file", "frame"])
+async def test_an_error_of_numbers_that_look_alike_ends_in_the_call_that_reads_them(
+    engine: AsyncEngine, tmp_path: Path, as_frame: bool
+) -> None:
+    path = tmp_path / "de.csv"
+    path.write_text(GERMAN)
+    source = citykit.read_file(path) if as_frame else path
+    with pytest.raises(citykit.InvalidFrameError) as caught:
+        await citykit.load_cities(engine, source)
+    said, call = str(caught.value).rsplit("\n", 1)
+    assert "9 values like a number with thousands dots (first at row label 0: '1.000')" in said
+    assert "nothing was loaded" in said
+    assert as_frame or f"Row label 0 is line 2 of {path}." in said
+    assert "skip" not in str(caught.value)
+    assert call == f'citykit.read_file("{path}", thousands=".", decimal=",")'
+    assert await scalar(engine, "SELECT count(*) FROM cities") == 0
+    report = await citykit.load_cities(engine, eval(call, {"citykit": citykit}))  # noqa: S307  what a user types
+    assert report.inserted == 10
+    assert await scalar(engine, "SELECT sum(population) FROM cities") == 45_005
+    assert await scalar(engine, "SELECT latitude FROM cities WHERE name = 'city 3'") == 52.53
+
+
+async def test_a_file_that_cannot_be_read_loads_nothing(engine: AsyncEngine, tmp_path: Path) -> None:
+    path = tmp_path / "cities.csv"
+    path.write_text("name,population\n" + "a,1\n" * 200_000 + "b,2,3\n")
+    with pytest.raises(citykit.CitykitError, match="line 200,002 has 3 fields"):
+        await citykit.load_cities(engine, path, on_conflict="skip")
+    assert await scalar(engine, "SELECT count(*) FROM cities") == 0

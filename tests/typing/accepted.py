@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Literal, assert_type
 
 import pandas as pd
@@ -40,6 +42,14 @@ async def every_source(engine: AsyncEngine, frame: pd.DataFrame, lazy: pl.LazyFr
         frames(),
         asynchronous_frames(),
         citykit.stream_frames(engine, "TABLE cities"),
+        "cities.csv",
+        Path("cities.csv"),
+        io.BytesIO(),
+        io.StringIO(),
+        ["one.csv", "two.csv"],
+        [Path("one.csv"), Path("two.csv")],
+        citykit.read_file("cities.csv", thousands="."),
+        citykit.open_file(["one.csv", "two.csv"], rename={"city": "name"}, compression="gzip"),
     ]
     for source in sources:
         assert_type(await citykit.load_cities(engine, source), citykit.LoadReport)

@@ -25,7 +25,8 @@ async def misspell_a_policy(engine: AsyncEngine, frame: pd.DataFrame) -> None:
 
 
 async def load_what_is_no_source(engine: AsyncEngine) -> None:
-    await citykit.load_cities(engine, "cities.csv")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await citykit.load_cities(engine, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    citykit.read_file(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await citykit.load_cities(engine, {"name": ["a"], "population": [1]})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
     await citykit.load_cities(engine, None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await citykit.load_cities(engine, citykit.read_frame(engine, "TABLE cities"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

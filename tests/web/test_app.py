@@ -295,7 +295,7 @@ async def test_a_bulk_body_of_another_kind(empty: httpx.AsyncClient, kind: str) 
 async def test_ndjson_in_several_blocks(
     empty: httpx.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("citykit.files.ndjson._BLOCK_BYTES", 100)
+    monkeypatch.setattr("citykit.files.json_files.BLOCK_BYTES", 100)
     lines = [json.dumps({"name": f"é {n}", "population": n if n % 7 else float(n)}) for n in range(50)]
     answer = await bulk(empty, "\n\n".join(lines).encode(), "application/x-ndjson")
     assert answer.json()["inserted"] == 50

@@ -1,0 +1,61 @@
+"""Text in a column of dates, times or booleans: ISO 8601 as PostgreSQL, pandas and JSON write it. No I/O."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from citykit.encode.rules import Rule
+from citykit.pgtypes import TEXT, Check
+
+_DATE, _TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}", r"[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?"
+# How it is written, and an example of that; what the column is called in a reason.
+_WRITTEN: dict[Check, tuple[str, str]] = {
+    "date": (rf"^{_DATE}(?:[ T]00:00(?::00(?:\.0+)?)?)?$", "not a date such as 2024-01-31"),
+    "time": (rf"^{_TIME}$", "not a time of day such as 12:30:00"),
+    "timestamp": (rf"^{_DATE}(?:[ T]{_TIME})?$", "not a timestamp such as 2024-01-31 12:30:00"),
+    "timestamptz": (
+        rf"^{_DATE}[ T]{_TIME}(?:Z|[-+][0-9]{{2}}(?::?[0-9]{{2}})?)$",
+        "not a timestamp with its zone, such as 2024-01-31 12:30:00+01:00",
+    ),
+    "boolean": ("^(?:true|false|True|False|TRUE|FALSE|t|f)$", "neither true nor false"),
+}
+READ_FROM_TEXT = tuple(_WRITTEN)
+
+
+def times_in(texts: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
+    """Type texts as the dates, times or booleans of a column; return why the others are none, by position."""
+    assert rule.type is not None and rule.type.check is not None  # noqa: S101, PT018
+    pattern, reason = _WRITTEN[rule.type.check]
+    texts = texts.cast(TEXT)
+    fits = pc.match_substring_regex(texts, pattern)
+    written = pc.if_else(fits, texts, pa.scalar(None, TEXT))
+    if rule.type.check == "date":
+        written = pc.utf8_slice_codeunits(written, 0, 10)
+    try:
+        typed = _typed(written, rule)
+    except pa.ArrowInvalid:  # there is no 30th of February: find which they are
+        typed = pa.concat_arrays(
+            [_or_null(written[place : place + 1], rule) for place in range(len(written))]
+        )
+    bad = pc.and_(texts.is_valid(), typed.is_null()).to_numpy(zero_copy_only=False)
+    return typed, dict.fromkeys(np.flatnonzero(bad).tolist(), reason)
+
+
+def _typed(written: pa.Array, rule: Rule) -> pa.Array:
+    assert rule.type is not None  # noqa: S101
+    if rule.type.check == "boolean":
+        return pc.starts_with(pc.utf8_lower(written), "t")
+    if rule.type.check == "time":  # which Arrow does not read, but as a part of a timestamp
+        dated = pc.binary_join_element_wise(pa.scalar("1970-01-01 ", TEXT), written, pa.scalar("", TEXT))
+        return dated.cast(pa.timestamp("us")).cast(rule.type.typed)
+    return written.cast(rule.type.typed)
+
+
+def _or_null(written: pa.Array, rule: Rule) -> pa.Array:
+    assert rule.type is not None  # noqa: S101
+    try:
+        return _typed(written, rule)
+    except pa.ArrowInvalid:
+        return pa.nulls(1, rule.type.typed)

@@ -1,0 +1,64 @@
+"""Which columns of a file are read, and what they are called then."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from citykit.files.streams import ReadError
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that were asked for (None: all), and new names for some."""
+
+    wanted: Sequence[str] | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, names: Sequence[str]) -> tuple[list[int], list[str]]:
+        """Return the positions of the columns in the file, and their new names.
+
+        Raises
+        ------
+        ReadError
+            If one is not there, has no name, or a name of which there are several.
+        """
+        named = [*(self.wanted or ()), *self.rename]
+        if lacking := [name for name in named if name not in names]:
+            raise ReadError(
+                f"it has no column {', '.join(map(repr, lacking))}{_near(lacking[0], names)}",
+                f"Its columns are {listed(names)}.",
+            )
+        self._check(names if self.wanted is None else [name for name in names if name in self.wanted], names)
+        wanted = names if self.wanted is None else self.wanted
+        renamed = [self.rename.get(name, name) for name in wanted]
+        if twice := [name for name, count in Counter(renamed).items() if count > 1]:
+            raise ReadError(
+                f"two of its columns would be called {twice[0]!r}", "Look at columns= and rename=."
+            )
+        return [names.index(name) for name in wanted], renamed
+
+    def _check(self, taken: Sequence[str], names: Sequence[str]) -> None:
+        counts = Counter(taken)
+        good = [name for name in dict.fromkeys(names) if name and names.count(name) == 1][:20]
+        options = {"columns": good} if good and self.wanted is None else {}
+        hint = "" if options else "Give each column a name of its own in the header."
+        if twice := [name for name, count in counts.items() if name and count > 1]:
+            places = [str(place) for place, name in enumerate(names, 1) if name == twice[0]]
+            raise ReadError(
+                f"its columns {' and '.join(places[:5])} are all called {twice[0]!r}", hint, **options
+            )
+        if "" in counts:
+            raise ReadError(f"its column {names.index('') + 1} has no name", hint, **options)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a message shows them: no more than twenty."""
+    return ", ".join(map(repr, names[:20])) + (f" and {len(names) - 20:,} more" if len(names) > 20 else "")
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(name), names, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

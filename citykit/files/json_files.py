@@ -1,0 +1,148 @@
+"""JSON: lines of objects, read block by block, or one array of objects, read as a whole."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import json as arrow_json
+
+from citykit.files.columns import Columns
+from citykit.files.streams import ReadError, Stream
+
+BLOCK_BYTES = 2**20
+_CHUNK_ROWS = 65_536
+# What Arrow may round: a number of more digits than a double surely holds, or with an exponent.
+_LONG_NUMBER = re.compile(rb"[0-9][0-9.]{15}|[0-9.][eE][-+0-9]")
+_DIGITS = 15
+
+
+def read_lines(text: Stream, columns: Columns) -> Iterator[pd.DataFrame]:
+    """Yield the objects of a text in UTF-8 in blocks, as frames of the columns in the first block.
+
+    Empty lines are skipped. Text is text, a number is exactly itself.
+
+    Raises
+    ------
+    ReadError
+        If a line is no JSON object; it says which. If a later block has other names than the first.
+    """
+    names: list[str] | None = None
+    types: dict[str, pa.DataType] | None = None
+    line = 0
+    for block in _blocks(text):
+        frame = None if names is None or types is None else _typed(block, names, types)
+        if frame is None:
+            objects = list(_objects(block, line))
+            found = list(dict.fromkeys(name for each in objects for name in each))
+            names = found if names is None else names
+            if (other := [name for name in found if name not in names]) and columns.wanted is None:
+                raise ReadError(
+                    f"an object after line {line} has {other[0]!r}, which none before it has", columns=names
+                )
+            frame = _framed(objects, names)
+            types = _types(frame)
+        line += block.count(b"\n")
+        yield _picked(frame, columns)
+    if names is None:
+        raise ReadError("it is empty")
+
+
+def read_array(text: Stream, columns: Columns) -> Iterator[pd.DataFrame]:
+    """Yield the objects of an array as frames of all their columns; the whole text is in memory meanwhile.
+
+    Raises
+    ------
+    ReadError
+        If it is no array of objects.
+    """
+    found = _parsed(text.read(), "it is no JSON that can be read")
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise ReadError("it is no array of JSON objects")
+    names = list(dict.fromkeys(name for each in found for name in each))
+    for start in range(0, max(len(found), 1), _CHUNK_ROWS):
+        yield _picked(_framed(found[start : start + _CHUNK_ROWS], names), columns)
+
+
+def _framed(objects: list[dict[str, Any]], names: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {name: pd.Series([each.get(name) for each in objects], dtype=object) for name in names},
+        index=pd.RangeIndex(len(objects)),
+    )
+
+
+def _picked(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    positions, renamed = columns.of(list(frame.columns))
+    return frame.iloc[:, positions].set_axis(renamed, axis=1)
+
+
+def _blocks(text: Stream) -> Iterator[bytes]:
+    """Yield the bytes of a text, cut where lines end."""
+    rest = b""
+    while part := text.read(BLOCK_BYTES):
+        rest += part
+        end = rest.rfind(b"\n") + 1
+        if len(part) < BLOCK_BYTES:  # the last
+            break
+        if end:
+            yield rest[:end]
+            rest = rest[end:]
+        elif len(rest) > BLOCK_BYTES:
+            raise ReadError(f"a line of it is longer than {BLOCK_BYTES:,} bytes")
+    if rest:
+        yield rest
+
+
+def _types(frame: pd.DataFrame) -> dict[str, pa.DataType] | None:
+    """Return the Arrow types by which blocks like this one can be read; None where there are none."""
+    types = {"string": pa.string(), "integer": pa.int64(), "floating": pa.float64(), "boolean": pa.bool_()}
+    kinds = {str(name): pd.api.types.infer_dtype(frame[name], skipna=True) for name in frame}
+    return (
+        {name: types[kind] for name, kind in kinds.items()} if set(kinds.values()) <= types.keys() else None
+    )
+
+
+def _typed(block: bytes, names: list[str], types: dict[str, pa.DataType]) -> pd.DataFrame | None:
+    """Read a block whose values all have their columns' types. Returns None if one has not."""
+    if _LONG_NUMBER.search(block):
+        return None
+    schema = pa.schema([(name, types[name]) for name in names])
+    options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
+    whole = arrow_json.ReadOptions(block_size=2 * BLOCK_BYTES, use_threads=False)
+    try:
+        table = arrow_json.read_json(io.BytesIO(block), whole, options)
+        table.validate(full=True)
+    except pa.ArrowException:
+        return None
+    frame: pd.DataFrame = table.select(names).to_pandas(types_mapper=pd.ArrowDtype)
+    return frame
+
+
+def _objects(block: bytes, line: int) -> Iterator[dict[str, Any]]:
+    for number, text in enumerate(block.split(b"\n"), line + 1):
+        if text.strip():
+            found = _parsed(text, f"line {number} is no JSON that can be read")
+            if not isinstance(found, dict):
+                raise ReadError(f"line {number} is no JSON object")
+            yield found
+
+
+def _parsed(text: bytes, otherwise: str) -> Any:
+    try:
+        return json.loads(text, parse_float=_number)
+    except (ValueError, ArithmeticError, RecursionError) as exc:
+        raise ReadError(f"{otherwise}: {exc}") from exc
+
+
+def _number(text: str) -> float | Decimal:
+    """Return a number as a double that prints it; as a decimal, where that would round it."""
+    if len(text) <= _DIGITS and "e" not in text.lower():
+        return float(text)
+    number = Decimal(text)
+    return float(text) if number.is_finite() and Decimal(repr(float(text))) == number else number

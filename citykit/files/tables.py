@@ -1,0 +1,171 @@
+"""Files that say the types of their columns: Parquet, Arrow, Excel."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import dataset, parquet
+
+from citykit.errors import MissingDependencyError
+from citykit.files.columns import Columns, listed
+from citykit.files.streams import ReadError
+
+_CHUNK_ROWS = 65_536
+
+
+def read_parquet(file: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a Parquet file. The numbers with which pandas labels rows are no column of it."""
+    with parquet.ParquetFile(file, pre_buffer=False) as opened:
+        yield from _picked(opened.schema_arrow, columns, lambda names: opened.iter_batches(columns=names))
+
+
+def parquet_rows(path: Path) -> int:
+    """Return how many rows a Parquet file has, or a directory of them."""
+    return sum(parquet.read_metadata(each).num_rows for each in (_inside(path) if path.is_dir() else [path]))
+
+
+def read_parquet_directory(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of all Parquet files in a directory, file by file in the order of their names.
+
+    Directories that are called like ``country=IS`` are a column.
+    """
+    files = dataset.dataset(
+        _inside(path), partition_base_dir=str(path), partitioning="hive", format="parquet"
+    )
+    for file in _inside(path):
+        schema = parquet.read_schema(file)
+        differing = [
+            name for name in {*schema.names, *files.schema.names} - set(files.partitioning.schema.names)
+            if name not in schema.names or name not in files.schema.names
+            or schema.field(name).type != files.schema.field(name).type
+        ]  # fmt: skip
+        if differing:
+            raise ReadError(f"column {sorted(differing)[0]!r} of its file {file.name} is not as in the first")
+    yield from _picked(
+        files.schema,
+        columns,
+        lambda names: files.to_batches(columns=names, batch_readahead=1, fragment_readahead=1),
+    )
+
+
+def _inside(path: Path) -> list[Path]:
+    found = sorted(each for each in path.rglob("*.parquet") if each.is_file() and each.name[0] not in "._")
+    if not found:
+        others = sorted(each.name for each in path.iterdir())
+        raise ReadError(
+            "it is a directory without a .parquet file",
+            f"It has {listed(others)}." if others else "It is empty.",
+        )
+    return found
+
+
+def _picked(schema: pa.Schema, columns: Columns, batches: Any) -> Iterator[pa.RecordBatch]:
+    of_pandas = schema.pandas_metadata or {}
+    labels = [name for name in of_pandas.get("index_columns", []) if str(name).startswith("__index_level_")]
+    names = [name for name in schema.names if name not in labels]
+    positions, renamed = columns.of(names)
+    taken = [names[position] for position in positions]
+    empty = True
+    for batch in batches(
+        None if any("." in name for name in taken) else taken
+    ):  # a point: a part of a struct
+        empty = False
+        yield batch.select(taken).rename_columns(renamed)
+    if empty:
+        yield _no_rows(schema, taken, renamed)
+
+
+def read_arrow_file(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of an Arrow IPC file (Feather)."""
+    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+        batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        yield from _valid(reader.schema, columns, batches)
+
+
+def read_arrow_stream(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of an Arrow IPC stream."""
+    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        yield from _valid(reader.schema, columns, reader)
+
+
+def _valid(schema: pa.Schema, columns: Columns, batches: Any) -> Iterator[pa.RecordBatch]:
+    positions, renamed = columns.of(schema.names)
+    empty = True
+    for batch in batches:
+        batch.validate(full=True)  # offsets and UTF-8 may be wrong, and later code relies on them
+        empty = False
+        yield batch.select(positions).rename_columns(renamed)
+    if empty:
+        yield _no_rows(schema, [schema.names[position] for position in positions], renamed)
+
+
+def _no_rows(schema: pa.Schema, names: list[str], renamed: list[str]) -> pa.RecordBatch:
+    """Return a batch that has the columns alone: those are checked, too."""
+    return pa.RecordBatch.from_arrays([pa.nulls(0, schema.field(name).type) for name in names], renamed)
+
+
+def read_excel(path: Path, columns: Columns, name: str) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a workbook's sheet, whose first row has the names of the columns.
+
+    Raises
+    ------
+    MissingDependencyError
+        If openpyxl is not installed.
+    ReadError
+        If several sheets have rows.
+    """
+    try:
+        openpyxl: Any = importlib.import_module("openpyxl")
+    except ImportError as exc:
+        raise MissingDependencyError(
+            f"{name} is an Excel workbook, for which openpyxl is needed; nothing was loaded. "
+            "Install it: pip install openpyxl"
+        ) from exc
+    with ExitStack() as stack:
+        opened = stack.enter_context(path.open("rb"))  # of a path openpyxl takes some suffixes alone
+        try:
+            book = openpyxl.load_workbook(opened, read_only=True, data_only=True)
+        except Exception as exc:  # openpyxl says in many ways that a workbook is damaged
+            raise ReadError(f"it is no Excel workbook that can be read ({exc})") from exc
+        stack.callback(book.close)
+        filled = [sheet for sheet in book.worksheets if next(_rows(sheet), None)]
+        if not filled:
+            raise ReadError("it is a workbook without rows")
+        if len(filled) > 1:
+            titles = [sheet.title for sheet in filled]
+            raise ReadError(
+                f"it is a workbook of {len(filled)} sheets ({listed(titles)})",
+                f"Read one: pandas.read_excel({name!r}, sheet_name={titles[0]!r}, dtype=object, "
+                "keep_default_na=False, na_values=[''])",
+            )
+        yield from _chunks(_rows(filled[0]), columns)
+
+
+def _chunks(rows: Iterator[tuple[Any, ...]], columns: Columns) -> Iterator[pd.DataFrame]:
+    names = ["" if each is None else str(each) for each in next(rows)]
+    positions, renamed = columns.of(names)
+    chunk: list[tuple[Any, ...]] = []
+    for number, row in enumerate(rows, 2):
+        if len(row) > len(names):
+            what = f"row {number} has {len(row)} cells where the header has {len(names)}: {row!r}"
+            raise ReadError(what[:300])
+        row += (None,) * (len(names) - len(row))
+        chunk.append(tuple(row[position] for position in positions))
+        if len(chunk) == _CHUNK_ROWS:
+            yield pd.DataFrame(chunk, columns=renamed, dtype=object)
+            chunk = []
+    yield pd.DataFrame(chunk, columns=renamed, dtype=object)
+
+
+def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows that have something in a cell, without the empty cells at their ends."""
+    for row in sheet.iter_rows(values_only=True):
+        filled = max((number for number, value in enumerate(row, 1) if value is not None), default=0)
+        if filled:
+            yield row[:filled]
