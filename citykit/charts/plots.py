@@ -146,7 +146,8 @@ def plot_countries(
         ``country`` and ``total_population`` (persons; rows without one are left out), and where they are
         there ``largest_population`` (persons, of the country's largest city: the dark part of its bar) and
         ``share`` (of the population of all countries, 0 to 1: written as a percentage), as
-        `summarize_countries` returns it. A country that is ``''`` is written as unknown.
+        `summarize_countries` returns it. Where there is a ``name``, as `world_countries` has it, it is
+        written in place of the code. A country that is ``''`` is written as unknown.
     ax : matplotlib Axes, optional
         Where to draw. None: a new figure, high enough for n bars, up to 500. Bars without room are left out,
         the smallest first, and a note says how many.
@@ -176,10 +177,13 @@ def plot_countries(
     >>> ax = citykit.plot_countries(frame)
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['IS', 'FO']
+    >>> named = frame.merge(citykit.world_countries(), left_on="country", right_on="code")
+    >>> [label.get_text() for label in citykit.plot_countries(named).get_yticklabels()]
+    ['Iceland', 'Faroe Islands']
     """
     from citykit.charts import axes, colours
 
-    check(frame, ["country", "total_population"], "largest_population", "share")
+    check(frame, ["country", "total_population"], "largest_population", "share", "name")
     total = populations(frame, "total_population")
     largest = populations(frame, "largest_population") if "largest_population" in frame else None
     share = numbers(frame, "share", 0, 1 + 1e-9, "shares, 0 to 1") if "share" in frame else total * np.nan
@@ -187,10 +191,11 @@ def plot_countries(
     is_new = ax is None
     ax, count = axes.bar_axes(ax, len(ranked))
     order = ranked[:count]
-    names = [name or "unknown" for name in texts(frame, "country", order)]
+    codes, names = texts(frame, "country", order), texts(frame, "name", order)
+    labels = [name or code or "unknown" for name, code in zip(names, codes, strict=True)]
     drawn = {"color": colours.SKY} | in_order(style, order, len(frame))
     written = [f"{total[i]:,.0f}" + ("" if math.isnan(share[i]) else f" ({share[i]:.1%})") for i in order]
-    space = axes.bars(ax, names, total[order], written, drawn)
+    space = axes.bars(ax, labels, total[order], written, drawn)
     ax.set_xlabel("population of the cities (persons)")
     lowest: Artist = ax.xaxis.label
     if largest is not None:

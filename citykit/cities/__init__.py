@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from citykit.cities.model import CITIES, COLUMNS, Base, City
     from citykit.cities.questions import (
+        FOUND,
         biggest_cities,
         biggest_rows,
         find_cities,
+        find_rows,
         nearest_cities,
         summarize_countries,
     )
@@ -19,18 +21,22 @@ if TYPE_CHECKING:
     from citykit.cities.world import world_cities, world_countries
 
 __all__ = [
-    "CITIES", "COLUMNS", "Base", "City", "add_city", "biggest_cities", "biggest_rows", "create_tables",
-    "find_cities", "load_cities", "nearest_cities", "summarize_countries", "world_cities", "world_countries",
+    "CITIES", "COLUMNS", "FOUND", "Base", "City", "add_city", "biggest_cities", "biggest_rows",
+    "create_tables", "find_cities", "find_rows", "load_cities", "nearest_cities", "summarize_countries",
+    "world_cities", "world_countries",
 ]  # fmt: skip
 
 # At first use: the model and the schema need neither pandas nor pyarrow, which take 0.4 s to import.
 _MODULES = {
     "model": ("CITIES", "COLUMNS", "Base", "City"),
-    "questions": ("biggest_cities", "biggest_rows", "find_cities", "nearest_cities", "summarize_countries"),
+    "questions": (
+        "FOUND", "biggest_cities", "biggest_rows", "find_cities", "find_rows", "nearest_cities",
+        "summarize_countries",
+    ),
     "schema": ("create_tables",),
     "store": ("add_city", "load_cities"),
     "world": ("world_cities", "world_countries"),
-}
+}  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 

@@ -26,6 +26,8 @@ from citykit.database import Bind, driver_of, in_transaction
 from citykit.decode import frame_of_records
 from citykit.runtime import says_await
 
+FOUND = {**COLUMNS, "matched": "str"}  # the columns of `find_cities`, and their dtypes
+
 
 @says_await
 async def biggest_cities(
@@ -134,6 +136,14 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
     >>> frame["name"].tolist()
     ['Reykjavík']
     """
+    rows = await find_rows(bind, text, n, country)
+    if country is not None and not rows:
+        await warn_of_country(bind, country)
+    return frame_of_records(rows, FOUND)
+
+
+async def find_rows(bind: Bind, text: str, n: int, country: str | None = None) -> list[tuple[Any, ...]]:
+    """Return the rows of :func:`find_cities` without making a frame of them, and without a warning."""
     sought = _storable("text", text, "a part of a name")
     if not sought.strip():
         raise ValueError("text is a name or a part of one, and here it is empty")
@@ -171,10 +181,7 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
         in_order = sorted(best.items(), key=lambda item: (item[1][0], -item[0][3], item[0][:3]))
         return [(*city, matched) for city, (_, matched) in in_order[:limit]]
 
-    rows = await in_transaction(bind, work, effect="reads")
-    if country is not None and not rows:
-        await warn_of_country(bind, country)
-    return frame_of_records(rows, {**COLUMNS, "matched": "str"})
+    return await in_transaction(bind, work, effect="reads")
 
 
 @says_await

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +18,16 @@ from pydantic import ValidationError
 from sqlalchemy import Column, Row, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.cities import CITIES, COLUMNS, biggest_cities, find_cities, nearest_cities, summarize_countries
+from citykit.cities import (
+    CITIES,
+    COLUMNS,
+    FOUND,
+    biggest_rows,
+    find_rows,
+    nearest_cities,
+    summarize_countries,
+    world_countries,
+)
 from citykit.database import in_transaction
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
 from citykit.web.answers import Answer, logged
@@ -40,6 +50,19 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,  # in page.css, whose hash the policy names
 )
+
+
+@functools.cache
+def _country_names() -> dict[str, str]:
+    return dict(world_countries()[["code", "name"]].to_numpy().tolist())
+
+
+def _country_name(code: str) -> str:
+    """Return what a country is called; one that is stored by another spelling, as it is stored."""
+    return _country_names().get(code, code)
+
+
+_TEMPLATES.globals["country_name"] = _country_name
 _HASH = base64.b64encode(
     hashlib.sha256(_TEMPLATES.get_template("page.css").render().encode()).digest()
 ).decode()
@@ -134,7 +157,7 @@ async def chart(
     request: Request, engine: EngineOf, country: InCountry = None, narrow: bool = False
 ) -> Response:
     """Draw the biggest cities as bars."""
-    frame = await soon(request, biggest_cities(engine, SHOWN, country=country))
+    frame = await _biggest(request, engine, SHOWN, country)
     return await picture(bars, rows_of(frame, *KEY, "population"), narrow=narrow)
 
 
@@ -188,8 +211,12 @@ async def _city(request: Request, engine: AsyncEngine, given: str) -> Row[Any] |
     return await stored(request, engine, int(given)) if is_id else None
 
 
+async def _biggest(request: Request, engine: AsyncEngine, n: int, country: str | None) -> pd.DataFrame:
+    return pd.DataFrame(await soon(request, biggest_rows(engine, n, country)), columns=list(COLUMNS))
+
+
 async def _on_map(request: Request, engine: AsyncEngine, country: str | None) -> Rows:
-    frame = await soon(request, biggest_cities(engine, ON_MAP, country=country))
+    frame = await _biggest(request, engine, ON_MAP, country)
     found = frame.dropna(subset=["latitude", "longitude"])
     return rows_of(found, "name", "latitude", "longitude", "population")
 
@@ -272,9 +299,14 @@ async def _page(
     wrong = [*wrong, *(refused or {}).values()]
     cities = countries = None
     try:
-        asked = find_cities(engine, q, SHOWN) if q else biggest_cities(engine, SHOWN, country=country)
-        cities = await _with_ids(request, engine, await soon(request, asked))
-        countries = sorted(filter(None, (await soon(request, summarize_countries(engine)))["country"]))
+        if q:
+            rows = await soon(request, find_rows(engine, q, SHOWN, country))
+            found = pd.DataFrame(rows, columns=list(FOUND))
+        else:
+            found = await _biggest(request, engine, SHOWN, country)
+        cities = await _with_ids(request, engine, found)
+        stored_codes = (await soon(request, summarize_countries(engine)))["country"]
+        countries = sorted(filter(None, stored_codes), key=_country_name)
     except CitykitError as exc:
         # The outcome of the form goes before the failure to show cities, which says nothing of it.
         failed = failed or (None if wrong else logged(request, exc))

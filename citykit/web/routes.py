@@ -22,12 +22,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from citykit.cities import (
     CITIES,
     COLUMNS,
+    FOUND,
     City,
     add_city,
     biggest_rows,
-    find_cities,
+    find_rows,
     load_cities,
     summarize_countries,
+    world_countries,
 )
 from citykit.database import in_transaction
 from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError
@@ -41,6 +43,7 @@ from citykit.web.schemas import (
     Country,
     Duplicates,
     ExactRoute,
+    FoundCity,
     Health,
     Invalid,
     InvalidBody,
@@ -89,21 +92,25 @@ async def biggest(
     return _json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
 
 
-@reading.get("/cities/search", response_model=list[ListedCity], responses=documented(422))
+@reading.get("/cities/search", response_model=list[FoundCity], responses=documented(422))
 async def search(
     request: Request,
     engine: EngineOf,
     q: Sought,
     limit: Limit = 20,
+    country: InCountry = None,
 ) -> Response:
-    """Find cities by a part of their names; the name itself first."""
-    return _json((await soon(request, find_cities(engine, q, limit))).to_dict("records"))
+    """Find cities by a part of one of their names; a whole name first, then a beginning, then the rest."""
+    rows = await soon(request, find_rows(engine, q, limit, country))
+    return _json([dict(zip(FOUND, row, strict=True)) for row in rows])
 
 
 @reading.get("/countries", response_model=list[Country], responses=documented())
 async def countries(request: Request, engine: EngineOf) -> Response:
     """Return the number of cities and the populations of each country, the most populous first."""
-    return _json((await soon(request, summarize_countries(engine))).to_dict("records"))
+    frame = await soon(request, summarize_countries(engine))
+    names = dict(world_countries()[["code", "name"]].to_numpy())
+    return _json(frame.assign(name=frame["country"].map(names)).to_dict("records"))
 
 
 @reading.get(

@@ -93,6 +93,9 @@ def required(column: Column[Any]) -> bool:
 Code = taken(CITIES.c.country)
 NewCity = _city("NewCity", "A city to be stored.", _of_request, extra="forbid")
 ListedCity = _city("ListedCity", "A city in a list.", _of_answer, from_attributes=True)
+FoundCity: Any = create_model(
+    "FoundCity", __doc__="A city, and which of its names matched.", __base__=ListedCity, matched=str
+)
 StoredCity: Any = create_model("StoredCity", __doc__="A city as stored.", __base__=ListedCity, id=int)
 
 
@@ -100,6 +103,7 @@ class Country(BaseModel):
     """What there is in a country; the share (0 to 1) is of the population of all cities."""
 
     country: str
+    name: str | None = Field(description="In English; null for a country that is not spelled by its code.")
     cities: int
     total_population: int
     largest_population: int

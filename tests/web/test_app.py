@@ -88,11 +88,17 @@ async def test_an_invalid_question_names_its_parameter(
 
 async def test_search_and_countries(client: httpx.AsyncClient) -> None:
     found = (await client.get("/cities/search", params={"q": "REYKJAVIK"})).json()
-    assert [city["name"] for city in found] == ["Reykjavík"]
+    assert [(city["name"], city["matched"]) for city in found] == [("Reykjavík", "Reykjavík")]
+    only = {"q": "london", "country": "CA"}
+    assert [city["country"] for city in (await client.get("/cities/search", params=only)).json()] == ["CA"]
+    assert (await client.get("/cities/search", params={"q": "london", "country": "ca"})).json() == []
     assert (await client.get("/cities/search", params={"q": "%"})).json() == []
     countries = (await client.get("/countries")).json()
     assert [country["country"] for country in countries] == ["GB", "CA", "IS"]
-    assert list(countries[0]) == ["country", "cities", "total_population", "largest_population", "share"]
+    assert [country["name"] for country in countries] == ["United Kingdom", "Canada", "Iceland"]
+    assert list(countries[0]) == [
+        "country", "name", "cities", "total_population", "largest_population", "share",
+    ]  # fmt: skip
 
 
 async def test_adding_a_city(client: httpx.AsyncClient, engine: AsyncEngine) -> None:

@@ -51,6 +51,8 @@ class Cells(HTMLParser):
         if tag == "td":
             self._in_cell = True
             self.cells.append("")
+        if tag == "abbr":  # in place of a country's name where there is no room for it
+            self._in_cell = False
 
     def handle_endtag(self, tag: str) -> None:
         self._in_cell = self._in_cell and tag != "td"
@@ -62,10 +64,11 @@ class Cells(HTMLParser):
 
 async def test_the_table_and_the_filter(client: httpx.AsyncClient) -> None:
     page = Cells((await client.get("/")).text)
-    assert page.cells[:10] == ["1", "London", "GB", "ENG", "8,961,989", "2", "London", "CA", "08", "422,324"]
+    assert page.cells[:5] == ["1", "London", "United Kingdom", "ENG", "8,961,989"]
+    assert page.cells[5:10] == ["2", "London", "Canada", "08", "422,324"]
     assert "script" not in page.tags
     filtered = await client.get("/", params={"country": "IS"})
-    assert Cells(filtered.text).cells == ["1", "Reykjavík", "IS", "39", "118,918"]
+    assert Cells(filtered.text).cells == ["1", "Reykjavík", "Iceland", "39", "118,918"]
     assert '<option value="IS" selected>' in filtered.text
     assert "None are stored" in (await client.get("/", params={"country": "XX"})).text
 
@@ -173,10 +176,19 @@ async def test_a_refused_field_is_marked(client: httpx.AsyncClient) -> None:
 
 async def test_the_search(client: httpx.AsyncClient) -> None:
     found = await client.get("/", params={"q": " REYKJAVIK "})
-    assert Cells(found.text).cells == ["1", "Reykjavík", "IS", "39", "118,918"]
+    assert Cells(found.text).cells == ["1", "Reykjavík", "Iceland", "39", "118,918"]
     assert 'value="REYKJAVIK"' in found.text  # what was typed is not lost
     assert len(await city_links(client, "/?q=london")) == 2
+    assert len(await city_links(client, "/?q=london&country=CA")) == 1
     assert len(Cells((await client.get("/", params={"q": " "})).text).cells) == 15  # nothing was asked
+
+
+async def test_a_city_that_is_found_by_another_name_is_shown_with_both(
+    client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    await citykit.add_city(engine, "Vienna", 1_691_468, country="AT", other_names=["Wien", "Bécs"])
+    found = await client.get("/", params={"q": "wien"})
+    assert Cells(found.text).cells[1:3] == ["Vienna (Wien)", "Austria"]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +236,7 @@ async def test_the_page_of_a_city(client: httpx.AsyncClient, engine: AsyncEngine
     assert "<h1>Reykjavík</h1>" in page
     for said in ("118,918", "64.135° N, 21.895° W", "39"):
         assert said in page
-    assert Cells(page).cells[:6] == ["1", "Kópavogur", "IS", "39", "40,040", "2.7 km"]
+    assert Cells(page).cells[:6] == ["1", "Kópavogur", "Iceland", "39", "40,040", "2.7 km"]
     assert Cells(page).cells[6:8] == ["2", "London"]  # of the two, the one whose place is known
     assert len(Cells(page).cells) == 12
     [nearest, _] = await city_links(client, link)
