@@ -332,7 +332,7 @@ ENUMS = ("colour", "mood")
 ROUND = [name for name in VALUES if name not in ("json", "jsonb", "objects")]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.parametrize("backend", get_args(DtypeBackend))
 async def test_what_was_read_goes_into_a_table_of_its_own_and_comes_back_equal(
