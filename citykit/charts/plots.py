@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from citykit.charts.columns import Floats, check, descending, in_order, numbers, populations, texts
+from citykit.errors import shown_outside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # matplotlib takes half a second to import, so the modules that draw with it wait for the first chart.
 
 
+@shown_outside
 def plot_biggest(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -> Axes:
     """Draw the cities of a frame as horizontal bars, the largest on top, with exact populations.
 
@@ -84,6 +86,7 @@ def plot_biggest(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -
     return ax
 
 
+@shown_outside
 def plot_countries(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -> Axes:
     """Draw countries as horizontal bars, the most populated on top, with the part that the largest city has.
 
@@ -141,6 +144,7 @@ def plot_countries(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any)
     return ax
 
 
+@shown_outside
 def plot_rank_size(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -> Axes:
     """Draw populations against their ranks, both logarithmic, with the fitted exponent of the rank-size rule.
 
@@ -211,6 +215,7 @@ def rank_size_fit(sizes: Floats) -> tuple[float, float, float] | None:
     return -slope, -slope * math.sqrt(2 / len(sizes)), float(y.mean() - slope * x.mean())
 
 
+@shown_outside
 def plot_map(frame: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -> Axes:
     """Draw cities where they are, the area of each dot in proportion to its population.
 
