@@ -11,6 +11,11 @@ import pandas as pd
 
 from citykit.errors import InvalidFrameError
 
+_SHORT = reprlib.Repr()
+_SHORT.maxother = 80  # of a Timestamp, 30 characters would hide the year
+_SHORT.maxlong = 80
+_SHORT.maxstring = 60
+
 REJECT_COLUMNS = ("row", "column", "value", "reason")
 
 
@@ -39,11 +44,11 @@ def refuse(rejects: pd.DataFrame, meanings: Mapping[str, str]) -> InvalidFrameEr
         first = group.iloc[0]
         parts.append(
             f"column {column!r} has {_counted(len(group), str(reason))} "
-            f"(first at row label {_shown(first['row'], str)}: {_shown(first['value'], reprlib.repr)})"
+            f"(first at row label {_shown(first['row'], str)}: {_shown(first['value'], _SHORT.repr)})"
         )
     broken = set(rejects["column"])
     rules = [meaning for column, meaning in meanings.items() if column in broken and meaning]
-    hint = " ".join([*rules, "See error.rejects for all; on_invalid='skip' loads the valid rows."])
+    hint = " ".join([*rules, "See citykit.last_rejects() for all; on_invalid='skip' loads the valid rows."])
     return InvalidFrameError(f"{'; '.join(parts)}; nothing was loaded.\n{hint}", rejects)
 
 

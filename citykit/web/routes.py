@@ -235,7 +235,7 @@ async def load(
         except _UnreadableError as exc:
             return JSONResponse({"detail": str(exc), "rejects": [], "rejects_total": 0}, 422)
         except InvalidFrameError as exc:
-            said = str(exc).replace("See error.rejects for all; ", "")
+            said = str(exc).replace("See citykit.last_rejects() for all; ", "")
             body = {"detail": said, **rejected(exc.rejects)}
             return Response(to_json(body, inf_nan_mode="null"), 422, media_type="application/json")
         except DuplicateKeyError as exc:
