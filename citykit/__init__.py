@@ -38,7 +38,7 @@ if _typing.TYPE_CHECKING:
         MissingTableError,
         WrongLoopError,
     )
-    from citykit.load import LoadReport, OnConflict, OnInvalid, Source, load_frame
+    from citykit.load import LoadReport, OnConflict, OnInvalid, Source, last_rejects, load_frame
     from citykit.read import Statement, read_frame, stream_frames
     from citykit.runtime import Progress, run
 
@@ -48,9 +48,9 @@ __all__ = [
     "Base", "Bind", "City", "CitykitError", "DatabaseUnavailableError", "DtypeBackend", "DuplicateCityError",
     "DuplicateKeyError", "InvalidFrameError", "LoadReport", "MissingDependencyError", "MissingTableError",
     "OnConflict", "OnInvalid", "Progress", "Source", "Statement", "WrongLoopError", "__version__", "add_city",
-    "biggest_cities", "connect", "create_tables", "find_cities", "load_cities", "load_frame",
-    "nearest_cities", "plot_biggest", "plot_countries", "plot_map", "plot_rank_size", "read_frame", "run",
-    "sessions", "stream_frames", "summarize_countries", "world_cities",
+    "biggest_cities", "connect", "create_tables", "find_cities", "last_rejects",
+    "load_cities", "load_frame", "nearest_cities", "plot_biggest", "plot_countries", "plot_map",
+    "plot_rank_size", "read_frame", "run", "sessions", "stream_frames", "summarize_countries", "world_cities",
 ]  # fmt: skip
 
 # Where each public name is defined. Tab after `citykit.` offers them, and the rooms.
@@ -63,7 +63,7 @@ _NAMES = {
     "database": ("Bind", "connect", "sessions"),
     "decode": ("DtypeBackend",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
-    "load": ("LoadReport", "OnConflict", "OnInvalid", "Source", "load_frame"),
+    "load": ("LoadReport", "OnConflict", "OnInvalid", "Source", "last_rejects", "load_frame"),
     "magic": ("load_ipython_extension",),
     "read": ("Statement", "read_frame", "stream_frames"),
     "runtime": ("Progress", "run"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import asyncpg
 import pyarrow as pa
-from sqlalchemy import JSON, FromClause, Table, column, exists, select, text
+from sqlalchemy import JSON, FromClause, RowMapping, Table, column, exists, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -37,7 +37,8 @@ from citykit.load.plan import (
 )
 from citykit.load.refusals import find_violations, refuses_rows, violated_by
 from citykit.load.source import Rows
-from citykit.load.staging import Report, Target, copy, stage
+from citykit.load.staging import Target, copy, stage
+from citykit.runtime import Meter
 
 PlanName: TypeAlias = Literal["copy", "copy and rebuild", "merge", "join", "join and rebuild"]
 Outcome: TypeAlias = tuple[int, int, PlanName]  # rows inserted, rows updated, and how
@@ -68,7 +69,7 @@ class Load:
     key: tuple[str, ...]
     on_conflict: OnConflict
     connection: AsyncConnection
-    report: Report
+    meter: Meter
     callers: bool  # the transaction is the caller's
     limits: Limits
     # Known once the first batch is there:
@@ -234,7 +235,7 @@ class Load:
         await self._check_deferred()
         try:
             async with self.connection.begin_nested():
-                await build_indexes(self.connection, self.target, indexes)
+                await self._build(indexes)
             self.given.number(arranged, copied)
             return copied, 0, "copy and rebuild"
         except DBAPIError as exc:
@@ -244,7 +245,7 @@ class Load:
                 raise  # a trigger may have changed the rows: the table need not have those of the source
         self.staged = await unload(self.connection, self.target, arranged.counter)
         self.wanted = replace(self.wanted, rows=self.staged, staged=True)
-        await build_indexes(self.connection, self.target, indexes)
+        await self._build(indexes)
         return None
 
     async def _copy_and_rebuild(self) -> Outcome:
@@ -252,7 +253,7 @@ class Load:
         arranged = await self._numbered()
         copied = await self._send(arranged)
         await self._check_deferred()
-        await build_indexes(self.connection, self.target, indexes)
+        await self._build(indexes)
         self.given.number(arranged, copied)
         return copied, 0, "copy and rebuild"
 
@@ -261,13 +262,14 @@ class Load:
         if self.wanted.sortable and self.wanted.rows is not None and self.wanted.rows < self.limits.few_rows:
             source = _sorted(source, self.key)
         copied = await copy(
-            self.connection, self.target, self.target.clause, self.target.types, source, self.report
+            self.connection, self.target, self.target.clause, self.target.types, source, self.meter.advance
         )
         await self._check_deferred()
         self.rows.refuse()
         return copied, 0, "copy"
 
     async def _join(self) -> Outcome:
+        self.meter.begin("merging")
         join = Join(self._merging(), self.on_conflict, self.staged, self.keys)
         changes = await join.find()
         rebuild = (
@@ -278,13 +280,14 @@ class Load:
         indexes = await drop_indexes(self.connection, self.target) if rebuild else []
         await join.apply()
         await self._check_deferred()
-        await build_indexes(self.connection, self.target, indexes)
+        await self._build(indexes)
         await join.drop()
         await self._drop_staging()
         return join.inserted, join.updated, "join and rebuild" if rebuild else "join"
 
     async def _merge(self) -> Outcome:
         """Merge the staged rows; those that the server refuses become rejects."""
+        self.meter.begin("merging")
         while True:
             try:
                 async with self.connection.begin_nested():
@@ -306,15 +309,21 @@ class Load:
 
     # What they have in common
 
+    async def _build(self, indexes: Sequence[RowMapping]) -> None:
+        if indexes:
+            self.meter.begin("indexing")
+        await build_indexes(self.connection, self.target, indexes)
+
     def _source(self) -> AsyncIterator[pa.Table]:
         """Return the batches from the first on; again, where they can be sent again."""
         source, self._first = self._first or self.rows.batches(), None
+        self.meter.begin("sending")
         return self.given.noted(source)
 
     async def _send(self, arranged: Arrangement) -> int:
         into = arranged.into(self.target)
         return await copy(
-            self.connection, into, into.clause, into.types, self._source(), self.report, arranged.of
+            self.connection, into, into.clause, into.types, self._source(), self.meter.advance, arranged.of
         )
 
     async def _stage(self) -> None:
@@ -322,7 +331,12 @@ class Load:
         if self.wanted.sortable:
             source = _noted(source, self.keys)
         self.staged = await stage(
-            self.connection, self.target, self._definitions, source, self.report, Arrangement(self.by).of
+            self.connection,
+            self.target,
+            self._definitions,
+            source,
+            self.meter.advance,
+            Arrangement(self.by).of,
         )
         self.rows.refuse()
         self.wanted = replace(self.wanted, rows=self.staged, staged=True)
@@ -384,13 +398,13 @@ class Load:
         by_key = violated.columns in (frozenset(self.key), frozenset())
         readable = all("SELECT" in self.facts.columns[name].granted for name in self.key)
         if not (by_key and readable and self.on_conflict == "error"):
-            return refuse_duplicates([], violated.said)
+            return refuse_duplicates([], 0, violated.said)
         merge = self._merging()
         if not self.wanted.staged:
             if not self.wanted.repeatable:
-                return refuse_duplicates([], violated.said)
+                return refuse_duplicates([], 0, violated.said)
             merge = replace(merge, staging=await self._keys_as_parameters())
-        return refuse_duplicates(await merge.conflicts(), violated.said)
+        return refuse_duplicates(*await merge.conflicts(), violated.said)
 
     async def _keys_as_parameters(self) -> FromClause:
         """Return the keys of the rows as a subquery, where the role may make no temporary table."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import html
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
-from sqlalchemy import FromClause, text
+from sqlalchemy import FromClause, Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.database import Bind, in_transaction, lock_bound
-from citykit.encode import key_of, rules_of, table_of
+from citykit.encode import Names, key_of, rejects_frame, rules_of, table_of, unused_by
+from citykit.errors import InvalidFrameError, say_interrupted
 from citykit.load.execute import SERVER_ERRORS, Load, Outcome, PlanName
 from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
@@ -20,7 +23,7 @@ from citykit.load.plan import Limits
 from citykit.load.refusals import missing_table, used_up, without_identity
 from citykit.load.source import Rows, Source
 from citykit.pgtypes import ENUM
-from citykit.runtime import Progress, reporting, says_await
+from citykit.runtime import Meter, Progress, reporting, says_await
 
 # Off, the server reads NULL in the text of an array as a text. Returns what it was.
 _ARRAY_NULLS = text("""
@@ -29,6 +32,40 @@ WHERE set_config('array_nulls', 'on', true) IS NOT NULL
 """)
 _RESTORE_ARRAY_NULLS = text("SELECT set_config('array_nulls', :nulls, true)")
 OnInvalid: TypeAlias = Literal["error", "skip"]
+UNDONE = "nothing was loaded"
+
+
+KEPT_REJECTS = 10_000  # of the last load, for `last_rejects`
+
+_last_rejects = rejects_frame([])
+
+
+def last_rejects() -> pd.DataFrame:
+    """Return the bad values of the last load of this process that failed for them or left them out.
+
+    The first 10,000 of them are kept, until another load has bad values; ``error.rejects`` and
+    ``report.rejects`` have all. With several threads or tasks, it is the load that ended last.
+
+    Returns
+    -------
+    DataFrame, shape (≤ 10,000, 4)
+        ``row`` (the frame's index label; None for a whole column), ``column``, ``value``, ``reason``. Empty
+        if there was no such load.
+
+    Examples
+    --------
+    >>> frame = pandas.DataFrame({"name": ["Atlantis"], "population": [-1]})
+    >>> report = await citykit.load_cities(engine, frame, on_invalid="skip")
+    >>> citykit.last_rejects()[["column", "reason"]].values.tolist()
+    [['population', 'negative']]
+    """
+    return _last_rejects.copy()
+
+
+def _remember(rejects: pd.DataFrame) -> None:
+    global _last_rejects
+    if len(rejects):
+        _last_rejects = rejects.head(KEPT_REJECTS).copy()
 
 
 @dataclass(frozen=True)
@@ -40,13 +77,17 @@ class LoadReport:
     inserted, updated, skipped : int
         Rows; together, the valid rows of the frame. A row that changed nothing counts as skipped.
     rejects : DataFrame, shape (number of bad values, 4)
-        ``row`` (the frame's index label), ``column``, ``value``, ``reason``; empty when all were valid.
+        ``row`` (the frame's index label), ``column``, ``value``, ``reason``; empty when all were valid. A
+        row is not loaded if any of its values is here. (A column that is wrong as a whole, by its name or
+        its dtype, is no reject of a report: such a load is an error, also with ``on_invalid="skip"``.)
     seconds : float
         From the call to the end of the transaction (to the end of the work, in a caller's own one).
     plan : {"copy", "copy and rebuild", "merge", "join", "join and rebuild"}
         How it was done: "copy" (straight into the table), "merge" (staged, then inserted by key order
         beside others who write), "join" (staged, then joined with the table while no other writes); the
         first and the last also "… and rebuild" (the indexes dropped before and built again after).
+    left_out : tuple of str
+        Columns of the frame that were not loaded, because the database alone fills them (``id``).
     """
 
     inserted: int
@@ -55,20 +96,27 @@ class LoadReport:
     rejects: pd.DataFrame = field(repr=False, compare=False)
     seconds: float = field(compare=False)
     plan: PlanName = field(default="copy", compare=False)
+    left_out: tuple[str, ...] = ()
 
     def _counts(self) -> dict[str, int]:
         counts = {"inserted": self.inserted, "updated": self.updated, "skipped": self.skipped}
         return {**counts, "bad values": len(self.rejects)}
 
+    def _note(self) -> str:
+        names = ", ".join(map(repr, self.left_out))
+        return f"left out {names}, which the database gives itself" if names else ""
+
     def __repr__(self) -> str:
         counts = ", ".join(f"{count:,} {word}" for word, count in self._counts().items())
-        return f"<LoadReport: {counts} in {self.seconds:.2f} s>"
+        note = f"; {self._note()}" if self.left_out else ""
+        return f"<LoadReport: {counts} in {self.seconds:.2f} s{note}>"
 
     def _repr_html_(self) -> str:
         heads = "".join(f"<th>{word}</th>" for word in (*self._counts(), "seconds"))
         cells = "".join(f"<td>{count:,}</td>" for count in self._counts().values())
         table = f"<table><tr>{heads}</tr><tr>{cells}<td>{self.seconds:.2f}</td></tr></table>"
-        return table + (self.rejects.to_html(index=False, max_rows=10) if len(self.rejects) else "")
+        note = f"<div>{html.escape(self._note())}</div>" if self.left_out else ""
+        return table + note + (self.rejects.to_html(index=False, max_rows=10) if len(self.rejects) else "")
 
 
 @says_await
@@ -78,6 +126,8 @@ async def load_frame(
     table: type[Any] | FromClause,
     *,
     key: Sequence[str] | str | None = None,
+    rename: Mapping[str, str] | None = None,
+    columns: Sequence[str] | None = None,
     on_conflict: OnConflict = "error",
     on_invalid: OnInvalid = "error",
     progress: Progress = None,
@@ -97,11 +147,17 @@ async def load_frame(
     source : DataFrame, shape (n, any of the table's columns in any order)
         Or Arrow data (a table, a record-batch reader, whatever has ``__arrow_c_stream__``: polars, DuckDB),
         or an iterable or async iterable of frames, for what is larger than memory. Columns that it lacks
-        keep their server defaults. NaN, NaT, None and NA are NULL.
+        keep their server defaults. NaN, NaT, None and NA are NULL. A column that the database alone fills
+        (``GENERATED ALWAYS``) is left out, and the report's ``left_out`` names it.
     table : mapped class or sqlalchemy.Table
     key : sequence of str, optional
         The columns that tell its rows apart, which have to be a unique constraint of it. None: its only
         one, besides a primary key that the database numbers.
+    rename : mapping of str to str, optional
+        The table's name for a column of the source: ``{"city": "name"}``. None: none is renamed.
+    columns : sequence of str, optional
+        The columns to load, by their names in the table (so after `rename`). None: all, and one that the
+        table lacks is an error.
     on_conflict : {"error", "skip", "update"}
         What happens to a row whose key is already there, in the table or earlier in the frame. "error":
         the load fails. "skip": what is there stays. "update": the columns of the frame replace what is
@@ -110,18 +166,23 @@ async def load_frame(
         "error": one bad value refuses the whole frame. "skip": the valid rows are loaded and the bad
         values are in the report's ``rejects``.
     progress : bool or callable, optional
-        None: a bar from 200,000 rows up, in terminals and notebooks. A callable gets
-        ``(rows_done, rows_total)`` while rows travel; the total of a stream is None.
+        None: a bar from 200,000 rows up, in terminals and notebooks. A callable with two parameters gets
+        ``(rows_done, rows_total)`` while rows are sent; the total of a stream is None. One with three gets
+        ``(rows_done, rows_total, phase)`` in each phase: "checking" (not of a stream), "sending", "merging"
+        or "indexing" (where there are such), "committing", and at the end "done". What it raises before
+        "done" undoes the load.
 
     Returns
     -------
     LoadReport
-        ``inserted``, ``updated``, ``skipped``, ``rejects``, ``seconds``, ``plan``.
+        ``inserted``, ``updated``, ``skipped``, ``rejects``, ``seconds``, ``plan``, ``left_out``.
 
     Raises
     ------
     InvalidFrameError
-        ``error.rejects`` names every bad value by row label, column and reason.
+        ``error.rejects`` names every bad value by row label, column and reason. Where a column is wrong as
+        a whole (its name, or a dtype of which the table takes no value), it is one row with the label None,
+        and the load fails also with ``on_invalid="skip"``.
     DuplicateKeyError
         ``error.keys`` has the key of every row already there.
     MissingTableError
@@ -140,7 +201,15 @@ async def load_frame(
     2
     """
     return await load_rows(
-        bind, source, table, key=key, on_conflict=on_conflict, on_invalid=on_invalid, progress=progress
+        bind,
+        source,
+        table,
+        key=key,
+        rename=rename,
+        columns=columns,
+        on_conflict=on_conflict,
+        on_invalid=on_invalid,
+        progress=progress,
     )
 
 
@@ -150,6 +219,8 @@ async def load_rows(
     table: type[Any] | FromClause,
     *,
     key: Sequence[str] | str | None,
+    rename: Mapping[str, str] | None = None,
+    columns: Sequence[str] | None = None,
     on_conflict: OnConflict,
     on_invalid: OnInvalid,
     progress: Progress = None,
@@ -160,27 +231,48 @@ async def load_rows(
     _check_choice("on_invalid", on_invalid, OnInvalid)
     started = time.perf_counter()
     into = table_of(table)
-    columns = key_of(into, key)
-    rows = Rows(source, rules_of(into, columns), stop_at_rejects=on_invalid == "error")
+    by = key_of(into, key)
+    names = Names(rename, columns, unused_by(into, by))
+    rows = Rows(source, rules_of(into, by), stop_at_rejects=on_invalid == "error", names=names)
+    # A source that knows about how many rows it has (a file that is being read) has this method.
+    total = rows.total if rows.can_repeat else getattr(source, "expected_rows", None)
+    try:
+        with reporting(progress, total, "checking" if rows.can_repeat else "sending") as meter:
+            inserted, updated, plan = await _load(bind, rows, into, by, on_conflict, meter, limits)
+    except InvalidFrameError as exc:
+        _remember(exc.rejects)
+        raise
+    _remember(rows.rejects)
+    skipped = rows.valid - inserted - updated
+    left_out = tuple(sorted(names.left_out))
+    seconds = time.perf_counter() - started
+    return LoadReport(inserted, updated, skipped, rows.rejects, seconds, plan, left_out)
+
+
+async def _load(
+    bind: Bind,
+    rows: Rows,
+    into: Table,
+    key: tuple[str, ...],
+    on_conflict: OnConflict,
+    meter: Meter,
+    limits: Limits,
+) -> Outcome:
+    rows.report = meter.advance
     enums = any(rule.type is ENUM for rule in rows.rules)
-    if not enums:
-        await rows.check()
     begun, callers = False, not isinstance(bind, AsyncEngine)
 
     async def work(connection: AsyncConnection) -> Outcome:
         nonlocal begun
         name = connection.dialect.identifier_preparer.format_table(into)
         try:
-            async with lock_bound(connection, name, "nothing was loaded"), connection.begin_nested():
+            async with lock_bound(connection, name, UNDONE), connection.begin_nested():
                 repeated, begun = begun, True
                 if repeated:  # forgets the rejects of the attempt before
                     await rows.check()
                 arrays = any(rule.item for rule in rows.rules)
                 nulls = await connection.scalar(_ARRAY_NULLS) if arrays else "on"
-                with reporting(progress, rows.total, "loading") as report:
-                    outcome = await Load(
-                        rows, into, columns, on_conflict, connection, report, callers, limits
-                    ).run()
+                outcome = await Load(rows, into, key, on_conflict, connection, meter, callers, limits).run()
                 if nulls != "on":
                     await connection.execute(_RESTORE_ARRAY_NULLS, {"nulls": nulls})
                 if callers:  # whose transaction may have made the table
@@ -190,13 +282,23 @@ async def load_rows(
                 if error := await explain(connection, into, exc):
                     raise error from exc
             raise
+        meter.begin("committing")
         return outcome
 
-    inserted, updated, plan = await in_transaction(
-        bind, work, repeatable=lambda: not begun, after_conflict=lambda: rows.can_repeat
+    try:
+        if not enums:
+            await rows.check()
+    except asyncio.CancelledError as exc:
+        say_interrupted(exc, f"the load was interrupted; {UNDONE}")
+        raise
+    return await in_transaction(
+        bind,
+        work,
+        repeatable=lambda: not begun,
+        after_conflict=lambda: rows.can_repeat,
+        doing="the load",
+        undone=UNDONE,
     )
-    skipped = rows.valid - inserted - updated
-    return LoadReport(inserted, updated, skipped, rows.rejects, time.perf_counter() - started, plan)
 
 
 def _check_choice(name: str, value: object, choices: Any) -> None:

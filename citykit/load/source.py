@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from citykit.encode import Rule, refuse, rejects_frame, validate
+from citykit.encode import Names, Rule, check_dtypes, refuse, rejects_frame, validate
 from citykit.errors import InvalidFrameError
 
 CHUNK_ROWS = 65_536  # checked, typed and encoded at a time: a few megabytes, a few milliseconds
@@ -41,6 +41,8 @@ class Rows:
     source: Source
     rules: Sequence[Rule]
     stop_at_rejects: bool  # once a value is bad the rest is only checked
+    names: Names = field(default_factory=Names)  # how columns of the source are renamed and picked
+    report: Callable[[int], object] = lambda _done: None  # is told of the rows of a whole that are checked
     total: int | None = field(init=False)  # rows, valid or not; None where only the end will tell
     valid: int = 0
     _rejects: list[pd.DataFrame] = field(default_factory=list)
@@ -92,8 +94,11 @@ class Rows:
         kept = 0
         self._checked = True
         self.valid, self._rejects, self._kept = 0, [], {}  # of a check by other rules, before this one
+        if isinstance(self._whole, pd.DataFrame):
+            await asyncio.to_thread(check_dtypes, self._whole, self.rules, self.names)
         async for start, chunk in self._chunks():
             rows = await asyncio.to_thread(self._validate, start, chunk)
+            self.report(start + len(chunk))
             kept += rows.nbytes
             if kept <= KEPT_BYTES:
                 self._kept[start] = rows
@@ -117,7 +122,7 @@ class Rows:
                 if self.can_repeat:
                     rows = self._kept.get(start)
                     if rows is None:
-                        rows, _ = await asyncio.to_thread(validate, chunk, self.rules, start)
+                        rows, _ = await asyncio.to_thread(validate, chunk, self.rules, start, self.names)
                     yield rows
                     continue
                 typed = await asyncio.to_thread(self._validate, start, chunk)
@@ -129,7 +134,7 @@ class Rows:
                     yield typed
 
     def _validate(self, start: int, chunk: pd.DataFrame) -> pa.Table:
-        rows, rejects = validate(chunk, self.rules, start)
+        rows, rejects = validate(chunk, self.rules, start, self.names)
         if len(rejects):
             self._rejects.append(rejects)
         self.valid += rows.num_rows

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.database import Bind, cancelled, in_transaction
 from citykit.decode import DtypeBackend, UnfitColumnError, Values, to_frame
+from citykit.errors import shown_outside
 from citykit.read.result import Result, described, unfit
 from citykit.read.statement import Statement
 from citykit.runtime import Progress, reporting, says_await
@@ -87,7 +88,7 @@ async def read_frame(
                     for parts, part in zip(columns, batch, strict=True):
                         parts.append(part)
                     rows += len(batch[0])
-                    report(rows)
+                    report.advance(rows)
         return await _framed(result, columns, rows, dtype_backend)
 
     return await in_transaction(bind, work, effect="any")
@@ -132,10 +133,11 @@ async def stream_frames(
     >>> rows
     33839
     """
-    _check_backend(dtype_backend)
-    size = operator.index(chunk_rows)
-    if size < 1:
-        raise ValueError(f"chunk_rows is the number of rows in a frame, 1 or more, not {chunk_rows}")
+    with shown_outside:
+        _check_backend(dtype_backend)
+        size = operator.index(chunk_rows)
+        if size < 1:
+            raise ValueError(f"chunk_rows is the number of rows in a frame, 1 or more, not {chunk_rows}")
     frames: asyncio.Queue[pd.DataFrame] = asyncio.Queue(1)
     yielded = False
 

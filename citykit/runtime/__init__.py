@@ -2,7 +2,7 @@
 
 from citykit.runtime.awaiting import says_await
 from citykit.runtime.kernel import in_kernel
-from citykit.runtime.progress import Progress, reporting
+from citykit.runtime.progress import Meter, Progress, reporting
 from citykit.runtime.waiting import run
 
-__all__ = ["Progress", "in_kernel", "reporting", "run", "says_await"]
+__all__ = ["Meter", "Progress", "in_kernel", "reporting", "run", "says_await"]
