@@ -148,7 +148,8 @@ class InvalidFrameError(CitykitError, ValueError):
     ----------
     rejects : DataFrame, shape (number of bad values, 4)
         One line per bad value: ``row`` (the frame's index label), ``column``, ``value``, ``reason``.
-        Where a whole column is wrong (unknown, missing, repeated), ``row`` and ``value`` are None.
+        Where a whole column is wrong (unknown, missing, repeated, or of a dtype of which the table takes no
+        value), it is one line, whose ``row`` and ``value`` are None.
     """
 
     def __init__(self, message: str, rejects: pd.DataFrame) -> None:
