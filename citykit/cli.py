@@ -51,8 +51,8 @@ _TYPED = {
     "await citykit.create_tables(engine, reset=True)": "citykit init --reset",
     "on_conflict='skip'": "--on-conflict skip",
     "on_conflict='update'": "--on-conflict update",
-    "See error.rejects for all; on_invalid='skip'": "--on-invalid skip",
-    " See error.rejects for all.": "",
+    "See citykit.last_rejects() for all; on_invalid='skip'": "--on-invalid skip",
+    " See citykit.last_rejects() for all.": "",
 }
 
 app = typer.Typer(

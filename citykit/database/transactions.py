@@ -30,7 +30,7 @@ from citykit.database.server_errors import (
     unreachable,
 )
 from citykit.database.sqlstates import Condition
-from citykit.errors import CitykitError, DatabaseUnavailableError
+from citykit.errors import CitykitError, DatabaseUnavailableError, say_interrupted
 from citykit.runtime import CallersError
 
 Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
@@ -73,6 +73,8 @@ async def in_transaction(
     effect: Effect = "writes",
     repeatable: Callable[[], bool] | None = None,
     after_conflict: Callable[[], bool] | None = None,
+    doing: str = "the statement",
+    undone: str = "nothing was changed",
 ) -> T:
     """Do `work` in a transaction, by the one rule of this package.
 
@@ -83,6 +85,8 @@ async def in_transaction(
     `after_conflict` allows it; None: where `repeatable` does. At most three calls in all.
 
     A connection or a session: a savepoint in the caller's transaction, which this never ends.
+
+    A CancelledError says that `doing` was interrupted, and `undone` where that is certain.
     """
     repeatable = repeatable or (lambda: effect != "writes")
     attempt = _Attempt(effect, repeatable, after_conflict or repeatable)
@@ -94,8 +98,14 @@ async def in_transaction(
         raise _no_bind(bind)
     try:
         await _watched(task, attempt, option(bind, SILENCE_OPTION, SILENCE_SECONDS))
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as exc:
         await cancelled(task)
+        if task.cancelled() or task.exception():
+            in_doubt = attempt.committing and attempt.wrote
+            state = "it may have been stored: it was just being committed" if in_doubt else undone
+        else:
+            state = "it was complete" + (" and is stored" if isinstance(bind, AsyncEngine) else "")
+        say_interrupted(exc, f"{doing} was interrupted; {state}")
         raise
     finally:
         task.cancel()  # nothing where it is done; else this coroutine was closed, and cannot wait

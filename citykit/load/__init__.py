@@ -1,7 +1,7 @@
 """Rows to any table."""
 
 from citykit.load.creating import create_table
-from citykit.load.loading import LoadReport, OnInvalid, load_frame, load_rows
+from citykit.load.loading import LoadReport, OnInvalid, last_rejects, load_frame, load_rows
 from citykit.load.merge import OnConflict
 from citykit.load.order import settle_numbers
 from citykit.load.refusals import violated_by
@@ -9,6 +9,6 @@ from citykit.load.source import Source
 from citykit.load.staging import Target
 
 __all__ = [
-    "LoadReport", "OnConflict", "OnInvalid", "Source", "Target", "create_table", "load_frame", "load_rows",
-    "settle_numbers", "violated_by",
+    "LoadReport", "OnConflict", "OnInvalid", "Source", "Target", "create_table", "last_rejects", "load_frame",
+    "load_rows", "settle_numbers", "violated_by",
 ]  # fmt: skip

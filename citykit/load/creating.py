@@ -25,7 +25,7 @@ from citykit.database import (
     server_message,
     sqlstate,
 )
-from citykit.encode import rejects_frame, types_of
+from citykit.encode import Names, rejects_frame, types_of
 from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError
 from citykit.load.catalogue import facts_of, refuse_no_table
 from citykit.load.named import ServerType, creating, described, parsed
@@ -132,11 +132,11 @@ async def create_table(
 
 
 async def create_for(
-    connection: AsyncConnection, table: Table, source: Any, key: Sequence[str] | str | None
+    connection: AsyncConnection, table: Table, source: Any, key: Sequence[str] | str | None, names: Names
 ) -> None:
     """Make a table for a frame that is to be loaded into it, in the transaction of the load.
 
-    The load itself checks the values of the key.
+    `names` are those of its columns in the table. The load itself checks the values of the key.
     """
     whole = whole_of(source)
     if whole is None:
@@ -145,6 +145,11 @@ async def create_for(
             f"nothing was loaded. For a stream, make it from the first frame: {creating(table)})"
         )
     columns = (key,) if isinstance(key, str) else tuple(key or ())
+    if isinstance(whole, pd.DataFrame):
+        whole = names.renamed(whole)
+    else:
+        places = names.renamed(pd.DataFrame([range(whole.num_columns)], columns=whole.column_names))
+        whole = whole.select(places.iloc[0].tolist()).rename_columns(list(places.columns))
     found = await asyncio.to_thread(_checked, whole, table, columns, {}, values=False)
     name = connection.dialect.identifier_preparer.format_table(table)
     await _made(connection, await _table(connection, table, columns, found), name, "skip", 0)
