@@ -32,6 +32,7 @@ _MARKS = {
     "dots": ".", "commas": ",", "spaces": " ", "no-break spaces": "\xa0", "thin spaces": "\u2009",
     "narrow no-break spaces": "\u202f", "apostrophes": "'", "curly apostrophes": "\u2019", "underscores": "_",
 }  # fmt: skip
+_EITHER = "with a dot, for thousands or for decimals"
 _DIGITS = 15  # a double holds every decimal number of so many digits
 
 
@@ -92,10 +93,18 @@ def _surely_held(numbers: pa.Array, texts: pa.Array) -> pa.Array:
     return pc.or_(short, pc.equal(numbers.cast(TEXT), texts))
 
 
+# Where dots stand for thousands, and what stands for decimals was not named: a dot that separates no group of
+# three digits is a decimal point, several such groups have none, and 1.234 may be either.
+_POINTED = r"(?:[0-9]{4,}\.[0-9]*|0[0-9]*\.[0-9]*|[0-9]+\.(?:[0-9]{0,2}|[0-9]{4,})|\.[0-9]+)"
+_GROUPS = r"[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}"
+
+
 @cache
 def _pattern(fractions: bool, decimal: str, thousands: str) -> str:
     whole = "[0-9]+"
-    if thousands and not (fractions and thousands == "." and not decimal):  # 1.234 may be either then
+    if fractions and thousands == "." and not decimal:
+        return f"^-?(?:(?:[0-9]+|{_POINTED})(?:[eE][-+]?[0-9]+)?|{_GROUPS}|inf|Infinity)$"
+    if thousands:
         whole = f"(?:[0-9]+|[1-9][0-9]{{0,2}}(?:{re.escape(thousands)}[0-9]{{3}})+)"
     point = re.escape(decimal or ("" if thousands == "." else "."))
     if not fractions:
@@ -112,7 +121,11 @@ def _plain(texts: pa.Array, rule: Rule) -> pa.Array:
         fits = pc.and_not(fits, pc.match_substring_regex(texts, _grouped(".")))
     plain = pc.if_else(fits, texts, pa.scalar(None, TEXT))
     if rule.thousands:
-        plain = pc.replace_substring(plain, rule.thousands, "")
+        joined = pc.replace_substring(plain, rule.thousands, "")
+        if fractions and rule.thousands == "." and not rule.decimal:
+            plain = pc.if_else(pc.match_substring_regex(plain, f"^-?{_GROUPS}$"), joined, plain)
+        else:
+            plain = joined
     return pc.replace_substring(plain, rule.decimal, ".") if rule.decimal not in ("", ".") else plain
 
 
@@ -202,7 +215,7 @@ def _known_looks(fractions: bool) -> Iterator[tuple[str, str, dict[str, str]]]:
             reason = f"like a number with thousands {name} and a decimal point"
             yield _grouped(mark, "."), reason, {"thousands": mark}
     if fractions:  # where thousands="." leaves it open
-        yield r"^-?[0-9]*\.[0-9]+$", "with a dot, for thousands or for decimals", {"decimal": "."}
+        yield r"^-?[0-9]*\.[0-9]+$", _EITHER, {"decimal": "."}
     yield r"^-?[0-9]*,[0-9]+$", "like a number with a decimal comma", {"decimal": ","} if fractions else {}
     if not fractions:
         yield r"^-?[0-9]*\.[0-9]*[1-9][0-9]*$", "fractional", {}
@@ -252,7 +265,8 @@ def advice(rejects: pd.DataFrame, rows: int, notes: Mapping[str, str]) -> str | 
     found: dict[str, str] = {}
     for _, reasons in rejects.groupby("column", sort=False)["reason"]:
         reason, count = next(iter(reasons.value_counts().items()))
-        if str(reason) in known and count * 10 >= rows:  # fewer may be mistakes
+        # Few that look alike may be mistakes; that a dot may be either is no mistake of the row.
+        if str(reason) in known and (count * 10 >= rows or reason == _EITHER):
             found.update(known[str(reason)])
     if found and found.get("decimal") != found.get("thousands"):
         marks = {name: notes[name] for name in ("decimal", "thousands") if notes.get(name)} | found

@@ -226,7 +226,9 @@ def test_marks_that_are_named_are_read_strictly(thousands: str, number: int, cen
 def test_a_mark_for_thousands_alone_leaves_no_other_meaning_of_it() -> None:
     assert numbers("integer", ["12.000", "1234", "5"], thousands=".") == [12_000, 1_234, 5]
     assert reason("integer", "12.00", thousands=".") == "not a number with thousands='.'"
-    assert reason("double", "52.5", thousands=".")
+    certain = {"52.5": 52.5, "31.22222": 31.22222, "1234.567": 1234.567, "0.123": 0.123, "7.": 7.0}
+    certain |= {"-1.234.567": -1_234_567.0, "12": 12.0, "5.25e3": 5250.0}
+    assert numbers("double", list(certain), thousands=".") == list(certain.values())
     assert reason("double", "1.234", thousands=".") == "with a dot, for thousands or for decimals"
     assert (
         reason("double", "1.234,5", thousands=".") == "like a number with thousands dots and a decimal comma"

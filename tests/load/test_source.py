@@ -138,6 +138,24 @@ async def test_an_error_of_numbers_that_look_alike_ends_in_the_call_that_reads_t
     assert await scalar(engine, "SELECT latitude FROM cities WHERE name = 'city 3'") == 52.53
 
 
+async def test_dots_that_may_be_either_are_settled_by_the_call_of_the_error(
+    engine: AsyncEngine, tmp_path: Path
+) -> None:
+    path = tmp_path / "dots.csv"
+    rows = [f"city {number},{number + 1}.000,52.5{number}" for number in range(40)]
+    path.write_text("name,population,latitude\n" + "\n".join([*rows, "b,5.000,52.525"]) + "\n")
+    source: Any = path
+    for _ in range(2):
+        with pytest.raises(citykit.InvalidFrameError) as caught:
+            await citykit.load_cities(engine, source)
+        source = eval(str(caught.value).rsplit("\n", 1)[1], {"citykit": citykit})  # noqa: S307  as a user types it
+    assert (await citykit.load_cities(engine, source)).inserted == 41
+    found = await citykit.biggest_cities(engine, 100)
+    assert found.loc[found["name"] == "b", ["population", "latitude"]].to_numpy().tolist() == [
+        [5_000, 52.525]
+    ]
+
+
 async def test_a_file_that_cannot_be_read_loads_nothing(engine: AsyncEngine, tmp_path: Path) -> None:
     path = tmp_path / "cities.csv"
     path.write_text("name,population\n" + "a,1\n" * 200_000 + "b,2,3\n")

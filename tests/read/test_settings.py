@@ -228,7 +228,9 @@ async def test_what_only_reads_works_where_transactions_are_read_only(engine: As
         citykit.add_city(other, "Rom", 1),
         citykit.create_tables(other, reset=True),
     ):
-        with pytest.raises(citykit.CitykitError, match=r"read-only transaction; nothing was .*connect to its primary"):
+        with pytest.raises(
+            citykit.CitykitError, match=r"read-only transaction; nothing was .*connect to its primary"
+        ):
             await writing
     await other.dispose()
 
