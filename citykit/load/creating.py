@@ -15,7 +15,16 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine, to_instance
 
-from citykit.database import CREATING, Bind, in_transaction, lock_bound, lock_without_queueing
+from citykit.database import (
+    CREATING,
+    Bind,
+    Condition,
+    in_transaction,
+    lock_bound,
+    lock_without_queueing,
+    server_message,
+    sqlstate,
+)
 from citykit.encode import Names, rejects_frame, types_of
 from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError
 from citykit.load.catalogue import facts_of, refuse_no_table
@@ -261,7 +270,15 @@ async def _made(
         if if_exists == "skip":
             return described(table, facts)
         await lock_without_queueing(connection, [name], seconds, UNDONE)
-        await connection.exec_driver_sql(f"DROP TABLE {name}")
+        try:
+            await connection.exec_driver_sql(f"DROP TABLE {name}")
+        except DBAPIError as exc:
+            if sqlstate(exc) != Condition.DEPENDENT_OBJECTS_STILL_EXIST:
+                raise
+            raise CitykitError(
+                f"{server_message(exc)}; nothing was changed. Something else was built on the table. "
+                f"With SQL, which drops that too: DROP TABLE {name} CASCADE"
+            ) from exc
     await connection.run_sync(table.create)
     facts = await facts_of(connection, name)
     if facts is not None:
