@@ -80,6 +80,7 @@ def world_cities(min_population: int = 15_000, *, other_names: bool = True) -> p
     return unique
 
 
+@shown_outside
 def world_countries() -> pd.DataFrame:
     """Return the countries of the world with their codes and continents, from GeoNames, without network.
 

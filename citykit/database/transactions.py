@@ -101,8 +101,11 @@ async def in_transaction(
     except asyncio.CancelledError as exc:
         await cancelled(task)
         if task.cancelled() or task.exception():
-            in_doubt = attempt.committing and attempt.wrote
-            state = "it may have been stored: it was just being committed" if in_doubt else undone
+            state = undone
+            if attempt.alone:
+                state = "in autocommit, it may have had a part of its effect"
+            elif attempt.committing and attempt.wrote:
+                state = "it may have been stored: it was just being committed"
         else:
             state = "it was complete" + (" and is stored" if isinstance(bind, AsyncEngine) else "")
         say_interrupted(exc, f"{doing} was interrupted; {state}")
@@ -156,6 +159,7 @@ class _Attempt:
     wrote: bool = True  # as far as is known; else it does not matter whether its COMMIT was answered
     committing: bool = False
     lost: bool = False  # an attempt before this one has lost its connection
+    alone: bool = False  # the work is in AUTOCOMMIT, where no rollback undoes it
     silent: float = 0.0  # seconds after which the connection was given up
     transaction_ended: bool = False  # by the caller, whose it is
 
@@ -211,6 +215,7 @@ async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Atte
                     raise connection_lost(said, in_doubt=True)
             elif _autocommits(connection) and attempt.effect != "one statement":
                 _synchronous(connection).execution_options(isolation_level="READ COMMITTED")
+            attempt.alone = attempt.effect == "one statement" and _autocommits(connection)
             result = await work(connection)
             if attempt.effect == "any":
                 attempt.wrote = bool(await connection.scalar(_WROTE))
@@ -245,7 +250,8 @@ async def _in_savepoint(bind: AsyncConnection | AsyncSession, work: Work[T], att
     check_loop(connection)
     attempt.connection = connection
     with server_errors_named(connection), _ended_before_rollback(connection, attempt):
-        if attempt.effect == "one statement" and _autocommits(connection):
+        attempt.alone = attempt.effect == "one statement" and _autocommits(connection)
+        if attempt.alone:
             try:
                 return await work(connection)
             except asyncio.CancelledError:

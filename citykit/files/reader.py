@@ -17,7 +17,7 @@ from typing import IO, Any, Literal, TypeAlias
 import pandas as pd
 import pyarrow as pa
 
-from citykit.errors import CitykitError
+from citykit.errors import CitykitError, shown_outside
 from citykit.files import csv_files, json_files, tables
 from citykit.files.columns import Columns
 from citykit.files.streams import (
@@ -403,6 +403,7 @@ class ManyFiles:
         return sum(source.bytes_read for source in self.sources)
 
 
+@shown_outside
 def open_file(
     path: Files,
     *,
@@ -441,6 +442,7 @@ def open_file(
     return FileSource(path, **options)
 
 
+@shown_outside
 def read_file(
     path: Files,
     *,

@@ -128,7 +128,9 @@ async def create_table(
             made = await _table(connection, named, columns, found)
             return await _made(connection, made, name, if_exists, seconds)
 
-    return await in_transaction(bind, work, repeatable=lambda: True)
+    return await in_transaction(
+        bind, work, repeatable=lambda: True, doing="the making of the table", undone=UNDONE
+    )
 
 
 async def create_for(

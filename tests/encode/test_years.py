@@ -149,7 +149,7 @@ async def test_a_column_of_another_type_is_one_reject_whatever_its_years(
         rows = pa.table({"key": [1], "many" if many else "one": column})
         async with created(engine, table_of(name)):
             for source in (rows, rows.to_pandas(types_mapper=pd.ArrowDtype)):
-                with pytest.raises(citykit.InvalidFrameError, match="of dtype .*nothing was loaded") as caught:
+                with pytest.raises(citykit.InvalidFrameError, match=r"dtype .*nothing was loaded") as caught:
                     await citykit.load_frame(engine, source, table_of(name), on_invalid="skip")
                 assert caught.value.rejects["row"].tolist() == [None]
 
