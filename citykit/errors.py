@@ -95,8 +95,11 @@ shown_outside = _ShownOutside()
 
 
 def say_interrupted(error: asyncio.CancelledError | KeyboardInterrupt, said: str) -> None:
-    """Give an interrupt its message, which a cell shows in one line."""
-    error.args = (said,)
+    """Give an interrupt its message, which a cell shows in one line.
+
+    One that has a message keeps it: anyio knows its own cancels by theirs.
+    """
+    error.args = error.args or (said,)
     vars(error)["_render_traceback_"] = _show_last
 
 

@@ -149,8 +149,8 @@ def plot_countries(
         ``country`` and ``total_population`` (persons; rows without one are left out), and where they are
         there ``largest_population`` (persons, of the country's largest city: the dark part of its bar) and
         ``share`` (of the population of all countries, 0 to 1: written as a percentage), as
-        `summarize_countries` returns it. Where there is a ``name``, as `world_countries` has it, it is
-        written in place of the code. A country that is ``''`` is written as unknown.
+        `summarize_countries` returns it. Where there is a ``country_name``, it is written in place of the
+        code. A country that is ``''`` is written as unknown.
     ax : matplotlib Axes, optional
         Where to draw. None: a new figure, high enough for n bars, up to 500. Bars without room are left out,
         the smallest first, and a note says how many.
@@ -180,13 +180,14 @@ def plot_countries(
     >>> ax = citykit.plot_countries(frame)
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['IS', 'FO']
-    >>> named = frame.merge(citykit.world_countries(), left_on="country", right_on="code")
-    >>> [label.get_text() for label in citykit.plot_countries(named).get_yticklabels()]
+    >>> names = citykit.world_countries().set_index("code")["name"]
+    >>> ax = citykit.plot_countries(frame.assign(country_name=frame["country"].map(names)))
+    >>> [label.get_text() for label in ax.get_yticklabels()]
     ['Iceland', 'Faroe Islands']
     """
     from citykit.charts import axes, colours
 
-    check(frame, ["country", "total_population"], "largest_population", "share", "name")
+    check(frame, ["country", "total_population"], "largest_population", "share", "country_name")
     total = populations(frame, "total_population")
     largest = populations(frame, "largest_population") if "largest_population" in frame else None
     share = numbers(frame, "share", 0, 1 + 1e-9, "shares, 0 to 1") if "share" in frame else total * np.nan
@@ -194,7 +195,7 @@ def plot_countries(
     is_new = ax is None
     ax, count = axes.bar_axes(ax, len(ranked))
     order = ranked[:count]
-    codes, names = texts(frame, "country", order), texts(frame, "name", order)
+    codes, names = texts(frame, "country", order), texts(frame, "country_name", order)
     labels = [name or code or "unknown" for name, code in zip(names, codes, strict=True)]
     drawn = {"color": colours.SKY} | in_order(style, order, len(frame))
     written = [f"{total[i]:,.0f}" + ("" if math.isnan(share[i]) else f" ({share[i]:.1%})") for i in order]

@@ -110,7 +110,8 @@ async def countries(request: Request, engine: EngineOf) -> Response:
     """Return the number of cities and the populations of each country, the most populous first."""
     frame = await soon(request, summarize_countries(engine))
     names = dict(world_countries()[["code", "name"]].to_numpy())
-    return _json(frame.assign(name=frame["country"].map(names)).to_dict("records"))
+    frame.insert(1, "name", frame["country"].map(names))
+    return _json(frame.to_dict("records"))
 
 
 @reading.get(
