@@ -82,7 +82,7 @@ def _limited(
         "missing": options.get("server_default"),  # a missing value becomes what the server would take
         "unit": unit,
         "example": example,
-        "also": ALSO[name],
+        "also": ALSO.get(name, ()),
     }
     return mapped_column(type_, check, info=info, **options)
 

@@ -373,7 +373,7 @@ def test_the_most_frequent_countries_have_a_colour_and_the_rest_is_grey() -> Non
 
 
 def test_a_country_has_its_colour_in_every_chart() -> None:
-    codes = ["CN", "IN", "US", "BR", "RU", "IS", "FO", "DE", "TR", "Freedonia", "日本"]
+    codes = ["CN", "IN", "US", "BR", "RU", "IS", "FO", "DE", "TR", "Freedonia", "Ελλάς"]
     alone = {code: colours(drawn("biggest", made(2, country=code)))[0] for code in codes}
     for turn in range(len(codes)):
         some = (codes[turn:] + codes[:turn])[:6]

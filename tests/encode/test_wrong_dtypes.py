@@ -264,7 +264,7 @@ def refused_and_converted(frame: pd.DataFrame, rules: list[Rule], *, enum: bool)
         arrow(float("nan"), pa.float64()),
         pd.Series([np.nan, np.nan], dtype=object),
         pd.Series([Decimal("nan"), Decimal("sNaN")], dtype=object),
-        pd.Series([np.datetime64("NaT"), pd.NaT], dtype=object),
+        pd.Series([np.datetime64("NaT", "ns"), pd.NaT], dtype=object),
         arrow(None, pa.duration("s")),
         pd.Series(pd.PeriodIndex([None, None], freq="M")),
     ],
