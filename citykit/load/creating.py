@@ -132,20 +132,14 @@ async def create_table(
 
 
 async def create_for(
-    connection: AsyncConnection, table: Table, source: Any, key: Sequence[str] | str | None
+    connection: AsyncConnection, table: Table, piece: pd.DataFrame | pa.Table, key: Sequence[str] | str | None
 ) -> None:
-    """Make a table for a frame that is to be loaded into it, in the transaction of the load.
+    """Make a table for what is to be loaded into it, by the dtypes of a piece, in the load's transaction.
 
     The load itself checks the values of the key.
     """
-    whole = whole_of(source)
-    if whole is None:
-        raise TypeError(
-            "create=True needs a frame or Arrow data with rows at hand, by whose dtypes the table is made; "
-            f"nothing was loaded. For a stream, make it from the first frame: {creating(table)})"
-        )
     columns = (key,) if isinstance(key, str) else tuple(key or ())
-    found = await asyncio.to_thread(_checked, whole, table, columns, {}, values=False)
+    found = await asyncio.to_thread(_checked, piece, table, columns, {}, values=False)
     name = connection.dialect.identifier_preparer.format_table(table)
     await _made(connection, await _table(connection, table, columns, found), name, "skip", 0)
 

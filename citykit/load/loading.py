@@ -110,7 +110,8 @@ async def load_frame(
         new one, with ``on_conflict="error"``.
     create : bool
         Make the table first, if there is none of that name: as `create_table` does, with `key` as its
-        primary key, and in the same transaction, so that a load that fails leaves no table.
+        primary key, and in the same transaction, so that a load that fails leaves no table. Of a stream the
+        first piece decides: of a file its types, all text where it is a text file.
     on_conflict : {"error", "skip", "update"}
         What happens to a row whose key is already there, in the table or earlier in the frame. "error":
         the load fails. "skip": what is there stays. "update": the columns of the frame replace what is
@@ -194,7 +195,7 @@ async def load_rows(
             async with lock_bound(connection, name, "nothing was loaded"), connection.begin_nested():
                 repeated, begun = begun, True
                 if by_name:
-                    into = await _look_up(connection, into, source, key, create=create)
+                    into = await _look_up(connection, into, rows, key, create=create)
                     columns = key_of(into, key, optional=on_conflict == "error")
                     rows.rules = rules_of(into, columns)
                 if repeated:  # forgets the rejects of the attempt before
@@ -227,7 +228,7 @@ async def load_rows(
 async def _look_up(
     connection: AsyncConnection,
     named: Table,
-    source: Source,
+    rows: Rows,
     key: Sequence[str] | str | None,
     *,
     create: bool,
@@ -236,7 +237,7 @@ async def _look_up(
     name = connection.dialect.identifier_preparer.format_table(named)
     facts = await facts_of(connection, name)
     if facts is None and create:
-        await create_for(connection, named, source, key)
+        await create_for(connection, named, await rows.schema_source(), key)
         facts = await facts_of(connection, name)
     if facts is None:
         raise await missing(connection, named, "nothing was loaded")
