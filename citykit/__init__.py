@@ -40,7 +40,15 @@ if _typing.TYPE_CHECKING:
         WrongLoopError,
     )
     from citykit.files import open_file, read_file
-    from citykit.load import LoadReport, OnConflict, OnInvalid, Source, create_table, load_frame
+    from citykit.load import (
+        LoadReport,
+        OnConflict,
+        OnInvalid,
+        Source,
+        create_table,
+        last_rejects,
+        load_frame,
+    )
     from citykit.read import Statement, execute, read_frame, stream_frames
     from citykit.runtime import Progress, run
 
@@ -51,9 +59,9 @@ __all__ = [
     "DuplicateKeyError", "InvalidFrameError", "LoadReport", "MissingDependencyError", "MissingTableError",
     "Numeric", "OnConflict", "OnInvalid", "Progress", "Source", "Statement", "WrongLoopError", "__version__",
     "add_city", "biggest_cities", "connect", "create_table", "create_tables", "execute", "find_cities",
-    "load_cities", "load_frame", "nearest_cities", "open_file", "plot_biggest", "plot_countries", "plot_map",
-    "plot_rank_size", "read_file", "read_frame", "run", "sessions", "stream_frames", "summarize_countries",
-    "world_cities", "world_countries",
+    "last_rejects", "load_cities", "load_frame", "nearest_cities", "open_file", "plot_biggest",
+    "plot_countries", "plot_map", "plot_rank_size", "read_file", "read_frame", "run", "sessions",
+    "stream_frames", "summarize_countries", "world_cities", "world_countries",
 ]  # fmt: skip
 
 # Where each public name is defined. Tab after `citykit.` offers them, and the rooms.
@@ -67,7 +75,7 @@ _NAMES = {
     "decode": ("DtypeBackend",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "files": ("open_file", "read_file"),
-    "load": ("LoadReport", "OnConflict", "OnInvalid", "Source", "create_table", "load_frame"),
+    "load": ("LoadReport", "OnConflict", "OnInvalid", "Source", "create_table", "last_rejects", "load_frame"),
     "magic": ("load_ipython_extension",),
     "read": ("Statement", "execute", "read_frame", "stream_frames"),
     "runtime": ("Progress", "run"),

@@ -14,13 +14,20 @@ Every message says what is wrong, where, what state the database is in, and what
 
 from __future__ import annotations
 
+import functools
 import html
+import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
+    import asyncio
+
     import pandas as pd
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class CitykitError(Exception):
@@ -33,23 +40,64 @@ class CitykitError(Exception):
     """
 
     sqlstate: str | None = None
-    _cell: int | None = None  # the number of the notebook cell that it ended
 
     def _render_traceback_(self) -> list[str]:
-        """Show the user's own lines and the message in the cell that failed, and all of it to ``%tb``."""
-        from IPython import get_ipython  # which is what calls this
-
-        shell: Any = get_ipython()
-        render: Callable[..., list[str]] = shell.InteractiveTB.structured_traceback
-        if self._cell is None:
-            self._cell = shell.execution_count
-        if self._cell != shell.execution_count:
-            return render(type(self), self, self.__traceback__)
-        alone = type(self).__new__(type(self), *self.args)  # without what led to it
-        return render(type(self), alone, _outside(self.__traceback__))
+        return _shown(self)
 
     def _repr_html_(self) -> str:
         return f"<b>{type(self).__name__}</b><pre>{html.escape(str(self))}</pre>"
+
+
+def _shown(error: BaseException) -> list[str]:
+    """Return the user's own lines and the message in the cell that failed, and all of it to ``%tb``."""
+    from IPython import get_ipython  # which is what calls this
+
+    shell: Any = get_ipython()
+    render: Callable[..., list[str]] = shell.InteractiveTB.structured_traceback
+    cell = vars(error).setdefault("_cell", shell.execution_count)  # the number of the cell that it ended
+    if cell != shell.execution_count:
+        return render(type(error), error, error.__traceback__)
+    if not isinstance(error, Exception):  # an interrupt
+        return [f"{type(error).__name__}: {error}"]
+    alone = type(error).__new__(type(error), *error.args)  # without what led to it
+    return render(type(error), alone, _outside(error.__traceback__))
+
+
+def _show_last() -> list[str]:
+    """Do that for an error of Python's own, which refers to this function: to itself would be a cycle."""
+    assert sys.last_value is not None  # noqa: S101  IPython has just set it
+    return _shown(sys.last_value)
+
+
+class _ShownOutside:
+    """Lets a cell show the user's own lines of a TypeError or ValueError that citykit's own code raises."""
+
+    def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> T:
+            with self:
+                return function(*args, **kwargs)
+
+        return called
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, step: TracebackType | None) -> None:
+        if isinstance(error, (TypeError, ValueError)) and not isinstance(error, CitykitError):
+            while step and step.tb_next:
+                step = step.tb_next
+            if step and _is_in("citykit", step):
+                vars(error)["_render_traceback_"] = _show_last
+
+
+shown_outside = _ShownOutside()
+
+
+def say_interrupted(error: asyncio.CancelledError | KeyboardInterrupt, said: str) -> None:
+    """Give an interrupt its message, which a cell shows in one line."""
+    error.args = (said,)
+    vars(error)["_render_traceback_"] = _show_last
 
 
 def _outside(traceback: TracebackType | None) -> TracebackType | None:
@@ -100,7 +148,8 @@ class InvalidFrameError(CitykitError, ValueError):
     ----------
     rejects : DataFrame, shape (number of bad values, 4)
         One line per bad value: ``row`` (the frame's index label), ``column``, ``value``, ``reason``.
-        Where a whole column is wrong (unknown, missing, repeated), ``row`` and ``value`` are None.
+        Where a whole column is wrong (unknown, missing, repeated, or of a dtype of which the table takes no
+        value), it is one line, whose ``row`` and ``value`` are None.
     """
 
     def __init__(self, message: str, rejects: pd.DataFrame) -> None:

@@ -156,6 +156,10 @@ async def test_addresses_are_stored_or_rejected(
     )  # fmt: skip
     frame = pd.DataFrame({"key": [1]}).assign(one=pd.Series([value], dtype=object))
     async with created(engine, table):
+        if value is not None and not isinstance(value, str):  # no value of such a column is an address
+            with pytest.raises(citykit.InvalidFrameError, match="text is needed"):
+                await citykit.load_frame(engine, frame, table, on_invalid="skip")
+            return
         report = await citykit.load_frame(engine, frame, table, on_invalid="skip")
         read = await citykit.read_frame(engine, "SELECT one FROM samples")
         assert read["one"].tolist() == ([] if stored is None else [f"{stored}"])

@@ -25,6 +25,7 @@ from citykit.charts.columns import (
     texts,
     told_apart,
 )
+from citykit.errors import shown_outside
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -54,6 +55,7 @@ def _whole(draw: Callable[P, Axes]) -> Callable[P, Axes]:
     return drawn
 
 
+@shown_outside
 @_whole
 def plot_biggest(
     frame: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None, **style: Any
@@ -134,6 +136,7 @@ def plot_biggest(
     return ax
 
 
+@shown_outside
 @_whole
 def plot_countries(
     frame: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None, **style: Any
@@ -208,6 +211,7 @@ def plot_countries(
     return ax
 
 
+@shown_outside
 @_whole
 def plot_rank_size(
     frame: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None, **style: Any
@@ -282,6 +286,7 @@ def rank_size_fit(sizes: Floats) -> tuple[float, float, float] | None:
     return -slope, -slope * math.sqrt(2 / len(sizes)), float(y.mean() - slope * x.mean())
 
 
+@shown_outside
 @_whole
 def plot_map(frame: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None, **style: Any) -> Axes:
     """Draw cities where they are, the area of each dot in proportion to its population.

@@ -28,6 +28,30 @@ class Base(DeclarativeBase):
 MAX_INTEGER = 2**31 - 1  # of PostgreSQL's integer
 KEY = ("name", "country", "region")
 _CREATE = "await citykit.create_tables(engine)"
+# What files of others call the columns, the likeliest first. An error suggests them; none is taken for what
+# it is called.
+ALSO = {
+    "name": (
+        "city", "city_name", "place_name", "place", "town", "locality", "settlement", "municipality",
+        "city_ascii", "asciiname", "name_ascii", "accent_city", "urban_agglomeration", "stadt", "ort",
+        "ville", "ciudad",
+    ),
+    "country": (
+        "iso2", "iso_a2", "cca2", "alpha2", "iso", "cc", "country_code", "country_iso", "ctry",
+        "country_name", "nation", "land", "pays", "iso3", "iso_a3", "cca3", "adm0_a3",
+    ),
+    "region": (
+        "admin1", "admin1_code", "adm1", "admin_name", "admin1_name", "adm1name", "state", "state_code",
+        "state_name", "state_id", "province", "subdivision", "subcountry", "department", "county",
+        "bundesland",
+    ),
+    "population": (
+        "pop", "pop_max", "pop_total", "total_population", "inhabitants", "residents", "people", "einwohner",
+        "habitants", "poblacion",
+    ),
+    "latitude": ("lat", "lat_dd", "y", "breite", "breitengrad", "latitud"),
+    "longitude": ("lng", "lon", "long", "lon_dd", "x", "laenge", "laengengrad", "longitud"),
+}  # fmt: skip
 
 
 def _limited(
@@ -43,8 +67,8 @@ def _limited(
 ) -> Any:
     """Make a column whose limits hold on the server (a check) and before it.
 
-    ``info`` is read by `encode` (limits, meaning, what a missing value becomes), and by the web application
-    for its schemas and its form.
+    ``info`` is read by `encode` (limits, meaning, what a missing value becomes, other names), and by the web
+    application for its schemas and its form.
     """
     if isinstance(type_, Text):
         limits = f"char_length({name}) <= {high}" + (f" AND {name} <> ''" if low else "")
@@ -58,6 +82,7 @@ def _limited(
         "missing": options.get("server_default"),  # a missing value becomes what the server would take
         "unit": unit,
         "example": example,
+        "also": ALSO[name],
     }
     return mapped_column(type_, check, info=info, **options)
 

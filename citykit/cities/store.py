@@ -31,6 +31,8 @@ async def load_cities(
     bind: Bind,
     source: Source,
     *,
+    rename: Mapping[str, str] | None = None,
+    columns: Sequence[str] | None = None,
     on_conflict: OnConflict = "error",
     on_invalid: OnInvalid = "error",
     progress: Progress = None,
@@ -49,7 +51,14 @@ async def load_cities(
         ``longitude`` (degrees) and ``other_names`` (lists of str, by which `find_cities` finds a city as
         well). A missing country or region is ``''``, a missing coordinate NULL, a missing list empty. Or
         a path or an open file (see `read_file`), Arrow data, or an iterable or async iterable of frames, as
-        `load_frame` takes them.
+        `load_frame` takes them. A column ``id`` is left out, and the report's ``left_out`` says so: the
+        database numbers its cities itself.
+    rename : mapping of str to str, optional
+        The table's name for a column of the source: ``{"city": "name", "lat": "latitude"}``. None: none is
+        renamed.
+    columns : sequence of str, optional
+        The columns to load, by their names in the table (so after `rename`). None: all, and one that the
+        table lacks is an error.
     on_conflict : {"error", "skip", "update"}
         What happens to a row whose (name, country, region) is already there, in the table or earlier in
         the frame. "error": the load fails. "skip": what is there stays. "update": the columns of the
@@ -59,17 +68,19 @@ async def load_cities(
         values are in the report's ``rejects``.
     progress : bool or callable, optional
         None: a bar from 200,000 rows up, in terminals and notebooks. A callable gets
-        ``(rows_done, rows_total)`` while rows travel.
+        ``(rows_done, rows_total)`` while rows are sent, or ``(rows_done, rows_total, phase)`` in every phase
+        where it has three parameters: see `load_frame`.
 
     Returns
     -------
     LoadReport
-        ``inserted``, ``updated``, ``skipped``, ``rejects``, ``seconds``, ``plan``.
+        ``inserted``, ``updated``, ``skipped``, ``rejects``, ``seconds``, ``plan``, ``left_out``.
 
     Raises
     ------
     InvalidFrameError
-        ``error.rejects`` names every bad value by row label, column and reason.
+        ``error.rejects`` names every bad value by row label, column and reason. A column that is wrong as a
+        whole (its name, its dtype) is one row of it, and fails the load also with ``on_invalid="skip"``.
     DuplicateCityError
         ``error.keys`` has the (name, country, region) of every city already there.
     MissingTableError
@@ -84,8 +95,8 @@ async def load_cities(
     """
     try:
         return await load_rows(
-            bind, source, CITIES, key=None, on_conflict=on_conflict, on_invalid=on_invalid,
-            progress=progress, beside=OtherNames(),
+            bind, source, CITIES, key=None, rename=rename, columns=columns, on_conflict=on_conflict,
+            on_invalid=on_invalid, progress=progress, beside=OtherNames(),
         )  # fmt: skip
     except DuplicateKeyError as exc:
         if not exc.keys:  # a unique constraint that is not the key of a city

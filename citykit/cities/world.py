@@ -11,11 +11,13 @@ from typing import Any
 import pandas as pd
 
 from citykit.cities.model import COLUMNS, KEY
+from citykit.errors import shown_outside
 
 THRESHOLDS = (500, 1_000, 5_000, 15_000)  # the files of the data package
 _GEONAMES = {"country": "countrycode", "region": "admin1code"}  # the columns that GeoNames calls otherwise
 
 
+@shown_outside
 def world_cities(min_population: int = 15_000, *, other_names: bool = True) -> pd.DataFrame:
     """Return real cities of the world, from GeoNames. No database and no network are involved.
 
@@ -78,6 +80,7 @@ def world_cities(min_population: int = 15_000, *, other_names: bool = True) -> p
     return unique
 
 
+@shown_outside
 def world_countries() -> pd.DataFrame:
     """Return the countries of the world with their codes and continents, from GeoNames, without network.
 

@@ -30,7 +30,7 @@ from citykit.database.server_errors import (
     unreachable,
 )
 from citykit.database.sqlstates import Condition
-from citykit.errors import CitykitError, DatabaseUnavailableError
+from citykit.errors import CitykitError, DatabaseUnavailableError, say_interrupted
 from citykit.runtime import CallersError
 
 Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
@@ -73,6 +73,8 @@ async def in_transaction(
     effect: Effect = "writes",
     repeatable: Callable[[], bool] | None = None,
     after_conflict: Callable[[], bool] | None = None,
+    doing: str = "the statement",
+    undone: str = "nothing was changed",
 ) -> T:
     """Do `work` in a transaction, by the one rule of this package.
 
@@ -83,6 +85,8 @@ async def in_transaction(
     `after_conflict` allows it; None: where `repeatable` does. At most three calls in all.
 
     A connection or a session: a savepoint in the caller's transaction, which this never ends.
+
+    A CancelledError says that `doing` was interrupted, and `undone` where that is certain.
     """
     repeatable = repeatable or (lambda: effect != "writes")
     attempt = _Attempt(effect, repeatable, after_conflict or repeatable)
@@ -94,8 +98,17 @@ async def in_transaction(
         raise _no_bind(bind)
     try:
         await _watched(task, attempt, option(bind, SILENCE_OPTION, SILENCE_SECONDS))
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as exc:
         await cancelled(task)
+        if task.cancelled() or task.exception():
+            state = undone
+            if attempt.alone:
+                state = "in autocommit, it may have had a part of its effect"
+            elif attempt.committing and attempt.wrote:
+                state = "it may have been stored: it was just being committed"
+        else:
+            state = "it was complete" + (" and is stored" if isinstance(bind, AsyncEngine) else "")
+        say_interrupted(exc, f"{doing} was interrupted; {state}")
         raise
     finally:
         task.cancel()  # nothing where it is done; else this coroutine was closed, and cannot wait
@@ -146,6 +159,7 @@ class _Attempt:
     wrote: bool = True  # as far as is known; else it does not matter whether its COMMIT was answered
     committing: bool = False
     lost: bool = False  # an attempt before this one has lost its connection
+    alone: bool = False  # the work is in AUTOCOMMIT, where no rollback undoes it
     silent: float = 0.0  # seconds after which the connection was given up
     transaction_ended: bool = False  # by the caller, whose it is
 
@@ -201,6 +215,7 @@ async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Atte
                     raise connection_lost(said, in_doubt=True)
             elif _autocommits(connection) and attempt.effect != "one statement":
                 _synchronous(connection).execution_options(isolation_level="READ COMMITTED")
+            attempt.alone = attempt.effect == "one statement" and _autocommits(connection)
             result = await work(connection)
             if attempt.effect == "any":
                 attempt.wrote = bool(await connection.scalar(_WROTE))
@@ -235,7 +250,8 @@ async def _in_savepoint(bind: AsyncConnection | AsyncSession, work: Work[T], att
     check_loop(connection)
     attempt.connection = connection
     with server_errors_named(connection), _ended_before_rollback(connection, attempt):
-        if attempt.effect == "one statement" and _autocommits(connection):
+        attempt.alone = attempt.effect == "one statement" and _autocommits(connection)
+        if attempt.alone:
             try:
                 return await work(connection)
             except asyncio.CancelledError:

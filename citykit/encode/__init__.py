@@ -3,35 +3,15 @@
 from citykit.encode.copy_format import HEADER, TRAILER, encode_binary, encode_csv, is_in_binary
 from citykit.encode.dtypes import declared, flaw_of_identifier, types_of
 from citykit.encode.encodings import characters_of, in_encoding, lacking
-from citykit.encode.frames import POSITION, ROW_BYTES, validate
+from citykit.encode.frames import POSITION, ROW_BYTES, check_dtypes, validate
+from citykit.encode.names import Names
 from citykit.encode.rejects import refuse, rejects_frame
-from citykit.encode.rules import Rule, key_of, rules_of, table_of
+from citykit.encode.rules import Rule, key_of, rules_of, table_of, unused_by
 from citykit.encode.text_numbers import NOTATION, advice, notes_of
 
 __all__ = [
-    "HEADER",
-    "NOTATION",
-    "POSITION",
-    "ROW_BYTES",
-    "TRAILER",
-    "Rule",
-    "advice",
-    "characters_of",
-    "declared",
-    "encode_binary",
-    "encode_csv",
-    "flaw_of_identifier",
-    "in_encoding",
-    "is_in_binary",
-    "key_of",
-    "lacking",
-    "lacks",
-    "notes_of",
-    "refuse",
-    "rejects_frame",
-    "rules_of",
-    "table_of",
-    "types_in_binary",
-    "types_of",
-    "validate",
+    "HEADER", "NOTATION", "POSITION", "ROW_BYTES", "TRAILER", "Names", "Rule", "advice", "characters_of",
+    "check_dtypes", "declared", "encode_binary", "encode_csv", "flaw_of_identifier", "in_encoding",
+    "is_in_binary", "key_of", "lacking", "notes_of", "refuse", "rejects_frame", "rules_of", "table_of",
+    "types_of", "unused_by", "validate",
 ]  # fmt: skip

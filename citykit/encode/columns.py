@@ -39,11 +39,7 @@ def convert(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons]:
         dtype = series.cat.categories.dtype
         series = series.astype(object if dtype.kind in "iub" and series.hasnans else dtype)
     array = _in_arrow(series)
-    if array is not None and (name := _refused(array.type, rule)):
-        wanted = pa.large_list(rule.type.typed) if rule.item else rule.type.typed
-        reasons = dict.fromkeys(_positions(array.is_valid()), f"of Arrow's type {name}")
-        array = pa.nulls(len(array), wanted)
-    elif rule.item is not None:
+    if rule.item is not None:
         array, reasons = _arrays(series, array, rule.item)
     else:
         found = None if array is None else _typed_at_once(array, rule)
@@ -107,33 +103,6 @@ def _is_list(type_: pa.DataType) -> bool:
 def _is_text(type_: pa.DataType) -> bool:
     has = pa.types
     return bool(has.is_string(type_) or has.is_large_string(type_) or has.is_string_view(type_))
-
-
-def _refused(type_: pa.DataType, rule: Rule) -> str | None:
-    """Return the name of an extension type of Arrow that the column does not take; None: there is none."""
-    if rule.item is not None:
-        if isinstance(type_, pa.FixedShapeTensorType):
-            return None if len(type_.shape) == 1 else _name_of(type_)
-        return _extension_in(type_) if not _is_list(type_) or _is_list(type_.value_type) else None
-    if isinstance(type_, pa.BaseExtensionType):
-        check = rule.type and rule.type.check
-        return None if _TAKEN.get(type_.extension_name) == check else _name_of(type_)
-    return _extension_in(type_)
-
-
-_TAKEN = {"arrow.json": "json", "arrow.uuid": "uuid", "arrow.bool8": "boolean"}
-
-
-def _name_of(type_: pa.BaseExtensionType) -> str:
-    return str(type_.extension_name)
-
-
-def _extension_in(type_: pa.DataType) -> str | None:
-    """Return the name of an extension type in a type or in its parts."""
-    if isinstance(type_, pa.BaseExtensionType):
-        return _name_of(type_)
-    parts = (type_.field(number).type for number in range(type_.num_fields))
-    return next((name for part in parts if (name := _extension_in(part))), None)
 
 
 def _positions(mask: pa.Array) -> list[int]:

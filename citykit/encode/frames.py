@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,9 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from citykit.encode.columns import convert, python_values
+from citykit.encode.names import Names
 from citykit.encode.rejects import rejects_frame
 from citykit.encode.rules import Rule
 from citykit.encode.text_numbers import notes_of
+from citykit.encode.wrong_dtypes import wrong_dtype
 from citykit.errors import InvalidFrameError
 from citykit.pgtypes import TEXT
 
@@ -23,7 +24,9 @@ POSITION = "\0position"
 ROW_BYTES = 2**30 - 2**16  # PostgreSQL's limit of 1 GB, less what the values do not take
 
 
-def validate(frame: pd.DataFrame, rules: Sequence[Rule], start: int = 0) -> tuple[pa.Table, pd.DataFrame]:
+def validate(
+    frame: pd.DataFrame, rules: Sequence[Rule], start: int = 0, names: Names | None = None
+) -> tuple[pa.Table, pd.DataFrame]:
     """Check every value of a frame and type its columns.
 
     Parameters
@@ -35,6 +38,8 @@ def validate(frame: pd.DataFrame, rules: Sequence[Rule], start: int = 0) -> tupl
         that are needed must be there.
     start : int
         The position of its first row, where the frame is a part of a larger one.
+    names : Names, optional
+        How its columns are renamed and picked. None: they are as they are.
 
     Returns
     -------
@@ -46,10 +51,13 @@ def validate(frame: pd.DataFrame, rules: Sequence[Rule], start: int = 0) -> tupl
     Raises
     ------
     InvalidFrameError
-        If the columns are not the table's: unknown, missing or repeated.
+        If the columns are not the table's (unknown, missing or repeated), or one is of a dtype of which it
+        takes no value.
     """
-    _check_columns(frame, rules)
-    if notes := notes_of(frame):
+    names, notes = names or Names(), notes_of(frame)
+    frame = names.take(frame, rules)
+    _check_dtypes(frame, rules, names, values=False)
+    if notes:
         rules = [rule.written(notes.get("decimal", ""), notes.get("thousands", "")) for rule in rules]
     count = len(frame)
     columns: dict[str, pa.Array] = {}
@@ -110,30 +118,26 @@ def _rejects(frame: pd.DataFrame, rules: Sequence[Rule], bad: Sequence[tuple[int
     )
 
 
-def _check_columns(frame: pd.DataFrame, rules: Sequence[Rule]) -> None:
-    known = [rule.name for rule in rules]
-    repeated = list(dict.fromkeys(frame.columns[frame.columns.duplicated()]))
-    unknown = [name for name in frame.columns if not (isinstance(name, str) and name in known)]
-    required = [rule.name for rule in rules if rule.needed]
-    missing = [name for name in required if name not in frame.columns]
-    foreign = [rule for rule in rules if rule.type is None and rule.name in frame.columns]
-    problems = (
-        [(name, "the frame has this column more than once") for name in repeated]
-        + [(name, f"unknown column{_meant(name, known)}") for name in unknown]
-        + [(name, "this column is needed and missing") for name in missing]
-        + [(rule.name, rule.meaning) for rule in foreign]
-    )
+def check_dtypes(frame: pd.DataFrame, rules: Sequence[Rule], names: Names) -> None:
+    """Look at the dtypes of a whole frame, and at the types of the values in columns of dtype object.
+
+    Raises
+    ------
+    InvalidFrameError
+        If its columns are not the table's, or one is of a dtype of which the table takes no value.
+    """
+    _check_dtypes(names.take(frame, rules), rules, names, values=True)
+
+
+def _check_dtypes(frame: pd.DataFrame, rules: Sequence[Rule], names: Names, *, values: bool) -> None:
+    problems = []
+    for rule in rules:
+        if rule.name in frame.columns:
+            wrong = wrong_dtype(frame[rule.name], rule, names.in_source(rule.name), values=values)
+            if wrong:
+                problems.append((rule.name, *wrong))
     if problems:
-        said = "; ".join(f"column {name!r}: {reason}" for name, reason in problems)
-        raise InvalidFrameError(
-            f"{said}; nothing was loaded.\n"
-            f"The columns are {', '.join(known)}; needed are {' and '.join(required) or 'none'}.",
-            rejects_frame([(None, str(name), None, reason) for name, reason in problems]),
-        )
-
-
-def _meant(name: object, known: Sequence[str]) -> str:
-    word = str(name).lower()
-    begun = [column for column in known if column.startswith(word)]
-    close = begun or difflib.get_close_matches(word, known, n=1, cutoff=0.7)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+        said = "; ".join(f"column {name!r} is {reason}" for name, reason, _ in problems)
+        hints = "".join(f"\n{hint}" for *_, hint in problems if hint)
+        rejects = [(None, name, None, f"{reason}. {hint}".strip()) for name, reason, hint in problems]
+        raise InvalidFrameError(f"{said}; nothing was loaded.{hints}", rejects_frame(rejects))

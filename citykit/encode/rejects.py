@@ -11,6 +11,11 @@ import pandas as pd
 
 from citykit.errors import InvalidFrameError
 
+_SHORT = reprlib.Repr()
+_SHORT.maxother = 80  # of a Timestamp, 30 characters would hide the year
+_SHORT.maxlong = 80
+_SHORT.maxstring = 60
+
 REJECT_COLUMNS = ("row", "column", "value", "reason")
 
 
@@ -47,15 +52,15 @@ def refuse(
         first = group.iloc[0]
         parts.append(
             f"column {column!r} has {_counted(len(group), str(reason))} "
-            f"(first at row label {_shown(first['row'], str)}: {_shown(first['value'], reprlib.repr)})"
+            f"(first at row label {_shown(first['row'], str)}: {_shown(first['value'], _SHORT.repr)})"
         )
     broken = set(rejects["column"])
     rules = [meaning for column, meaning in meanings.items() if column in broken and meaning]
     rules += [place] if place else []
     if advice == SKIP:
-        hint = " ".join([*rules, f"See error.rejects for all; {SKIP}"])
+        hint = " ".join([*rules, f"See citykit.last_rejects() for all; {SKIP}"])
     else:
-        hint = " ".join([*rules, "See error.rejects for all."]) + (f"\n{advice}" if advice else "")
+        hint = " ".join([*rules, "See citykit.last_rejects() for all."]) + (f"\n{advice}" if advice else "")
     return InvalidFrameError(f"{'; '.join(parts)}; nothing was loaded.\n{hint}", rejects)
 
 

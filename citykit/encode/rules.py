@@ -33,6 +33,7 @@ class Rule:
     low: float | None = None
     high: float | None = None
     meaning: str = ""  # a sentence: what is expected
+    also: tuple[str, ...] = ()  # what files of others call the column, the likeliest first
     precision: int | None = None  # of a numeric: all of its digits
     scale: int | None = None  # of a numeric: its digits after the point
     labels: tuple[str, ...] = ()
@@ -82,19 +83,34 @@ def table_of(table: object) -> Table:
 def rules_of(table: Table, key: Sequence[str] = ()) -> list[Rule]:
     """Return the rules of the columns that a frame may fill.
 
-    A column that the database computes is none of them, nor is one whose `info` says ``"given": False``.
+    Those that the database alone fills (`unused_by`) are none of them.
     """
+    unused = unused_by(table, key)
     return [
         _rule(column, in_key=column.name in key)
         for column in table.columns
-        if column.computed is None and (column.info.get("given", True) or column.name in key)
+        if column.computed is None and column.name not in unused
     ]
+
+
+def unused_by(table: Table, key: Sequence[str] = ()) -> frozenset[str]:
+    """Return the columns that the database alone fills: numbers of its own, and what it computes."""
+    return frozenset(
+        column.name
+        for column in table.columns
+        if column.name not in key
+        and (
+            column.computed is not None
+            or not column.info.get("given", True)
+            or (column.identity is not None and column.identity.always)
+        )
+    )
 
 
 def _rule(column: Column[Any], *, in_key: bool) -> Rule:
     numbered = column.table is not None and column is column.table.autoincrement_column
     rule = _typed_rule(column.name, column.type, nullable=bool(column.nullable))
-    words = ("low", "high", "meaning", "missing")
+    words = ("low", "high", "meaning", "missing", "also")
     limits = {word: column.info[word] for word in words if column.info.get(word) is not None}
     supplied = column.nullable or numbered or column.server_default is not None
     needed = (in_key or not supplied) and "missing" not in limits

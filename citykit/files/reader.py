@@ -18,7 +18,7 @@ from typing import IO, Any, Literal, TypeAlias
 import pandas as pd
 import pyarrow as pa
 
-from citykit.errors import CitykitError
+from citykit.errors import CitykitError, shown_outside
 from citykit.files import csv_files, json_files, tables
 from citykit.files.columns import Columns
 from citykit.files.streams import (
@@ -88,6 +88,8 @@ class FileSource:
     called: str = ""  # in messages; '': its path
     bytes_read: int = field(default=0, init=False)
     total_bytes: int | None = field(default=None, init=False)
+    _rows_read: int = field(default=0, init=False)
+    _expected_rows: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._check_options()
@@ -122,13 +124,24 @@ class FileSource:
                 return None
         return None
 
+    def expected_rows(self) -> int | None:
+        """Return about how many rows there are, by the part of the file that they took so far.
+
+        None as long as that cannot be told. Packed text is unpacked before its first row.
+        """
+        if self.total_bytes and 0 < self.bytes_read < self.total_bytes and self._rows_read:
+            self._expected_rows = round(self._rows_read * self.total_bytes / self.bytes_read)
+        return self._expected_rows
+
     def __iter__(self) -> Iterator[pd.DataFrame | pa.RecordBatch]:
-        self.bytes_read = start = 0
+        self.bytes_read = start = self._rows_read = 0
+        self._expected_rows = self.total_rows
         notes = self.notes()
         metadata = {NOTES: json.dumps(notes)}
         try:
             with ExitStack() as stack:
                 for piece in self._pieces(stack):
+                    self._rows_read += len(piece)
                     if isinstance(piece, pd.DataFrame):
                         piece = piece.set_axis(pd.RangeIndex(start, start + len(piece)))
                         piece.attrs[NOTES] = notes
@@ -136,6 +149,7 @@ class FileSource:
                         yield piece
                     else:
                         yield piece.replace_schema_metadata(metadata)
+            self._expected_rows = self._rows_read
         except ReadError as exc:
             raise self._unreadable(exc) from exc
         except (OSError, ValueError, pa.ArrowException) as exc:
@@ -379,12 +393,18 @@ class ManyFiles:
         rows = [source.total_rows for source in self.sources]
         return None if None in rows else sum(filter(None, rows))
 
+    def expected_rows(self) -> int | None:
+        """Return about how many rows all files have, as far as each can tell."""
+        rows = [source.expected_rows() for source in self.sources]
+        return None if None in rows else sum(filter(None, rows))
+
     @property
     def bytes_read(self) -> int:
         """By now, of all files."""
         return sum(source.bytes_read for source in self.sources)
 
 
+@shown_outside
 def open_file(
     path: Files,
     *,
@@ -423,6 +443,7 @@ def open_file(
     return FileSource(path, **options)
 
 
+@shown_outside
 def read_file(
     path: Files,
     *,

@@ -1,7 +1,7 @@
 """Rows to any table."""
 
 from citykit.load.creating import create_table
-from citykit.load.loading import LoadReport, OnInvalid, load_frame, load_rows
+from citykit.load.loading import LoadReport, OnInvalid, last_rejects, load_frame, load_rows
 from citykit.load.merge import OnConflict
 from citykit.load.named import parsed, written
 from citykit.load.order import settle_numbers
@@ -10,6 +10,6 @@ from citykit.load.source import Source
 from citykit.load.staging import Target
 
 __all__ = [
-    "LoadReport", "OnConflict", "OnInvalid", "Source", "Target", "create_table", "load_frame", "load_rows",
-    "parsed", "settle_numbers", "violated_by", "written",
+    "LoadReport", "OnConflict", "OnInvalid", "Source", "Target", "create_table", "last_rejects", "load_frame",
+    "load_rows", "parsed", "settle_numbers", "violated_by", "written",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ from citykit.database import (
     server_message,
     sqlstate,
 )
-from citykit.encode import rejects_frame, types_of
+from citykit.encode import Names, rejects_frame, types_of
 from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError
 from citykit.load.catalogue import facts_of, refuse_no_table
 from citykit.load.named import ServerType, creating, described, parsed
@@ -128,17 +128,28 @@ async def create_table(
             made = await _table(connection, named, columns, found)
             return await _made(connection, made, name, if_exists, seconds)
 
-    return await in_transaction(bind, work, repeatable=lambda: True)
+    return await in_transaction(
+        bind, work, repeatable=lambda: True, doing="the making of the table", undone=UNDONE
+    )
 
 
 async def create_for(
-    connection: AsyncConnection, table: Table, piece: pd.DataFrame | pa.Table, key: Sequence[str] | str | None
+    connection: AsyncConnection,
+    table: Table,
+    piece: pd.DataFrame | pa.Table,
+    key: Sequence[str] | str | None,
+    names: Names,
 ) -> None:
     """Make a table for what is to be loaded into it, by the dtypes of a piece, in the load's transaction.
 
-    The load itself checks the values of the key.
+    `names` are those of its columns in the table. The load itself checks the values of the key.
     """
     columns = (key,) if isinstance(key, str) else tuple(key or ())
+    if isinstance(piece, pd.DataFrame):
+        piece = names.renamed(piece)
+    else:
+        places = names.renamed(pd.DataFrame([range(piece.num_columns)], columns=piece.column_names))
+        piece = piece.select(places.iloc[0].tolist()).rename_columns(list(places.columns))
     found = await asyncio.to_thread(_checked, piece, table, columns, {}, values=False)
     name = connection.dialect.identifier_preparer.format_table(table)
     await _made(connection, await _table(connection, table, columns, found), name, "skip", 0)

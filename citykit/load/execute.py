@@ -11,7 +11,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import asyncpg
 import pyarrow as pa
-from sqlalchemy import FromClause, Table, column, exists, select, text
+from sqlalchemy import FromClause, RowMapping, Table, column, exists, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -53,7 +53,8 @@ from citykit.load.refusals import (
     violated_by,
 )
 from citykit.load.source import Rows
-from citykit.load.staging import RowsDone, Target, copy, stage
+from citykit.load.staging import Target, copy, stage
+from citykit.runtime import Meter
 
 PlanName: TypeAlias = Literal["copy", "copy and rebuild", "merge", "join", "join and rebuild"]
 Outcome: TypeAlias = tuple[int, int, PlanName]  # rows inserted, rows updated, and how
@@ -89,7 +90,7 @@ class Load:
     key: tuple[str, ...]
     on_conflict: OnConflict
     connection: AsyncConnection
-    rows_done: RowsDone
+    meter: Meter
     callers: bool  # the transaction is the caller's
     limits: Limits
     beside: Beside | None = None
@@ -251,13 +252,13 @@ class Load:
         arranged = await self._numbered()
         into = arranged.into(self.target)
         copied = await copy(
-            self.connection, into, into.clause, into.types, self._source(), self.rows_done, arranged.of
+            self.connection, into, into.clause, into.types, self._source(), self.meter.advance, arranged.of
         )
         self.rows.refuse()
         await self._check_deferred()
         try:
             async with self.connection.begin_nested():
-                await build_indexes(self.connection, self.target, indexes)
+                await self._build(indexes)
         except DBAPIError as exc:
             # A frame is sent again where the table need not have its rows: a trigger may have changed them.
             again = self.wanted.repeatable and (self.target.wide or not self.facts.only_keys_refuse)
@@ -268,7 +269,7 @@ class Load:
             return copied, 0, "copy and rebuild"
         self.staged = await unload(self.connection, self.target, arranged.counter)
         self.wanted = replace(self.wanted, rows=self.staged, staged=True)
-        await build_indexes(self.connection, self.target, indexes)
+        await self._build(indexes)
         return None
 
     async def _copy(self) -> Outcome:
@@ -276,13 +277,14 @@ class Load:
         if self.wanted.sortable and self.wanted.rows is not None and self.wanted.rows < self.limits.few_rows:
             source = _sorted(source, self.key)
         copied = await copy(
-            self.connection, self.target, self.target.clause, self.target.types, source, self.rows_done
+            self.connection, self.target, self.target.clause, self.target.types, source, self.meter.advance
         )
         await self._check_deferred()
         self.rows.refuse()
         return copied, 0, "copy"
 
     async def _join(self) -> Outcome:
+        self.meter.begin("merging")
         join = Join(self._merging(), self.on_conflict, self.staged, self.keys)
         async with local_setting(self.connection, "work_mem", MEMORY):
             changes = await join.find()
@@ -294,13 +296,14 @@ class Load:
             indexes = await drop_indexes(self.connection, self.target) if rebuild else []
             await join.apply()
         await self._check_deferred()
-        await build_indexes(self.connection, self.target, indexes)
+        await self._build(indexes)
         await join.drop()
         await self._drop_staging()
         return join.inserted, join.updated, "join and rebuild" if rebuild else "join"
 
     async def _merge(self) -> Outcome:
         """Merge the staged rows; those that the server refuses become rejects."""
+        self.meter.begin("merging")
         while True:
             try:
                 async with self.connection.begin_nested():
@@ -320,9 +323,15 @@ class Load:
 
     # What they have in common
 
+    async def _build(self, indexes: Sequence[RowMapping]) -> None:
+        if indexes:
+            self.meter.begin("indexing")
+        await build_indexes(self.connection, self.target, indexes)
+
     def _source(self) -> AsyncIterator[pa.Table]:
         """Return the batches from the first on; again, where they can be sent again."""
         source, self._first = self._first or self._batches(), None
+        self.meter.begin("sending")
         return self.given.noted(source)
 
     async def _batches(self) -> AsyncIterator[pa.Table]:
@@ -349,7 +358,12 @@ class Load:
         if self.target.wide:
             source = _with_positions(source, sent)
         self.staged = await stage(
-            self.connection, self.target, self._definitions, source, self.rows_done, Arrangement(self.by).of
+            self.connection,
+            self.target,
+            self._definitions,
+            source,
+            self.meter.advance,
+            Arrangement(self.by).of,
         )
         if self.target.wide:
             position = self._merging().staging.c[self.target.position]
@@ -416,13 +430,13 @@ class Load:
         by_key = violated.columns in (frozenset(self.key), frozenset())
         readable = all("SELECT" in self.facts.columns[name].granted for name in self.key)
         if not (self.key and by_key and readable and self.on_conflict == "error"):
-            return refuse_duplicates([], violated.said)
+            return refuse_duplicates([], 0, violated.said)
         merge = self._merging()
         if not self.wanted.staged:
             if not self.wanted.repeatable:
-                return refuse_duplicates([], violated.said)
+                return refuse_duplicates([], 0, violated.said)
             merge = replace(merge, staging=await self._keys_as_parameters())
-        return refuse_duplicates(await merge.conflicts(), violated.said)
+        return refuse_duplicates(*await merge.conflicts(), violated.said)
 
     async def _keys_as_parameters(self) -> FromClause:
         """Return the keys of the rows as a subquery, where the role may make no temporary table."""

@@ -87,7 +87,7 @@ class Join:
         counts = select(func.count().filter(place.is_(None)), func.count().filter(place.is_not(None)))
         self.inserted, self.updated = (await self.connection.execute(counts)).one()
         if self.on_conflict == "error" and self.inserted != self.staged:
-            raise refuse_duplicates(await self.merge.conflicts(), "a key is there twice")
+            raise refuse_duplicates(*await self.merge.conflicts(), "a key is there twice")
         if repeated and self.on_conflict == "update":
             self.updated += await self.connection.scalar(self.merge.changes_of_repeats()) or 0
             await self.drop()

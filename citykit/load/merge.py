@@ -65,18 +65,23 @@ class Merge:
             return (await self.connection.execute(self._insert_new())).rowcount, 0
         return await self._upsert(staged)
 
-    async def conflicts(self) -> list[tuple[Any, ...]]:
-        """Return the keys that staged rows share with each other or with the table."""
+    async def conflicts(self) -> tuple[list[tuple[Any, ...]], int]:
+        """Return the keys that staged rows share with each other or with the table, and a number of rows.
+
+        It is that of the rows that on_conflict='skip' would skip: of a new key, all but the first.
+        """
         stored = and_(*(self.table.c[name] == self.staging.c[name] for name in self.target.key))
+        there = func.count(self.table.c[self.target.key[0]]) > 0
         statement = (
-            select(*self._key)
+            select(func.count() - case((there, 0), else_=1), *self._key)
             .outerjoin_from(self.staging, self.table, stored)
             .where(*(column.is_not(None) for column in self._key))
             .group_by(*self._key)
-            .having(or_(func.count() > 1, func.count(self.table.c[self.target.key[0]]) > 0))
+            .having(or_(func.count() > 1, there))
             .order_by(func.min(self.staging.c[self.target.position]))
         )
-        return [tuple(row) for row in await self.connection.execute(statement)]
+        found = (await self.connection.execute(statement)).all()
+        return [tuple(key) for _, *key in found], sum(row[0] for row in found)
 
     @property
     def _key(self) -> list[Any]:
@@ -193,14 +198,14 @@ class Merge:
         return select(func.count()).where(follows, self.differs(repeats.c, earlier.c))
 
 
-def refuse_duplicates(keys: Sequence[tuple[Any, ...]], said: str) -> DuplicateKeyError:
-    """Return the error that names the keys; where none is known, it says what the server `said`."""
+def refuse_duplicates(keys: Sequence[tuple[Any, ...]], rows: int, said: str) -> DuplicateKeyError:
+    """Return the error that names the keys of rows; where none is known, it says what the server `said`."""
     if not keys:
         return DuplicateKeyError(f"{said}; nothing was loaded", keys)
-    shown = ", ".join(map(repr, keys[:5])) + (f" and {len(keys) - 5:,} more" if len(keys) > 5 else "")
-    rows = "1 row is" if len(keys) == 1 else f"{len(keys):,} rows are"
+    shown = ", ".join(map(repr, keys[:5])) + (f" and {len(keys) - 5:,} more keys" if len(keys) > 5 else "")
+    words = "1 row is" if rows == 1 else f"{rows:,} rows are"
     return DuplicateKeyError(
-        f"{rows} already there, in the table or earlier in the frame: {shown}; nothing was loaded.\n"
+        f"{words} already there, in the table or earlier in the frame: {shown}; nothing was loaded.\n"
         "on_conflict='skip' keeps what is there, on_conflict='update' replaces it.",
         keys,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol, TypeAlias, TypeGuard
@@ -14,7 +14,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from citykit.encode import NOTATION, ROW_BYTES, Rule, advice, notes_of, refuse, rejects_frame, validate
+from citykit.encode import (
+    NOTATION,
+    ROW_BYTES,
+    Names,
+    Rule,
+    advice,
+    check_dtypes,
+    notes_of,
+    refuse,
+    rejects_frame,
+    validate,
+)
 from citykit.errors import InvalidFrameError
 from citykit.files import FileSource, open_file
 from citykit.runtime import callers_code
@@ -46,6 +57,8 @@ class Rows:
     source: Source
     rules: Sequence[Rule]
     stop_at_rejects: bool  # once a value is bad the rest is only checked
+    names: Names = field(default_factory=Names)  # how columns of the source are renamed and picked
+    report: Callable[[int], object] = lambda _done: None  # is told of the rows of a whole that are checked
     total: int | None = field(init=False)  # rows, valid or not; None where only the end will tell
     valid: int = 0
     refused: set[int] = field(default_factory=set)  # positions of valid rows that the server refused
@@ -73,7 +86,7 @@ class Rows:
         """Whether the rows are at hand, and can be gone through again."""
         return self._whole is not None
 
-    async def schema_source(self) -> Piece:
+    async def first_piece(self) -> pd.DataFrame | pa.Table:
         """Return what has the dtypes of the rows: the whole, or the first piece of a stream."""
         if self._whole is not None:
             return self._whole
@@ -81,6 +94,15 @@ class Rows:
         first = await anext(pieces, _NO_ROWS)
         self._begun = pieces, first
         return first
+
+    def expected_rows(self) -> int | None:
+        """Return how many rows there are; of a file that is being read, about how many; None if unknown."""
+        ask = getattr(self.source, "expected_rows", None)
+        if self.total is not None or not callable(ask):
+            return self.total
+        with callers_code():
+            expected: int | None = ask()
+        return expected
 
     @property
     def rejects(self) -> pd.DataFrame:
@@ -114,15 +136,13 @@ class Rows:
             return
         kept = 0
         self._checked = True
-        self.valid, self.refused, self._rows, self._rejects, self._kept = (
-            0,
-            set(),
-            0,
-            [],
-            {},
-        )  # of a check by other rules, before this one
+        # Of a check by other rules, before this one.
+        self.valid, self._rows, self.refused, self._rejects, self._kept = 0, 0, set(), [], {}
+        if isinstance(self._whole, pd.DataFrame):
+            await asyncio.to_thread(check_dtypes, self._whole, self.rules, self.names)
         async for start, chunk in self._chunks():
             rows = await asyncio.to_thread(self._validate, start, chunk)
+            self.report(start + len(chunk))
             kept += rows.nbytes
             self._large = self._large or 2 * rows.nbytes > ROW_BYTES
             if kept <= KEPT_BYTES:
@@ -158,7 +178,7 @@ class Rows:
                 if self.can_repeat:
                     rows = self._kept.get(start)
                     if rows is None:
-                        rows, _ = await asyncio.to_thread(validate, chunk, self.rules, start)
+                        rows, _ = await asyncio.to_thread(validate, chunk, self.rules, start, self.names)
                     yield rows
                     continue
                 typed = await asyncio.to_thread(self._validate, start, chunk)
@@ -170,7 +190,7 @@ class Rows:
                     yield typed
 
     def _validate(self, start: int, chunk: pd.DataFrame) -> pa.Table:
-        rows, rejects = validate(chunk, self.rules, start)
+        rows, rejects = validate(chunk, self.rules, start, self.names)
         if len(rejects):
             self._rejects.append(rejects)
         self.valid += rows.num_rows

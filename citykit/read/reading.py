@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.database import NUMERIC_OPTION, Bind, Numeric, cancelled, in_transaction, numeric_checked, option
 from citykit.decode import DtypeBackend, UnfitColumnError, Values, shown, to_frame
+from citykit.errors import shown_outside
 from citykit.read.prepared import Prepared, prepared
 from citykit.read.result import Result, result_of, unfit
 from citykit.read.statement import Statement
@@ -106,7 +107,7 @@ async def read(
                 for parts, part in zip(columns, batch, strict=True):
                     parts.append(part)
                 rows += len(batch[0])
-                report(rows)
+                report.advance(rows)
     return await _framed(result, columns, rows, dtype_backend), _warning(result, result.lost)
 
 
@@ -165,10 +166,11 @@ async def stream_frames(
     >>> rows
     33839
     """
-    _check_choices(dtype_backend, numeric)
-    size = operator.index(chunk_rows)
-    if size < 1:
-        raise ValueError(f"chunk_rows is the number of rows in a frame, 1 or more, not {chunk_rows}")
+    with shown_outside:
+        _check_choices(dtype_backend, numeric)
+        size = operator.index(chunk_rows)
+        if size < 1:
+            raise ValueError(f"chunk_rows is the number of rows in a frame, 1 or more, not {chunk_rows}")
     frames: asyncio.Queue[tuple[pd.DataFrame, str]] = asyncio.Queue(1)
     yielded = False
 

@@ -3,11 +3,11 @@
 from citykit.runtime.awaiting import says_await
 from citykit.runtime.callers import CallersError, callers_code
 from citykit.runtime.kernel import in_kernel
-from citykit.runtime.progress import Progress, reporting
+from citykit.runtime.progress import Meter, Phase, Progress, reporting
 from citykit.runtime.waiting import run
 from citykit.runtime.warning import warn_at_caller
 
 __all__ = [
-    "CallersError", "Progress", "callers_code", "in_kernel", "reporting", "run", "says_await",
-    "warn_at_caller",
+    "CallersError", "Meter", "Phase", "Progress", "callers_code", "in_kernel", "reporting", "run",
+    "says_await", "warn_at_caller",
 ]  # fmt: skip

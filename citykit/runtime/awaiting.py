@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from types import CoroutineType, TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
+from citykit.errors import shown_outside
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -23,7 +25,8 @@ class NotAwaited(Coroutine[Any, Any, T]):
 
     def send(self, value: Any) -> Any:
         """Go on with the coroutine."""
-        return self._coroutine.send(value)
+        with shown_outside:
+            return self._coroutine.send(value)
 
     def throw(
         self,
@@ -33,14 +36,16 @@ class NotAwaited(Coroutine[Any, Any, T]):
     ) -> Any:
         """Raise an exception in the coroutine."""
         raised = typ if isinstance(typ, BaseException) else val if isinstance(val, BaseException) else typ()
-        return self._coroutine.throw(raised if tb is None else raised.with_traceback(tb))
+        with shown_outside:
+            return self._coroutine.throw(raised if tb is None else raised.with_traceback(tb))
 
     def close(self) -> None:
         """End the coroutine."""
         self._coroutine.close()
 
     def __await__(self) -> Any:
-        return self._coroutine.__await__()
+        with shown_outside:
+            return (yield from self._coroutine.__await__())
 
     def _said(self) -> str:
         call = f"{self._coroutine.__name__}(…)"
@@ -55,7 +60,8 @@ class NotAwaited(Coroutine[Any, Any, T]):
         raise AttributeError(f"no attribute {name!r}: {self._said()}")
 
     def _refuse(self, *_: object) -> NoReturn:
-        raise TypeError(self._said())
+        with shown_outside:
+            raise TypeError(self._said())
 
     __getitem__ = __setitem__ = __delitem__ = __len__ = __iter__ = __reversed__ = __contains__ = _refuse
     __call__ = __int__ = __float__ = __complex__ = __index__ = __enter__ = __exit__ = _refuse
@@ -99,7 +105,8 @@ citykit.run(biggest_cities(…))>
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        return NotAwaited(function(*args, **kwargs))
+        with shown_outside:  # a wrong argument
+            return NotAwaited(function(*args, **kwargs))
 
     if sys.version_info >= (3, 12):
         return inspect.markcoroutinefunction(called)

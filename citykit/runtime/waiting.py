@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from citykit.errors import WrongLoopError
+from citykit.errors import WrongLoopError, say_interrupted, shown_outside
 from citykit.runtime.kernel import in_kernel
 
 T = TypeVar("T")
@@ -85,6 +85,7 @@ def _unshare(selector: selectors.BaseSelector | None) -> None:
         fresh.close()
 
 
+@shown_outside
 def run(awaitable: Awaitable[T]) -> T:
     """Wait for an awaitable and return its result, where ``await`` cannot be written.
 
@@ -152,23 +153,44 @@ def _wait(lasting: _LastingLoop, awaitable: Awaitable[T]) -> T:
         if not ended.done():
             ended.set_result(None)
 
+    cancelled: asyncio.CancelledError | None = None
     interrupts = _Interrupts(loop, lambda: task.cancel(), end)
-    with interrupts:  # from before there is a task, which would be left behind
-        task = asyncio.ensure_future(awaitable, loop=loop)
-        task.add_done_callback(end)
-        try:
-            lasting.complete(ended)
-        except BaseException:  # of a signal handler that is not ours, or sys.exit() in the coroutine
-            if not interrupts.stuck:
-                interrupts.cancel()
+    try:
+        with interrupts:  # from before there is a task, which would be left behind
+            task = asyncio.ensure_future(awaitable, loop=loop)
+            task.add_done_callback(end)
+            try:
                 lasting.complete(ended)
-            raise
-        finally:
-            if task.done() and not task.cancelled():
-                interrupts.failure = task.exception()
-    if not task.done():  # abandoned
-        raise asyncio.CancelledError
-    return task.result()
+            except BaseException:  # of a signal handler that is not ours, or sys.exit() in the coroutine
+                if not interrupts.stuck:
+                    interrupts.cancel()
+                    lasting.complete(ended)
+                raise
+            finally:
+                if not task.done():
+                    interrupts.said = "interrupted, and not waited for any longer: it may still go on"
+                elif task.cancelled():
+                    cancelled = _cancelled(task)
+                    interrupts.said = cancelled.args[0] if cancelled.args else interrupts.said
+                else:
+                    interrupts.failure = task.exception()
+        if not task.done() or cancelled:
+            cancelled = cancelled or asyncio.CancelledError()
+            if interrupts.happened:
+                say_interrupted(cancelled, interrupts.said)
+            raise cancelled
+        return task.result()
+    finally:
+        del cancelled  # whose traceback has this frame
+
+
+def _cancelled(task: asyncio.Future[Any]) -> asyncio.CancelledError:
+    """Return the error that ended a cancelled task; the task itself gives it only once."""
+    try:
+        task.result()
+    except asyncio.CancelledError as exc:
+        return exc
+    raise AssertionError
 
 
 class _Interrupts:
@@ -188,6 +210,12 @@ class _Interrupts:
         self._before: Any = None
         self.stuck = False
         self.failure: BaseException | None = None
+        self.said = "interrupted"
+
+    @property
+    def happened(self) -> bool:
+        """Whether there was one."""
+        return self._first is not None
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -204,6 +232,7 @@ class _Interrupts:
             try:
                 self._before(signal.SIGINT, None)
             except KeyboardInterrupt as interrupt:
+                say_interrupted(interrupt, self.said)
                 raise interrupt from self.failure
 
     def _interrupted(self, *_signal: object) -> None:

@@ -236,7 +236,7 @@ async def load(
         except _UnreadableError as exc:
             return JSONResponse({"detail": str(exc), "rejects": [], "rejects_total": 0}, 422)
         except InvalidFrameError as exc:
-            said = re.sub(r" ?See error\.rejects for all(; |\.)", " ", str(exc)).strip()
+            said = re.sub(r" ?See citykit\.last_rejects\(\) for all(; |\.)", " ", str(exc)).strip()
             body = {"detail": said, **rejected(exc.rejects)}
             return Response(to_json(body, inf_nan_mode="null"), 422, media_type="application/json")
         except DuplicateKeyError as exc:

@@ -175,15 +175,9 @@ def test_bad_values(column: str, value: Any, why: str) -> None:
         ("population", pd.Series([1e300]), "above 2,147,483,647"),
         ("population", pd.Series([np.nan]), "missing"),
         ("population", pd.Series([None], dtype="Int64"), "missing"),
-        ("population", pd.Series([True]), "not a number"),
-        ("population", pd.Series([True], dtype="boolean"), "not a number"),
-        ("population", pd.Series([True], dtype="bool[pyarrow]"), "not a number"),
-        ("population", pd.Series([pd.Timestamp("2020-01-01")]), "not a number"),
         ("population", pd.Series(["five"], dtype="str"), "not a number"),
         ("population", pd.Series(["five"], dtype="category"), "not a number"),
-        ("name", pd.Series([5]), "not text"),
         ("name", pd.Series(["a\0"], dtype="str"), "with a NUL character"),
-        ("latitude", pd.Series([True]), "not a number"),
         ("latitude", pd.Series([91], dtype="int64"), "above 90"),
     ],
 )
@@ -278,15 +272,16 @@ def test_columns_that_the_frame_lacks() -> None:
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        (["name", "pop"], r"column 'pop': unknown column \(did you mean 'population'\?\)"),
-        (["name", "Population"], r"column 'Population': unknown column \(did you mean 'population'\?\)"),
-        (["name", "population", "id"], "column 'id': unknown column"),
+        (["name", "pop"], r'column \'pop\': unknown column;[^$]*rename=\{"pop": "population"\}$'),
+        (["name", "Population"], r'[^$]*rename=\{"Population": "population"\}$'),
+        (["pop"], r"column 'pop': unknown column \(did you mean 'population'\?\)"),
+        (["name", "population", "capital"], "column 'capital': unknown column"),
         (["name", "population", 7], "column 7: unknown column"),
         (["name", "population", pd.NA], "column <NA>: unknown column"),
         (["name", "population", "\ud800"], r"column '\\ud800': unknown column"),
         (["name", "population", ("a", "b")], r"column \('a', 'b'\): unknown column"),
-        (["name"], "column 'population': this column is needed and missing"),
-        ([], "column 'name': this column is needed and missing"),
+        (["name"], "column 'population': needed and missing"),
+        ([], "columns 'name', 'population': needed and missing"),
         (["name", "population", "name"], "column 'name': the frame has this column more than once"),
     ],
 )
@@ -305,7 +300,7 @@ def test_the_message_names_column_count_first_row_value_and_what_to_do() -> None
     error = refuse(rejects, MEANINGS)
     assert str(error) == (
         "column 'population' has 3 negative values (first at row label 17: -5); nothing was loaded.\n"
-        "Populations are persons, 0 or more. See error.rejects for all; "
+        "Populations are persons, 0 or more. See citykit.last_rejects() for all; "
         "on_invalid='skip' loads the valid rows."
     )
 

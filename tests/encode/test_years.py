@@ -115,7 +115,9 @@ BEYOND: list[tuple[str, pa.Array]] = [
     ("time", pa.array([DAY * 10**6 + 1], pa.int64()).cast(pa.time64("us"))),
     ("time", pa.array([-1], pa.int64()).cast(pa.time64("us"))),
     ("time", pa.array([DAY + 1], pa.int32()).cast(pa.time32("s"))),
-    # Values that the column could hold, of a type that it does not take.
+]
+# Values that the column could hold, of a type that it does not take.
+OF_ANOTHER_TYPE: list[tuple[str, pa.Array]] = [
     ("time", pa.array([4_000_000], pa.int32()).cast(pa.date32())),
     ("timestamptz", pa.array([2**61], pa.int64()).cast(pa.timestamp("us"))),
 ]
@@ -136,6 +138,20 @@ async def test_what_postgresql_does_not_have_is_a_reject(
                 assert report._repr_html_()
                 with pytest.raises(citykit.InvalidFrameError, match="nothing was loaded"):
                     await citykit.load_frame(engine, source, table_of(name))
+
+
+@pytest.mark.parametrize(("name", "values"), OF_ANOTHER_TYPE, ids=str)
+async def test_a_column_of_another_type_is_one_reject_whatever_its_years(
+    engine: AsyncEngine, name: str, values: pa.Array
+) -> None:
+    for many in (False, True):
+        column = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), values) if many else values
+        rows = pa.table({"key": [1], "many" if many else "one": column})
+        async with created(engine, table_of(name)):
+            for source in (rows, rows.to_pandas(types_mapper=pd.ArrowDtype)):
+                with pytest.raises(citykit.InvalidFrameError, match=r"dtype .*nothing was loaded") as caught:
+                    await citykit.load_frame(engine, source, table_of(name), on_invalid="skip")
+                assert caught.value.rejects["row"].tolist() == [None]
 
 
 @pytest.mark.parametrize(

@@ -109,11 +109,39 @@ async def test_an_interrupt_stops_a_load_and_nothing_is_stored(
         cell = jupyter.send(source)
         await wait_until(engine, statement, 1)
         jupyter.interrupt()
-        ended = jupyter.wait(cell)[-1]  # while what it waits for is still held
+        [ended] = jupyter.wait(cell)  # while what it waits for is still held
         assert ended["ename"] in ("CancelledError", "KeyboardInterrupt")
+        said = f"{ended['ename']}: the load was interrupted; nothing was loaded"
+        assert readable([ended]) == said
         await connection.rollback()
+    everything = readable(jupyter.run("%tb"))
+    assert "citykit/" in everything
+    assert everything.rstrip().endswith(said)
     assert await stored(engine) == {}
     assert "1,000 inserted" in jupyter.shown(source)
+
+
+async def test_a_cancelled_load_says_so_in_one_line(jupyter: Kernel, engine: AsyncEngine) -> None:
+    jupyter.run(
+        "import asyncio\n"
+        "many = pd.DataFrame({'name': [str(i) for i in range(1000)], 'population': 1})\n"
+        "stop = lambda *_: loading.cancel()\n"
+        "loading = asyncio.ensure_future(citykit.load_cities(engine, many, progress=stop))"
+    )
+    [ended] = jupyter.run("await loading")
+    assert readable([ended]) == "CancelledError: the load was interrupted; nothing was loaded"
+    assert await stored(engine) == {}
+
+
+def test_an_interrupt_of_other_work_says_no_more_than_that(jupyter: Kernel) -> None:
+    jupyter.run(
+        "import asyncio\nasync def work():\n    print('begun', flush=True)\n    await asyncio.sleep(30)"
+    )
+    cell = jupyter.send("citykit.run(work())")
+    jupyter.wait_for(cell, "begun")
+    jupyter.interrupt()
+    [_, ended] = jupyter.wait(cell)
+    assert readable([ended]) == "KeyboardInterrupt: interrupted"
 
 
 @pytest.mark.kernel
@@ -266,6 +294,71 @@ def test_an_error_ends_with_what_matters_and_tb_has_all_of_it(jupyter: Kernel, s
     everything = readable(jupyter.run("%tb"))
     assert "citykit/" in everything
     assert everything.endswith(shown.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "await citykit.load_cities(engine, 5)",
+        "await citykit.load_cities(engine, frame, on_conflict='replace')",
+        "await citykit.load_cities(engine, frame, rename='name')",
+        "await citykit.load_cities(engine, frame, frame=frame)",
+        "await citykit.load_frame(engine, frame, citykit.City, key='population')",
+        "await citykit.load_frame(engine, frame, frame)",
+        "citykit.run(citykit.load_cities(engine, 5))",
+        "citykit.run(5)",
+        "await citykit.find_cities(engine, '')",
+        "citykit.biggest_cities(engine)['name']",
+        "citykit.world_cities(3)",
+        "citykit.plot_biggest(5)",
+        "[part async for part in citykit.stream_frames(engine, 'SELECT 1', chunk_rows=0)]",
+    ],
+)
+def test_a_type_error_or_value_error_shows_the_lines_of_the_user(jupyter: Kernel, source: str) -> None:
+    jupyter.run("frame = pd.DataFrame({'name': ['a'], 'population': [1]})")
+    [*_, error] = jupyter.run(source)  # after what matplotlib may say of its fonts
+    shown = readable([error])
+    assert error["ename"] in ("TypeError", "ValueError")
+    assert f"1 {source}" in shown
+    assert "File " not in shown
+    assert "citykit/" not in shown
+    assert "citykit/" in readable(jupyter.run("%tb"))
+
+
+def test_an_error_in_the_users_own_code_shows_where(jupyter: Kernel) -> None:
+    jupyter.run("def mine(done, total):\n    return done + 'rows'")
+    shown = readable(jupyter.run("await citykit.load_cities(engine, frame, progress=mine)"))
+    assert "return done + 'rows'" in shown
+    assert "citykit/" in shown
+
+
+def test_what_an_error_says_can_be_typed(jupyter: Kernel) -> None:
+    loading = "await citykit.load_cities(engine, pd.DataFrame({'name': ['a'], 'population': [-1]}))"
+    shown = readable(jupyter.run(loading))
+    assert "See citykit.last_rejects() for all" in shown
+    assert "negative" in jupyter.shown("citykit.last_rejects()")
+
+
+# Progress
+
+
+@pytest.mark.parametrize("source", ["await {}", "citykit.run({})"])
+def test_a_load_shows_one_bar_of_its_own(jupyter: Kernel, source: str) -> None:
+    jupyter.run("many = pd.DataFrame({'name': [str(i) for i in range(250_000)], 'population': 1})")
+    [bar, report] = jupyter.run(source.format("citykit.load_cities(engine, many, on_conflict='skip')"))
+    assert bar["output_type"] == "display_data"
+    assert "done: 100 % of 250,000 rows" in bar["data"]["text/html"]
+    assert "script" not in bar["data"]["text/html"]
+    assert "250,000 inserted" in report["data"]["text/plain"]
+
+
+async def test_a_load_that_fails_leaves_a_bar_that_is_not_full(jupyter: Kernel, engine: AsyncEngine) -> None:
+    jupyter.run("many = pd.DataFrame({'name': [str(i) for i in range(250_000)], 'population': 1})")
+    await citykit.add_city(engine, "249999", 1)
+    [bar, error] = jupyter.run("await citykit.load_cities(engine, many)")
+    assert "stopped while" in bar["data"]["text/html"]
+    assert "width:100.0%" not in bar["data"]["text/html"]
+    assert error["ename"] == "DuplicateCityError"
 
 
 def test_an_error_that_is_shown_has_its_rejects(jupyter: Kernel) -> None:

@@ -74,6 +74,10 @@ class Kernel:
             self._ended[cell] = "idle"
         elif kind in ("stream", "display_data", "execute_result", "error"):
             self._outputs.setdefault(cell, []).append({"output_type": kind, **content})
+        elif kind == "update_display_data":
+            for output in self._outputs.get(cell, []):
+                if output.get("transient") == content["transient"]:
+                    output.update(content)
 
 
 def plain(outputs: list[dict[str, Any]]) -> str:

@@ -76,7 +76,7 @@ def lasting(outputs: Iterable[Any]) -> list[Any]:
     """Return outputs without progress bars, whose times change, and each stream in one piece."""
     kept: list[Any] = []
     for output in outputs:
-        if output.get("name") == "stderr" and ("rows/s" in output.text or not output.text.strip()):
+        if "citykit-progress" in output.get("data", {}).get("text/html", ""):
             continue
         if kept and "name" in output and kept[-1].get("name") == output.name:
             kept[-1].text += output.text

@@ -53,7 +53,7 @@ async def read_what_is_no_statement(engine: AsyncEngine) -> None:
 
 
 async def give_by_place_what_has_a_name(engine: AsyncEngine, frame: pd.DataFrame) -> None:
-    await citykit.load_cities(engine, frame, "update")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await citykit.load_cities(engine, frame, "update")  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
 
 
 async def compare_with_a_plan_that_there_is_not(engine: AsyncEngine, frame: pd.DataFrame) -> None:

@@ -1,0 +1,270 @@
+"""Which columns of a frame are loaded, and under which names. No I/O."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from citykit.encode.rejects import rejects_frame
+from citykit.encode.rules import Rule
+from citykit.errors import InvalidFrameError
+
+LISTED = 10  # columns that a message names, of those that are wrong in the same way
+
+
+class Names:
+    """How the columns of a source become those of its table: renamed first, then picked.
+
+    Parameters
+    ----------
+    rename : mapping of str to str, optional
+        The table's name for a column of the source.
+    columns : sequence of str, optional
+        The columns to load, by their new names. None: all.
+    unused : collection of str
+        Columns that the database alone fills: they are left out.
+
+    Attributes
+    ----------
+    left_out : set of str
+        Those of `unused` that the source has, as far as it was read.
+    """
+
+    def __init__(
+        self,
+        rename: Mapping[str, str] | None = None,
+        columns: Sequence[str] | None = None,
+        unused: Collection[str] = (),
+    ) -> None:
+        if rename is not None and not (isinstance(rename, Mapping) and _are_names(rename.values())):
+            raise TypeError(
+                f'rename maps columns to names, as in rename={{"city": "name"}}, not {rename!r}; '
+                "nothing was loaded"
+            )
+        if columns is not None and (isinstance(columns, str) or not _are_names(columns)):
+            raise TypeError(
+                f'columns is a list of names, as in columns=["name"], not {columns!r}; nothing was loaded'
+            )
+        self.rename = dict(rename or {})
+        self.columns = None if columns is None else list(columns)
+        self.unused = frozenset(unused)
+        self.left_out: set[str] = set()
+
+    def take(self, frame: pd.DataFrame, rules: Sequence[Rule]) -> pd.DataFrame:
+        """Return the frame with the table's columns only, under their names there.
+
+        Raises
+        ------
+        InvalidFrameError
+            If the columns are not the table's (unknown, missing, repeated, or in the frame's index), or
+            `rename` or `columns` names one that the frame lacks.
+        """
+        frame = self.renamed(frame, [rule.name for rule in rules])
+        if unused := [name for name in frame.columns if isinstance(name, str) and name in self.unused]:
+            self.left_out.update(unused)
+            frame = frame.drop(columns=unused)
+        self._check(frame, rules)
+        return frame
+
+    def renamed(self, frame: pd.DataFrame, known: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the frame with the columns that are picked, under their new names.
+
+        `known` are the columns of the table; None: it is to be made of the frame.
+        """
+        if self.rename:
+            self._check_rename(frame, known)
+            frame = frame.rename(columns=self.rename)
+        if self.columns is not None:
+            self._check_picked(frame)
+            frame = frame[self.columns]
+        return frame
+
+    def in_source(self, name: str) -> str:
+        """Return the name of a column in the source."""
+        return next((given for given, new in self.rename.items() if new == name), name)
+
+    def _check_rename(self, frame: pd.DataFrame, known: Sequence[str] | None) -> None:
+        there = list(dict.fromkeys(frame.columns))
+        if absent := [name for name in self.rename if name not in frame.columns]:
+            problems = [(name, _absent("rename=", name, frame)) for name in absent]
+            raise _refused(problems, f"The frame has {_listed(there)}.")
+        renamed = {given: self.rename.get(given, given) for given in there}
+        sources = {name: [given for given in there if renamed[given] == name] for name in renamed.values()}
+        if twice := {name: given for name, given in sources.items() if len(given) > 1}:
+            for name, given in twice.items():
+                kept = next(each for each in given if each in self.rename)
+                renamed.update({other: f"other_{name}" for other in given if other != kept})
+            rename = {given: name for given, name in renamed.items() if given != name}
+            known = list(sources) if known is None else known
+            picked = [name for name in dict.fromkeys(renamed.values()) if name in known]
+            problems = [(name, f"{_listed(given)} would both be called so") for name, given in twice.items()]
+            raise _refused(problems, f"To load one of them: {_call(rename, picked)}")
+
+    def _check_picked(self, frame: pd.DataFrame) -> None:
+        assert self.columns is not None  # noqa: S101  for the type checker
+        problems = [
+            (name, _absent("columns=", name, frame)) for name in self.columns if name not in frame.columns
+        ]
+        problems += [(name, "columns= names it twice") for name, n in Counter(self.columns).items() if n > 1]
+        if problems:
+            raise _refused(problems, f"The frame has {_listed(list(dict.fromkeys(frame.columns)))}.")
+
+    def _check(self, frame: pd.DataFrame, rules: Sequence[Rule]) -> None:
+        known = [rule.name for rule in rules]
+        required = [rule.name for rule in rules if rule.needed]
+        repeated = list(dict.fromkeys(frame.columns[frame.columns.duplicated()]))
+        unknown = [name for name in frame.columns if not (isinstance(name, str) and name in known)]
+        missing = [name for name in required if name not in frame.columns]
+        in_index = [] if self.columns is not None else [
+            name for name in frame.index.names
+            if isinstance(name, str) and name in known and name not in frame.columns
+        ]  # fmt: skip
+        foreign = [rule for rule in rules if rule.type is None and rule.name in frame.columns]
+        if not (repeated or unknown or missing or in_index or foreign):
+            return
+        # A level of the index may be what the table needs, under another name.
+        levels = [] if self.columns is not None else [
+            name for name in frame.index.names
+            if isinstance(name, str) and name not in known and name not in frame.columns
+        ]  # fmt: skip
+        there = {*map(str, frame.columns), *in_index}
+        meant = fitting([name for name in (*unknown, *levels) if isinstance(name, str)], rules, there)
+        meant = {name: new for name, new in meant.items() if name not in levels or new in missing}
+        in_index += [name for name in levels if name in meant]
+        problems = [(name, "the frame has this column more than once") for name in repeated]
+        problems += [
+            (name, f"unknown column (did you mean {meant[name]!r}?)" if name in meant else "unknown column")
+            for name in unknown
+        ]
+        problems += [(name, "in the frame's index, and not a column") for name in in_index]
+        problems += [(name, "needed and missing") for name in missing if name not in in_index]
+        problems += [(rule.name, rule.meaning) for rule in foreign]
+        words = [f"The columns are {', '.join(known)}; needed are {' and '.join(required) or 'none'}."]
+        if in_index:
+            words.append(
+                "frame.reset_index() makes columns of the index; frame.reset_index(drop=True) drops it."
+            )
+        if repeated:
+            words.append("frame.loc[:, ~frame.columns.duplicated()] has the first of each name.")
+        extra = [name for name in unknown if name not in meant] + [rule.name for rule in foreign]
+        lacking = set(required) - set(frame.columns) - set(in_index) - set(meant.values()) | (
+            set(required) & set(extra)
+        )
+        picked, shown = None, problems
+        if extra or self.columns is not None:
+            left = {name for name in extra if isinstance(name, str)}
+            names = [
+                name for name in (*in_index, *frame.columns) if isinstance(name, str) and name not in left
+            ]
+            picked = list(dict.fromkeys(meant.get(name, name) for name in names))
+        if (meant or picked) and not lacking and not repeated:
+            kept = {old: new for old, new in self.rename.items() if new not in meant}
+            rename = {**kept, **{self.in_source(name): new for name, new in meant.items()}}
+            why = "If that is what they hold, map them" if meant else "To load the others alone"
+            words.append(f"{why}: {_call(rename, picked)}")
+            shown = [(name, reason.partition(" (did")[0]) for name, reason in problems]
+        raise _refused(problems, "\n".join(words), shown)
+
+
+def fitting(unknown: Sequence[str], rules: Sequence[Rule], there: Collection[str] = ()) -> dict[str, str]:
+    """Return for unknown columns the names in the table that most likely are meant, each once.
+
+    None is one of those that are `there`. Equal but for case and signs comes first, then what files of others
+    call the column (`Rule.also`), then what begins alike or is spelled alike.
+    """
+    found: dict[str, str] = {}
+    open_ = {rule.name: rule for rule in rules if rule.name not in there}
+
+    def match(name: str, column: str) -> None:
+        found[name] = column
+        del open_[column]
+
+    for rule in list(open_.values()):
+        for word in (rule.name, *rule.also):
+            taken = next(
+                (name for name in unknown if name not in found and _plain(name) == _plain(word)), None
+            )
+            if taken is not None:
+                match(taken, rule.name)
+                break
+    words = {_plain(word) for rule in rules for word in rule.also}
+    for name in unknown:
+        word = _plain(name)
+        if name in found or not word or word in words:  # a county is no country
+            continue
+        plain = {_plain(column): column for column in open_}
+        begun = [column for column in plain if len(word) > 2 and column.startswith(word)]
+        if close := begun or difflib.get_close_matches(word, plain, n=1, cutoff=0.7):
+            match(name, plain[close[0]])
+    return found
+
+
+def _plain(name: str) -> str:
+    """Return a name without its case, blanks, underscores and other signs."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _are_names(names: object) -> bool:
+    return isinstance(names, Iterable) and all(isinstance(name, str) for name in names)
+
+
+def _absent(option: str, name: object, frame: pd.DataFrame) -> str:
+    if name in frame.index.names:
+        return "it is in the frame's index: frame.reset_index() makes a column of it"
+    return f"{option} names it, and the frame lacks it{_near(name, list(frame.columns))}"
+
+
+def _near(name: object, there: Sequence[object]) -> str:
+    plain = {_plain(str(each)): each for each in there}
+    close = difflib.get_close_matches(_plain(str(name)), plain, n=2, cutoff=0.6)
+    return f" (did you mean {' or '.join(repr(plain[each]) for each in close)}?)" if close else ""
+
+
+def _listed(names: Sequence[object]) -> str:
+    shown = ", ".join(map(repr, names[:LISTED])) or "no columns"
+    return shown + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")
+
+
+def _refused(
+    problems: Sequence[tuple[object, str]], hint: str, shown: Sequence[tuple[object, str]] | None = None
+) -> InvalidFrameError:
+    """Return the error for columns that are wrong as a whole, each with its reason.
+
+    `shown` has shorter reasons, for the message.
+    """
+    by_reason: dict[str, list[object]] = {}
+    for name, reason in problems if shown is None else shown:
+        by_reason.setdefault(reason, []).append(name)
+    said = "; ".join(
+        f"column{'s' if len(names) > 1 else ''} {_listed(names)}: {reason}"
+        for reason, names in by_reason.items()
+    )
+    return InvalidFrameError(
+        f"{said}; nothing was loaded.\n{hint}",
+        rejects_frame([(None, str(name), None, reason) for name, reason in problems]),
+    )
+
+
+def _call(rename: Mapping[str, str], columns: Sequence[str] | None) -> str:
+    """Return the arguments of a load as they are typed."""
+    pairs = ", ".join(f"{quoted(old)}: {quoted(new)}" for old, new in rename.items())
+    parts = [f"rename={{{pairs}}}"] if rename else []
+    if columns is not None:
+        parts.append(f"columns=[{', '.join(map(quoted, columns))}]")
+    return ", ".join(parts)
+
+
+def quoted(name: object) -> str:
+    """Return a column's name as it is typed in Python."""
+    if not isinstance(name, str):
+        return repr(name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return json.dumps(name)
+    return json.dumps(name, ensure_ascii=False)
