@@ -74,6 +74,7 @@ class _Commands(TyperGroup):
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
         words = sys.argv[1:] if args is None else list(args)
+        _given.clear()
         options["standalone_mode"] = False
         warnings.showwarning = lambda message, *_, **__: _say(str(message))
         for stream in (sys.stdout, sys.stderr):
@@ -126,6 +127,7 @@ def _say(text: str, command: str = "") -> None:
     for in_python, typed in _TYPED.items():
         text = text.replace(in_python, re.sub("^citykit", _here(), typed))
     text = _CALL.sub("Add ", text)
+    text = _CREATE.sub("Add --create, and it is made.", text)
     text = _ARGUMENT.sub(_as_option, text)
     typer.echo(f"{f'citykit {command}'.strip()}: {' '.join(text.split())}", err=True)
 
@@ -136,7 +138,9 @@ _TYPED = {
     "await citykit.create_tables(engine)": "citykit init",
     "citykit.world_countries() lists the codes": "citykit countries lists those of the cities",
     "See citykit.last_rejects() for all": "--rejects FILE lists all",
-    "See error.rejects for all": "--rejects FILE lists all",
+    "await citykit.create_table(engine, name, frame)": "citykit load FILE --table NAME --create",
+    "Create it from the frame: await citykit.create_table(": "create it: await citykit.create_table(",
+    "Or create it from the frame: await citykit.create_table(": "create it: await citykit.create_table(",
     "Read it with citykit.read_file(": "citykit.read_file(",
 }
 # An argument of Python's that is an option here, with the parenthesis or comma after it.
@@ -147,6 +151,8 @@ _ARGUMENT = re.compile(
 
 
 _CALL = re.compile(r"""citykit\.read_file\(("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|source)(, )?""")
+
+_CREATE = re.compile(r"create it: await citykit\.create_table\(engine, .*?, frame\)", re.DOTALL)
 
 
 def _as_option(argument: re.Match[str]) -> str:
@@ -391,13 +397,15 @@ def load(
 
         format_of(rejects)
     renamed = dict(_pair(word) for word in rename or [])
-    options: dict[str, Any] = {"on_conflict": on_conflict, "on_invalid": on_invalid}
+    options: dict[str, Any] = {
+        "on_conflict": on_conflict, "on_invalid": on_invalid, "rename": renamed, "columns": _names(columns),
+    }  # fmt: skip
     reading: dict[str, Any] = {
         "delimiter": "\t" if delimiter == "\\t" else delimiter, "encoding": encoding, "decimal": decimal,
         "thousands": thousands, "compression": compression,
     }  # fmt: skip
     with _at_hand(file, again=rejects is not None) as path:
-        source = citykit.open_file(path, rename=renamed or None, columns=_names(columns), **reading)
+        source = citykit.open_file(path, **reading)
 
         async def loaded(bind: AsyncEngine | AsyncConnection) -> citykit.LoadReport:
             if table == "cities" and not create and key is None:
@@ -441,12 +449,14 @@ def _at_hand(file: str, *, again: bool) -> Iterator[str]:
     Temporary files meanwhile are in a directory that is removed at the end, also after an interrupt.
     """
     with tempfile.TemporaryDirectory(prefix="citykit-") as tempfile.tempdir:
-        if file == "-" and again:
-            with tempfile.NamedTemporaryFile(delete=False) as copy:
-                shutil.copyfileobj(sys.stdin.buffer, copy)
-            file = copy.name
-        yield file
-    tempfile.tempdir = None
+        try:
+            if file == "-" and again:
+                with tempfile.NamedTemporaryFile(delete=False) as copy:
+                    shutil.copyfileobj(sys.stdin.buffer, copy)
+                file = copy.name
+            yield file
+        finally:
+            tempfile.tempdir = None
 
 
 def _echo_report(report: citykit.LoadReport, *, dry_run: bool = False) -> None:
@@ -455,6 +465,8 @@ def _echo_report(report: citykit.LoadReport, *, dry_run: bool = False) -> None:
         f"{report.inserted:,} {would}inserted, {report.updated:,} {would}updated, {report.skipped:,} skipped"
     )
     typer.echo(f"{counts}; nothing was loaded." if dry_run else f"{counts}.")
+    if report.left_out:
+        typer.echo(f"Left out, as the database gives it itself: {', '.join(report.left_out)}")
     if len(report.rejects):
         bad = f"{len(report.rejects):,} bad value{'s' * (len(report.rejects) > 1)}"
         typer.echo(f"{bad}; the rows with them {would or 'were '}left out:\n")
