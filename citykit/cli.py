@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-INTERRUPTED = 130  # the exit code: 128 and the number of SIGINT, as shells have it
 TUTORIAL = "tutorial"  # the database of `demo` and of the notebooks
 SHOWN_ROWS = 100  # of a table on a terminal
 
@@ -50,9 +49,9 @@ class _Interrupts:
 
     def __call__(self, *_: object) -> None:
         self._times += 1
-        if self._times > 1:  # its connections close, and the server undoes what was not committed
+        if self._times > 1:
             os.write(2, b"\ncitykit: ended; what was not committed is undone\n")
-            os._exit(INTERRUPTED)
+            _end_now()
         if self.cancel is None:
             raise _Interrupted(self.said)
         self.cancel()
@@ -93,6 +92,11 @@ class _Commands(TyperGroup):
             _say(f"{said}{end} See {' '.join(filter(None, ('citykit', command)))} --help.", command)
         except _Interrupted as exc:
             _say(str(exc))
+            if "citykit.database" in sys.modules:
+                from citykit.database import leave_embedded
+
+                leave_embedded()
+            sys.stdout.flush()
             _end_now()
         except typer.Abort:  # Ctrl-D, where something was asked
             _say("nothing was changed")
@@ -106,13 +110,9 @@ class _Commands(TyperGroup):
 
 
 def _end_now() -> None:
-    """End the process without waiting for its threads, of which one may be reading standard input."""
-    if "citykit.database" in sys.modules:
-        from citykit.database import leave_embedded
-
-        leave_embedded()
-    sys.stdout.flush()
-    os._exit(INTERRUPTED)
+    """End as a process without a handler does, without a wait for threads (one may be reading stdin)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
 
 
 def _is_expected(exc: Exception) -> bool:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from datetime import date
 from decimal import Decimal
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import typer.main
+from pyarrow import parquet
 
 import citykit
 from citykit.cli import app
@@ -228,7 +230,7 @@ def test_a_file_makes_its_table_by_its_own_types(suffix: str) -> None:
     )
     number = "text" if suffix == "csv" else "bigint"
     assert types == f"d,n\n{'timestamp without time zone' if suffix == 'parquet' else 'text'},{number}\n"
-    assert [line.split() for line in typed("tables").splitlines() if "readings" in line][0][:2] == [
+    assert next(line.split() for line in typed("tables").splitlines() if "readings" in line)[:2] == [
         "readings",
         "2",
     ]
@@ -248,7 +250,8 @@ def test_a_file_that_fails_makes_no_table() -> None:
         ("marks.txt", ("--delimiter", ";", "--thousands", ".", "--columns", "name,population"),
          "name;population;x\na;1.000;y\n"),
         ("tab.txt", ("--delimiter", "\\t"), "name\tpopulation\na\t1\n"),
-        ("comma.csv", ("--compression", "none", "--encoding", "utf-8", "--decimal", "."), "name,population\na,1\n"),
+        ("comma.csv", ("--compression", "none", "--encoding", "utf-8", "--decimal", "."),
+         "name,population\na,1\n"),
     ],
 )  # fmt: skip
 def test_load_takes_the_options_of_files(name: str, mark: tuple[str, ...], text: str) -> None:
@@ -279,9 +282,9 @@ def test_delete_asks_which_of_several_and_deletes_one(three_cities: pd.DataFrame
     assert sorted(row["country"] for row in json.loads(typed("biggest", "--format", "json"))) == ["GB", "IS"]
 
 
-EXACT = """SELECT 9007199254740993 AS big, 1.50::numeric AS price, NULL::text AS none, '' AS empty, true AS yes,
-DATE '2026-02-03' AS day, 0.1::float8 AS part, 'a,"b"\n' AS quoted, '{"k": [1, null]}'::jsonb AS doc,
-TIMESTAMP '2026-02-03 04:05:06' AS at"""
+EXACT = """SELECT 9007199254740993 AS big, 1.50::numeric AS price, NULL::text AS none, '' AS empty,
+true AS yes, DATE '2026-02-03' AS day, 0.1::float8 AS part, 'a,"b"\n' AS quoted,
+'{"k": [1, null]}'::jsonb AS doc, TIMESTAMP '2026-02-03 04:05:06' AS at"""
 
 
 def test_query_writes_values_exactly() -> None:
@@ -290,32 +293,26 @@ def test_query_writes_values_exactly() -> None:
         '9007199254740993,1.50,,"",true,2026-02-03,0.1,"a,""b""\n","{""k"": [1, null]}",2026-02-03T04:05:06\n'
     )
     expected = (
-        '{"big": 9007199254740993, "price": 1.50, "none": null, "empty": "", "yes": true, "day": "2026-02-03", '
-        '"part": 0.1, "quoted": "a,\\"b\\"\\n", "doc": {"k": [1, null]}, "at": "2026-02-03T04:05:06"}'
+        '{"big": 9007199254740993, "price": 1.50, "none": null, "empty": "", "yes": true, '
+        '"day": "2026-02-03", "part": 0.1, "quoted": "a,\\"b\\"\\n", "doc": {"k": [1, null]}, '
+        '"at": "2026-02-03T04:05:06"}'
     )
     assert typed("query", EXACT, "--format", "ndjson") == f"{expected}\n"
     assert typed("query", EXACT, "--format", "json") == f"[\n{expected}\n]\n"
     assert typed("query", EXACT, "-o", "exact.parquet") == "Wrote 1 rows to exact.parquet\n"
-    row = pd.read_parquet("exact.parquet").iloc[0]
-    assert (row["big"], row["price"], row["none"], row["empty"]) == (
-        9007199254740993,
-        Decimal("1.50"),
-        None,
-        "",
-    )
+    [row] = parquet.read_table("exact.parquet").to_pylist()
+    assert (row["big"], row["price"], row["none"]) == (9007199254740993, Decimal("1.50"), None)
+    assert (row["empty"], row["day"]) == ("", date(2026, 2, 3))
     assert "NULL" in typed("query", EXACT)
 
 
 @pytest.mark.parametrize(
-    ("given", "type_"),
-    [("x=42", "integer"), ("x='42'", "text"), ("x=2.5", "double precision"), ("x=[1, 2]", "integer[]"),
-     ("x=IS", "text"), ("x=2024-02-29", "text"), ("x=True", "boolean")],
+    ("given", "value"),
+    [("x=42", 42), ("x='42'", "42"), ("x=2.5", 2.5), ("x=[1, 2]", [1, 2]), ("x=IS", "IS"),
+     ("x=2024-02-29", "2024-02-29"), ("x=True", True), ("x=None", None), ("x=a=b", "a=b"), ("x=", "")],
 )  # fmt: skip
-def test_a_parameter_follows_the_rule_of_sql_cells(given: str, type_: str) -> None:
-    assert (
-        typed("query", "SELECT pg_typeof(:x)::text AS type", "-p", given, "--format", "csv")
-        == f"type\n{type_}\n"
-    )
+def test_a_parameter_follows_the_rule_of_sql_cells(given: str, value: object) -> None:
+    assert json.loads(typed("query", "SELECT :x AS x", "-p", given, "--format", "ndjson")) == {"x": value}
 
 
 def test_statements_without_rows_print_their_command_tag() -> None:
@@ -352,10 +349,10 @@ def test_a_closed_pipe_ends_it_quietly(format_: str) -> None:
     )  # fmt: skip
     assert writer.stdout is not None
     assert writer.stderr is not None
-    writer.stdout.read(10)
-    writer.stdout.close()
-    assert writer.stderr.read() == b""
-    writer.wait(60)
+    with writer:
+        writer.stdout.read(10)
+        writer.stdout.close()
+        assert writer.stderr.read() == b""
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
@@ -401,7 +398,7 @@ def test_an_interrupted_load_says_so_and_loads_nothing(times: int) -> None:
     while "0" in typed("query", _WAITING, "--format", "csv").splitlines()[1]:
         assert load.poll() is None
     code, err = interrupted(load, times)
-    assert code == 130
+    assert code == -signal.SIGINT
     assert "Traceback" not in err
     assert ("interrupted; nothing was loaded" in err) if times == 1 else "citykit: " in err
     while "0" not in typed("query", _WAITING, "--format", "csv").splitlines()[1]:
@@ -414,7 +411,7 @@ _WAITING = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event = 'PgSle
 _END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 
 
-def test_an_interrupt_ends_the_wait_for_standard_input(tmp_path: Path) -> None:
+def test_an_interrupt_ends_the_wait_for_standard_input() -> None:
     load = started("load", "-", stdin=subprocess.PIPE)
     assert load.stdin is not None
     load.stdin.write(b"name,population\na,1\n")
@@ -422,7 +419,7 @@ def test_an_interrupt_ends_the_wait_for_standard_input(tmp_path: Path) -> None:
     time.sleep(1)
     os.kill(load.pid, signal.SIGINT)
     with load:
-        assert load.wait(60) == 130
+        assert load.wait(60) == -signal.SIGINT
         assert load.stderr is not None
         err = load.stderr.read().decode()
         assert "interrupted; nothing was loaded" in err
@@ -608,7 +605,10 @@ def test_the_demo_works_the_first_time_and_the_second() -> None:
         assert "GeoNames" in printed
         assert Path("biggest.png").read_bytes().startswith(b"\x89PNG")
     [next_] = [line.strip() for line in printed.splitlines() if " biggest --" in line]
-    assert "New York" in subprocess.run(next_, shell=True, capture_output=True, text=True, check=True).stdout
+    words = shlex.split(
+        next_.replace("citykit ", f"{sys.executable} -m citykit ", next_.startswith("citykit "))
+    )
+    assert "New York" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert "No such cities" in typed("biggest")  # the default database is the user's own
 
 

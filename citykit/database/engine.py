@@ -230,7 +230,7 @@ def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
 
 
 def leave_embedded() -> None:
-    """Leave the embedded server, in a process that is about to end by os._exit."""
+    """Leave the embedded server, in a process that is about to end by a signal."""
     if "citykit.database.embedded" in sys.modules:
         from citykit.database import embedded
 
