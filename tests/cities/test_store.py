@@ -489,7 +489,7 @@ async def test_an_engine_of_any_isolation_level_is_all_or_nothing(
 async def test_a_connection_in_autocommit_is_refused_with_the_way_out(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
-        with pytest.raises(citykit.CitykitError, match="give the engine"):
+        with pytest.raises(citykit.CitykitError, match="Give the engine"):
             await citykit.load_cities(connection, many(1))
 
 

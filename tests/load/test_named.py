@@ -121,7 +121,9 @@ async def test_identities_generated_columns_defaults_domains_and_keys(engine: As
     assert shown == [(1, 1, 1, 2, 1, "a:b", "ok", "{bad,NULL}")]
     with pytest.raises(citykit.InvalidFrameError, match="int4range is none of the types"):
         await citykit.load_frame(engine, frame.assign(n=2, span=5), "own.t", key=["n", "day"])
-    report = await citykit.load_frame(engine, frame.assign(n=2, id=50, twice=5), "own.t", key=["n", "day"])
+    report = await citykit.load_frame(
+        engine, frame.assign(n=2, note="b", id=50, twice=5), "own.t", key=["n", "day"]
+    )
     assert (report.inserted, report.left_out) == (1, ("id", "twice"))
     assert await rows(engine, "(SELECT id < 50, twice FROM own.t WHERE n = 2) AS t") == [(True, 4)]
     early = await citykit.load_frame(
