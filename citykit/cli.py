@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import ast
+import csv
+import io
 import os
+import re
 import shlex
 import shutil
+import signal
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
-from sqlalchemy.exc import SQLAlchemyError
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
@@ -23,72 +27,259 @@ import citykit
 
 if TYPE_CHECKING:
     import pandas as pd
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+T = TypeVar("T")
+
+TUTORIAL = "tutorial"  # the database of `demo` and of the notebooks
+SHOWN_ROWS = 100  # of a table on a terminal
 
 
-class _OneLineErrors(TyperGroup):
-    """Ends on an error with one line on stderr and exit code 1, whatever the error."""
+class _Interrupted(BaseException):
+    """Ctrl-C; its message says what state the database is in."""
+
+
+class _Interrupts:
+    """Ctrl-C: the first cancels what is waited for, a second ends the process at once."""
+
+    def __init__(self) -> None:
+        self.cancel: Callable[[], object] | None = None
+        self.said = "interrupted; nothing was loaded or changed"
+        self._times = 0
+
+    def __call__(self, *_: object) -> None:
+        self._times += 1
+        if self._times > 1:
+            os.write(2, b"\ncitykit: ended; what was not committed is undone\n")
+            _end_now()
+        if self.cancel is None:
+            raise _Interrupted(self.said)
+        self.cancel()
+
+
+_interrupts = _Interrupts()
+
+
+class _Commands(TyperGroup):
+    """The commands. Each takes the options of all, and ends on an error with one line on stderr."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command:
+            command.params += [
+                each for each in self.params if each.name in _OF_ALL and each not in command.params
+            ]
+        return command
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
         words = sys.argv[1:] if args is None else list(args)
+        _given.clear()
         options["standalone_mode"] = False
-        warnings.showwarning = lambda message, *_, **__: typer.echo(f"citykit: {message}", err=True)
+        warnings.showwarning = lambda message, *_, **__: _say(str(message))
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError):  # a StringIO, for example
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        code = 1
         try:
-            sys.exit(super().main(words or ["--help"], *rest, **options) or 0)
-        except (citykit.CitykitError, OSError, SQLAlchemyError, ValueError) as exc:
-            said = str(getattr(exc, "orig", None) or exc)
-            for in_python, typed in _TYPED.items():
-                said = said.replace(in_python, typed)
+            returned = super().main(words or ["--help"], *rest, **options)
+            sys.stdout.flush()
+            sys.exit(returned or 0)
         except TyperException as exc:  # wrong words on the command line
-            said = f"{exc.format_message().rstrip('.')}. See citykit --help."
-        typer.echo(f"citykit: {' '.join(said.split())}", err=True)
-        sys.exit(1)
+            code, ctx = exc.exit_code, getattr(exc, "ctx", None)
+            command = ctx.info_name if ctx and ctx.parent else ""
+            said = exc.format_message()
+            end = "" if said.endswith((".", "?")) else "."
+            _say(f"{said}{end} See {' '.join(filter(None, ('citykit', command)))} --help.", command)
+        except _Interrupted as exc:
+            _say(str(exc))
+            if "citykit.database" in sys.modules:
+                from citykit.database import leave_embedded
+
+                leave_embedded()
+            sys.stdout.flush()
+            _end_now()
+        except typer.Abort:  # Ctrl-D, where something was asked
+            _say("nothing was changed")
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except Exception as exc:
+            if not _is_expected(exc):
+                raise
+            _say(str(getattr(exc, "orig", None) or exc))
+        sys.exit(code)
 
 
-# What the messages say to type in Python, as it is typed here.
+def _end_now() -> None:
+    """End as a process without a handler does, without a wait for threads (one may be reading stdin)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
+
+
+def _is_expected(exc: Exception) -> bool:
+    """Tell whether the message of an error is all that there is to show."""
+    from sqlalchemy.exc import SQLAlchemyError  # its import takes longer than --help may
+
+    return isinstance(exc, (citykit.CitykitError, OSError, SQLAlchemyError, ValueError))
+
+
+def _say(text: str, command: str = "") -> None:
+    """Print a message of the package in one line on stderr, with what to type here in place of Python."""
+    for in_python, typed in _TYPED.items():
+        text = text.replace(in_python, re.sub("^citykit", _here(), typed))
+    text = _CALL.sub("Add ", text)
+    text = _CREATE.sub("Add --create, and it is made.", text)
+    text = _ARGUMENT.sub(_as_option, text)
+    typer.echo(f"{f'citykit {command}'.strip()}: {' '.join(text.split())}", err=True)
+
+
+# What messages say to type in Python, as it is typed here.
 _TYPED = {
-    "await citykit.create_tables(engine)": "citykit init",
     "await citykit.create_tables(engine, reset=True)": "citykit init --reset",
-    "on_conflict='skip'": "--on-conflict skip",
-    "on_conflict='update'": "--on-conflict update",
-    "See citykit.last_rejects() for all; on_invalid='skip'": "--on-invalid skip",
-    " See citykit.last_rejects() for all.": "",
+    "await citykit.create_tables(engine)": "citykit init",
+    "citykit.world_countries() lists the codes": "citykit countries lists those of the cities",
+    "See citykit.last_rejects() for all": "--rejects FILE lists all",
+    "await citykit.create_table(engine, name, frame)": "citykit load FILE --table NAME --create",
+    "Create it from the frame: await citykit.create_table(": "create it: await citykit.create_table(",
+    "Or create it from the frame: await citykit.create_table(": "create it: await citykit.create_table(",
+    "Read it with citykit.read_file(": "citykit.read_file(",
 }
-
-app = typer.Typer(
-    cls=_OneLineErrors,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Real cities in a real PostgreSQL: load them, ask which are the biggest, chart them. "
-    "The database is citykit's own one unless CITYKIT_URL names another.",
+# An argument of Python's that is an option here, with the parenthesis or comma after it.
+_ARGUMENT = re.compile(
+    r"""\b(on_conflict|on_invalid|rename|columns|delimiter|encoding|decimal|thousands|compression|key)="""
+    r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\{[^{}]*\}|\[[^][]*\])[,)]?"""
 )
 
 
-TUTORIAL = "tutorial"  # the database of `demo` and of the notebooks
-Count = Annotated[int, typer.Option("-n", "--count", help="How many cities.")]
-Country = Annotated[str | None, typer.Option(help="Only this country, spelled as stored (US).")]
-MinPopulation = Annotated[int, typer.Option(help="Leave out smaller cities; 500 or more.")]
+_CALL = re.compile(r"""citykit\.read_file\(("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|source)(, )?""")
+
+_CREATE = re.compile(r"create it: await citykit\.create_table\(engine, .*?, frame\)", re.DOTALL)
+
+
+def _as_option(argument: re.Match[str]) -> str:
+    try:
+        value = ast.literal_eval(argument[2])
+    except (SyntaxError, ValueError):  # a placeholder, …
+        return argument[0]
+    option = f"--{argument[1].replace('_', '-')}"
+    if isinstance(value, dict):
+        return " ".join(f"{option} {shlex.quote(f'{old}={new}')}" for old, new in value.items())
+    return f"{option} {shlex.quote(value if isinstance(value, str) else ','.join(value))}"
+
+
+_given: dict[str, str] = {}  # the options of all commands that were typed
+
+
+def _here() -> str:
+    """Return what a command begins with, typed where the user stands, for the same database."""
+    beside = Path(sys.executable).with_name("citykit")
+    found = shutil.which("citykit")
+    name = "citykit" if found and beside == Path(found) else f"{shlex.quote(sys.executable)} -m citykit"
+    name += " --url …" if "url" in _given else ""  # which may have a password in it
+    return name + (f" --database {shlex.quote(_given['database'])}" if "database" in _given else "")
+
+
+def _use(param: typer.CallbackParam, value: str | None) -> None:
+    """Let what runs in this process, and what it starts, take a URL or a database from the environment."""
+    if value is not None:
+        _given[str(param.name)] = value
+        os.environ[f"CITYKIT_{param.name}".upper()] = value
+        if "database" not in _given:  # that of the environment is for another URL
+            os.environ.pop("CITYKIT_DATABASE", None)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"citykit {citykit.__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=_Commands,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Real cities in a real PostgreSQL: load them, ask which are the biggest, chart them. "
+    "The database is citykit's own one unless --url or CITYKIT_URL names another.",
+)
+
+_OF_ALL = ("url", "database", "version")
 
 
 @app.callback()
-def everywhere(
+def of_all(
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", callback=_use, expose_value=False, is_eager=True,
+            help="The server, postgresql://…; else that of CITYKIT_URL.",
+        ),
+    ] = None,
     database: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The database, made if it is new; else that of CITYKIT_DATABASE."),
+        typer.Option(
+            metavar="NAME", callback=_use, expose_value=False,
+            help="The database, made if it is new; else that of CITYKIT_DATABASE.",
+        ),
     ] = None,
-) -> None:
-    """Do what every command does first."""
-    if database is not None:
-        os.environ["CITYKIT_DATABASE"] = database  # `lab` and `serve` hand it on
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, expose_value=False, is_eager=True,
+            help="Show the version and end.",
+        ),
+    ] = False,
+) -> None:  # fmt: skip
+    """Take the options of all commands, which stand before or after the command's name."""
 
 
-@asynccontextmanager
-async def _database() -> AsyncIterator[AsyncEngine]:
-    engine = await citykit.connect()
+Format = Literal["table", "csv", "json", "ndjson", "parquet"]
+Count = Annotated[int, typer.Option("-n", "--count", min=1, help="How many cities.")]
+Country = Annotated[str | None, typer.Option(help="Only this country, spelled as stored (US).")]
+MinPopulation = Annotated[int, typer.Option(help="Leave out smaller cities; 500 or more.")]
+Printed = Annotated[Format | None, typer.Option("--format", help="By default the suffix of -o, or a table.")]
+Out = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write this file, in place of one.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def _ask(question: Callable[[AsyncEngine], Awaitable[T]], **options: Any) -> T:
+    """Return the answer to a question to the database."""
+    import asyncio
+
+    async def answered() -> T:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  for the type checker
+        loop = task.get_loop()
+        _interrupts.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        engine = await citykit.connect(**options)
+        try:
+            answer = await question(engine)
+            _interrupts.cancel, _interrupts.said = lambda: None, "interrupted"  # it is done
+        finally:
+            await engine.dispose()
+        return answer
+
+    runner = asyncio.Runner()
     try:
-        yield engine
+        answer = runner.run(answered())
+    except asyncio.CancelledError as exc:  # the runner would wait for a thread that reads standard input
+        raise _Interrupted(exc.args[0] if exc.args else _interrupts.said) from exc
+    except BaseException:
+        runner.close()
+        raise
     finally:
-        await engine.dispose()
+        _interrupts.cancel = None
+    runner.close()
+    return answer
+
+
+def _confirm(question: str, yes: bool) -> None:
+    """Ask on a terminal; elsewhere `yes` has to be given."""
+    if not yes and not sys.stdin.isatty():
+        raise ValueError("nobody can be asked here; nothing was changed. Add --yes, and nobody is asked.")
+    if not yes and not typer.confirm(question):
+        raise typer.Abort
 
 
 @app.command()
@@ -96,14 +287,12 @@ def init(
     reset: Annotated[
         bool, typer.Option("--reset", help="Drop the table first, with all its cities.")
     ] = False,
+    yes: Yes = False,
 ) -> None:
     """Create the table of cities, unless it exists."""
-
-    async def work() -> None:
-        async with _database() as engine:
-            await citykit.create_tables(engine, reset=reset)
-
-    citykit.run(work())
+    if reset:
+        _confirm("Drop the table with all its cities?", yes)
+    _ask(lambda engine: citykit.create_tables(engine, reset=reset))
     typer.echo("The table is empty and ready." if reset else "The table is ready.")
 
 
@@ -112,12 +301,11 @@ def seed(min_population: MinPopulation = 15_000) -> None:
     """Store real cities of the world (GeoNames); those already stored stay as they are."""
     frame = citykit.world_cities(min_population)
 
-    async def work() -> citykit.LoadReport:
-        async with _database() as engine:
-            await citykit.create_tables(engine)
-            return await citykit.load_cities(engine, frame, on_conflict="skip")
+    async def stored(engine: AsyncEngine) -> citykit.LoadReport:
+        await citykit.create_tables(engine)
+        return await citykit.load_cities(engine, frame, on_conflict="skip")
 
-    _echo_report(citykit.run(work()))
+    _echo_report(_ask(stored))
     typer.echo(f"Source: {frame.attrs['source']}")
 
 
@@ -131,66 +319,482 @@ def add(
     """Store one city."""
     if name.startswith("--"):
         raise typer.BadParameter(f"No such option: {name}")
+    city = _ask(lambda engine: citykit.add_city(engine, name, population, country=country, region=region))
+    typer.echo(f"Stored {city!r}")
 
-    async def work() -> citykit.City:
-        async with _database() as engine:
-            return await citykit.add_city(engine, name, population, country=country, region=region)
 
-    typer.echo(f"Stored {citykit.run(work())!r}")
+@app.command()
+def delete(
+    name: Annotated[str, typer.Argument(help="Its name, as it is stored.")],
+    country: Annotated[str | None, typer.Option(help="Its country.")] = None,
+    region: Annotated[str | None, typer.Option(help="Its first-level division.")] = None,
+    yes: Yes = False,
+) -> None:
+    """Delete one city; of several with this name, --country and --region say which."""
+    given = {key: value for key, value in (("country", country), ("region", region)) if value is not None}
+    where = " AND ".join(f"{key} = :{key}" for key in ("name", *given))
+    columns = "name, country, region, population"
+    found = _ask(
+        lambda engine: citykit.read_frame(
+            engine,
+            f"SELECT {columns} FROM cities WHERE {where} ORDER BY population DESC, country, region LIMIT 11",  # noqa: S608
+            {"name": name, **given},
+        )
+    )
+    cities = [", ".join(part for part in row[:3] if part) for row in found.itertuples(index=False)]
+    if len(cities) != 1:
+        several = f"several cities are called so ({'; '.join(cities[:10])}{'; …' * (len(cities) > 10)})"
+        how = "Say which with --country and --region (an empty one is '')."
+        missing = f"no city {name!r}{' of these' if given else ''} is stored"
+        raise ValueError(
+            f"{several if cities else missing}; nothing was deleted. {how if cities else ''}".strip()
+        )
+    _confirm(f"Delete {cities[0]} ({found['population'].iloc[0]:,} persons)?", yes)
+    key = dict(zip(("name", "country", "region"), found.iloc[0], strict=False))
+    sql = "DELETE FROM cities WHERE name = :name AND country = :country AND region = :region"
+    deleted = _ask(lambda engine: citykit.execute(engine, sql, key))
+    typer.echo(f"Deleted {cities[0]}" if deleted.rows else f"{cities[0]} was deleted by another.")
+
+
+OnConflictOption = Annotated[
+    Literal["error", "skip", "update"],
+    typer.Option(help="A row whose key is already there: fail, keep what is there, or replace it."),
+]
+OnInvalidOption = Annotated[
+    Literal["error", "skip"], typer.Option(help="A row with a bad value: fail, or leave it out.")
+]
 
 
 @app.command()
 def load(
-    file: Annotated[Path, typer.Argument(metavar="FILE.csv|FILE.parquet", help="Columns as in the table.")],
-    on_conflict: Annotated[
-        Literal["error", "skip", "update"],
-        typer.Option(help="A city already stored: fail, keep it, or replace it."),
-    ] = "error",
-    on_invalid: Annotated[
-        Literal["error", "skip"],
-        typer.Option(help="A row with a bad value: fail, or leave it out and list it."),
-    ] = "error",
+    file: Annotated[str, typer.Argument(metavar="FILE", help="CSV, JSON, Parquet, …; - is stdin.")],
+    table: Annotated[str, typer.Option(metavar="NAME", help="The table.")] = "cities",
+    create: Annotated[bool, typer.Option("--create", help="Make the table, unless it exists.")] = False,
+    key: Annotated[
+        str | None, typer.Option(metavar="A,B", help="The columns that tell rows of the table apart.")
+    ] = None,
+    on_conflict: OnConflictOption = "error",
+    on_invalid: OnInvalidOption = "error",
+    rejects: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the bad values here (.csv, .json, …).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all of it, and load nothing.")] = False,
+    rename: Annotated[
+        list[str] | None, typer.Option(metavar="OLD=NEW", help="The table's name for a column of the file.")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(metavar="A,B", help="The columns to load; else all.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Between fields of text. Default: found.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Of text, such as cp1252. Default: UTF-8.")] = None,
+    decimal: Annotated[str | None, typer.Option(help="The decimal mark in text: , or .")] = None,
+    thousands: Annotated[str | None, typer.Option(help="The mark between thousands. Default: none.")] = None,
+    compression: Annotated[
+        Literal["gzip", "zstd", "zip", "none"] | None, typer.Option(help="Default: what its content says.")
+    ] = None,
+) -> None:  # fmt: skip
+    """Store the rows of a file, in the table of cities or another: all of them or none."""
+    if rejects is not None:
+        from citykit.files import format_of
+
+        format_of(rejects)
+    renamed = dict(_pair(word) for word in rename or [])
+    options: dict[str, Any] = {
+        "on_conflict": on_conflict, "on_invalid": on_invalid, "rename": renamed, "columns": _names(columns),
+    }  # fmt: skip
+    reading: dict[str, Any] = {
+        "delimiter": "\t" if delimiter == "\\t" else delimiter, "encoding": encoding, "decimal": decimal,
+        "thousands": thousands, "compression": compression,
+    }  # fmt: skip
+    with _at_hand(file, again=rejects is not None) as path:
+        source = citykit.open_file(path, **reading)
+
+        async def loaded(bind: AsyncEngine | AsyncConnection) -> citykit.LoadReport:
+            if table == "cities" and not create and key is None:
+                return await citykit.load_cities(bind, source, **options)
+            return await citykit.load_frame(bind, source, table, key=_names(key), create=create, **options)
+
+        async def checked(engine: AsyncEngine) -> citykit.LoadReport:
+            async with engine.connect() as connection:  # which undoes all at its end
+                return await loaded(connection)
+
+        def write_rejects(bad: pd.DataFrame) -> None:
+            if rejects is not None:
+                named = _names(key) or (_CITY_KEY if table == "cities" else _ask(_primary_key(table)))
+                _write_rejects(rejects, bad, file, path, named, {**reading, "rename": renamed})
+
+        try:
+            report = _ask(checked if dry_run else loaded)
+        except citykit.InvalidFrameError as exc:
+            write_rejects(exc.rejects)
+            raise
+        _echo_report(report, dry_run=dry_run)
+        write_rejects(report.rejects)
+
+
+def _pair(word: str) -> tuple[str, str]:
+    old, equals, new = word.rpartition("=")
+    if not (equals and old and new):
+        raise typer.BadParameter(f"{word}: it looks like --rename city=name")
+    return old, new
+
+
+def _names(words: str | None) -> list[str] | None:
+    """Return the names in a list with commas; one with a comma in it stands in double quotes."""
+    return None if words is None else next(csv.reader([words], skipinitialspace=True), [])
+
+
+@contextmanager
+def _at_hand(file: str, *, again: bool) -> Iterator[str]:
+    """Return the path of a file; of standard input, if it is to be read `again`, that of a copy.
+
+    Temporary files meanwhile are in a directory that is removed at the end, also after an interrupt.
+    """
+    with tempfile.TemporaryDirectory(prefix="citykit-") as tempfile.tempdir:
+        try:
+            if file == "-" and again:
+                with tempfile.NamedTemporaryFile(delete=False) as copy:
+                    shutil.copyfileobj(sys.stdin.buffer, copy)
+                file = copy.name
+            yield file
+        finally:
+            tempfile.tempdir = None
+
+
+def _echo_report(report: citykit.LoadReport, *, dry_run: bool = False) -> None:
+    would = "would be " if dry_run else ""
+    counts = (
+        f"{report.inserted:,} {would}inserted, {report.updated:,} {would}updated, {report.skipped:,} skipped"
+    )
+    typer.echo(f"{counts}; nothing was loaded." if dry_run else f"{counts}.")
+    if report.left_out:
+        typer.echo(f"Left out, as the database gives it itself: {', '.join(report.left_out)}")
+    if len(report.rejects):
+        bad = f"{len(report.rejects):,} bad value{'s' * (len(report.rejects) > 1)}"
+        typer.echo(f"{bad}; the rows with them {would or 'were '}left out:\n")
+        typer.echo(report.rejects.to_string(index=False, max_rows=20))
+
+
+_CITY_KEY = ["name", "country", "region"]
+_PRIMARY_KEY = """
+SELECT a.attname FROM pg_catalog.pg_index i
+CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
+WHERE i.indrelid = to_regclass(:name) AND i.indisprimary ORDER BY k.place
+"""
+
+
+def _primary_key(table: str) -> Callable[[AsyncEngine], Awaitable[list[str]]]:
+    from citykit.load import parsed
+
+    async def asked(engine: AsyncEngine) -> list[str]:
+        name = engine.dialect.identifier_preparer.format_table(parsed(table))
+        return list((await citykit.read_frame(engine, _PRIMARY_KEY, {"name": name}))["attname"])
+
+    return asked
+
+
+def _write_rejects(
+    to: Path, rejects: pd.DataFrame, file: str, path: str, key: Sequence[str], reading: Mapping[str, Any]
 ) -> None:
-    """Store the cities of a CSV or Parquet file: all of them or none."""
+    """Write bad values, each with the line of the file and the key of the row that it is in."""
+    import pandas as pd
 
-    async def work() -> citykit.LoadReport:
-        async with _database() as engine:
-            return await citykit.load_cities(engine, file, on_conflict=on_conflict, on_invalid=on_invalid)
+    from citykit.files import format_of, located, writing
 
-    _echo_report(citykit.run(work()))
+    rows = sorted({row for row in rejects["row"] if row is not None})
+    lines, keys = located(path, rows, key, **reading)
+    frame = pd.DataFrame(
+        {
+            "file": file,
+            "line": pd.array([lines.get(row) for row in rejects["row"]], "Int64"),
+            "key": [keys.get(row) for row in rejects["row"]],
+            "column": rejects["column"],
+            "value": [None if value is None else str(value) for value in rejects["value"]],
+            "reason": rejects["reason"],
+        }
+    )
+    with writing(to, format_of(to)) as write:
+        write(frame)
+    typer.echo(f"Wrote {len(frame):,} bad value{'s' * (len(frame) != 1)} to {to}", err=True)
 
 
 @app.command()
-def biggest(
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=".csv, .json, .ndjson or .parquet.")],
+    table: Annotated[str, typer.Option(metavar="NAME", help="The table.")] = "cities",
+) -> None:
+    """Write all cities, or the rows of another table, to a file."""
+    from citykit.files import format_of, writing
+    from citykit.load import parsed
+
+    format_ = format_of(file)
+    backend: Any = _backend(format_)
+
+    async def exported(engine: AsyncEngine) -> int:
+        name = engine.dialect.identifier_preparer.format_table(parsed(table))
+        sql = f"TABLE {name}" if table != "cities" else _CITIES
+        rows = 0
+        with writing(file, format_) as write:
+            frames = citykit.stream_frames(engine, sql, dtype_backend=backend, numeric="decimal")
+            async with aclosing(frames):
+                async for frame in frames:
+                    write(frame)
+                    rows += len(frame)
+        return rows
+
+    typer.echo(f"Wrote {_ask(exported):,} rows to {file}")
+
+
+# What `load` takes back; the largest first, which an index has.
+_CITIES = """SELECT name, country, region, population, latitude, longitude FROM cities
+ORDER BY population DESC, name, country, region"""
+
+
+def _backend(format_: str) -> str:
+    """Return which dtypes a format is written from: those of Arrow tell a date of no rows, too."""
+    return "pyarrow" if format_ == "parquet" else "numpy_nullable"
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One statement, or several: one transaction.")],
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p", "--param", metavar="NAME=VALUE", help="The value of :NAME: 42, 2.5, [1, 2], text."
+        ),
+    ] = None,
+    format_: Printed = None,
+    out: Out = None,
+) -> None:
+    """Run SQL, and print its rows, or what the server says of a statement without rows."""
+    from citykit.read import Executed, param_of, parameter_names, run_cell
+
+    try:
+        params = dict(param_of(word) for word in param or [])
+    except ValueError as exc:
+        raise typer.BadParameter(f"-p {exc}") from exc
+    wanted = list(parameter_names(sql))
+    if differing := sorted({*params} ^ {*wanted}):
+        of = "is no parameter of the SQL" if differing[0] in params else "needs a value: -p NAME=VALUE"
+        raise typer.BadParameter(f":{differing[0]} {of}")
+    format_ = _format(format_, out)
+    backend: Any = _backend(format_)
+    answer, _ = _ask(lambda engine: run_cell(engine, sql, params, "decimal", backend))
+    if isinstance(answer, Executed):
+        typer.echo(answer.tag)
+    else:
+        _print(answer, format_, out)
+
+
+@app.command()
+def biggest(n: Count = 20, country: Country = None, format_: Printed = None, out: Out = None) -> None:
+    """Print the most populated cities, largest first."""
+    _print_cities(lambda engine: citykit.biggest_cities(engine, n, country=country), format_, out)
+
+
+@app.command()
+def find(
+    text: Annotated[str, typer.Argument(metavar="NAME", help="A name, in any language, or a part of one.")],
     n: Count = 20,
     country: Country = None,
-    format_: Annotated[
-        Literal["table", "csv", "json"], typer.Option("--format", help="How to print them.")
-    ] = "table",
+    format_: Printed = None,
+    out: Out = None,
 ) -> None:
-    """Print the most populated cities, largest first."""
-    frame = _biggest(n, country)
-    match format_:
-        case "table":
-            typer.echo(_table(frame))
-        case "csv":
-            typer.echo(frame.to_csv(index=False), nl=False)
-        case "json":
-            records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-            typer.echo(json.dumps(records, ensure_ascii=False, indent=2))
+    """Find cities by name: wien finds Vienna."""
+    _print_cities(lambda engine: citykit.find_cities(engine, text, n, country=country), format_, out)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # -21.9 is a longitude
+def nearest(
+    latitude: Annotated[float, typer.Argument(help="Degrees, -90 to 90.")],
+    longitude: Annotated[float, typer.Argument(help="Degrees, -180 to 180.")],
+    n: Count = 20,
+    format_: Printed = None,
+    out: Out = None,
+) -> None:
+    """Print the cities nearest to a point, and how far they are."""
+    _print_cities(lambda engine: citykit.nearest_cities(engine, latitude, longitude, n), format_, out)
+
+
+@app.command()
+def countries(format_: Printed = None, out: Out = None) -> None:
+    """Print the countries of the cities, the most populous first."""
+    _print_cities(citykit.summarize_countries, format_, out)
+
+
+def _print_cities(
+    question: Callable[[AsyncEngine], Awaitable[pd.DataFrame]], format_: Format | None, out: Path | None
+) -> None:
+    format_ = _format(format_, out)
+    frame = _ask(question)
+    if frame.empty and format_ == "table":
+        typer.echo(_nothing())
+    else:
+        _print(frame, format_, out, _FORMATTERS)
+
+
+def _nothing() -> str:
+    return f"No such cities are stored. {_here()} seed stores the world's; countries are codes such as US."
+
+
+_FORMATTERS: dict[str, Callable[[Any], str]] = {
+    "population": "{:,}".format, "cities": "{:,}".format, "total_population": "{:,}".format,
+    "largest_population": "{:,}".format, "share": "{:.2%}".format, "distance_km": "{:,.1f}".format,
+}  # fmt: skip
+
+
+def _format(given: Format | None, out: Path | None) -> Format:
+    from citykit.files import format_of
+
+    return given or (format_of(out) if out else "table")
+
+
+def _print(
+    frame: pd.DataFrame,
+    format_: Format,
+    out: Path | None,
+    formatters: Mapping[str, Callable[[Any], str]] | None = None,
+) -> None:
+    """Print a frame, or write it to a file."""
+    from citykit.files import writing
+
+    buffer = io.BytesIO()
+    if format_ == "table":
+        text = _table(frame, formatters, terminal=out is None and sys.stdout.isatty())
+        buffer.write(f"{text}\n".encode())
+    elif format_ == "parquet" and out is None and sys.stdout.isatty():
+        raise typer.BadParameter("Parquet is no text: write it to a file with -o FILE")
+    else:
+        with writing(out or buffer, format_) as write:
+            write(frame)
+    if out is None and format_ == "table":
+        typer.echo(buffer.getvalue().decode(), nl=False)  # in the encoding of the terminal
+    elif out is None:
+        typer.echo(buffer.getvalue(), nl=False)
+    else:
+        if format_ == "table":
+            out.write_bytes(buffer.getvalue())
+        typer.echo(f"Wrote {len(frame):,} rows to {out}")
+
+
+def _table(
+    frame: pd.DataFrame, formatters: Mapping[str, Callable[[Any], str]] | None, *, terminal: bool
+) -> str:
+    """Return a frame as text; on a terminal in its width, a value a line where the columns are too many."""
+    import pandas as pd
+
+    from citykit.files import as_texts
+
+    if frame.empty:
+        return f"{'  '.join(map(str, frame.columns))}\n(no rows)"
+    shown = frame.head(SHOWN_ROWS) if terminal else frame
+    shown = shown if formatters else as_texts(shown, "NULL")
+    with pd.option_context("display.unicode.east_asian_width", True):
+        text = shown.to_string(
+            index=False, formatters=formatters or {}, na_rep="", max_colwidth=60 if terminal else None
+        )
+    if terminal and max(map(len, text.splitlines())) > shutil.get_terminal_size().columns:
+        width = max(len(str(name)) for name in shown.columns)
+        rows = as_texts(shown, "NULL").itertuples(index=False, name=None)
+        names = [f"{name:<{width}}" for name in map(str, shown.columns)]
+        text = "\n\n".join("\n".join(map("{}  {}".format, names, row)) for row in rows)
+    if len(shown) < len(frame):
+        text += f"\n{len(shown):,} of {len(frame):,} rows; -o FILE writes all of them"
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal would obey them
+
+
+@app.command()
+def tables() -> None:
+    """List the tables, how many rows they have (about, if they are large) and their size on disk."""
+    from citykit.load import parsed, written
+
+    async def listed(engine: AsyncEngine) -> list[tuple[str, str, str]]:
+        found = []
+        for name, schema, size, is_small, about in (await citykit.read_frame(engine, _TABLES)).itertuples(
+            index=False
+        ):
+            shown = written(name, schema if isinstance(schema, str) else None)
+            rows = "" if about < 0 else f"about {about:,}"
+            if is_small:
+                quoted = engine.dialect.identifier_preparer.format_table(parsed(shown))
+                with suppress(citykit.CitykitError):  # it may not be read, or is gone
+                    counted = await citykit.read_frame(engine, f"SELECT count(*) FROM {quoted}")  # noqa: S608
+                    rows = f"{counted['count'].iloc[0]:,}"
+            found.append((shown, rows, size))
+        return found
+
+    found = _ask(listed)
+    widths = [max((len(row[column]) for row in found), default=0) for column in range(3)]
+    for name, rows, size in found:
+        typer.echo(f"{name:<{widths[0]}}  {rows:>{widths[1]}}  {size:>{widths[2]}}")
+    if not found:
+        typer.echo(f"There is none; {_here()} init makes the table of cities.")
+
+
+_TABLES = """
+SELECT c.relname::text AS name, CASE WHEN NOT pg_table_is_visible(c.oid) THEN n.nspname::text END AS schema,
+    pg_size_pretty(pg_total_relation_size(c.oid)) AS size, pg_relation_size(c.oid) < 2^26 AS is_small,
+    c.reltuples::bigint AS about
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+ORDER BY schema NULLS FIRST, name
+"""
+
+
+Kind = Literal["biggest", "countries", "rank-size", "map"]
+# How many rows a chart has if nobody says, and at most.
+_LIMITS: dict[Kind, tuple[int, int]] = {
+    "biggest": (20, 500), "countries": (20, 500), "rank-size": (1_000, 1_000_000), "map": (40_000, 1_000_000),
+}  # fmt: skip
 
 
 @app.command()
 def chart(
     out: Annotated[Path, typer.Argument(metavar="OUT.png", help="The picture: .png, .svg or .pdf.")],
-    n: Annotated[int, typer.Option("-n", "--count", max=500, help="How many cities, 500 at most.")] = 20,
+    kind: Annotated[
+        Kind, typer.Option(help="Bars of cities or countries, sizes by rank, or a map.")
+    ] = "biggest",
+    n: Annotated[
+        int | None, typer.Option("-n", "--count", min=1, help="How many; of bars 500 at most.")
+    ] = None,
     country: Country = None,
+    title: Annotated[str | None, typer.Option(help="Above the chart.")] = None,
 ) -> None:
-    """Draw the most populated cities as bars."""
+    """Draw the most populated cities or countries."""
     if not out.suffix:
         raise ValueError(f"{out} has no ending that says which kind of picture it is to be, such as .png")
-    _draw(_biggest(n, country), out)
+    count, most = _LIMITS[kind]
+    if (n or count) > most:
+        raise typer.BadParameter(f"-n {n}: a chart of this kind has at most {most:,}")
+    if kind == "countries" and country is not None:
+        raise typer.BadParameter("--country is for charts of cities")
+    count = n or count
+
+    async def asked(engine: AsyncEngine) -> pd.DataFrame:
+        if kind == "countries":
+            return (await citykit.summarize_countries(engine)).head(count)
+        return await citykit.biggest_cities(engine, count, country=country)
+
+    frame = _ask(asked)
+    if frame.empty:
+        raise ValueError(f"{_nothing()} Nothing was drawn.")
+    _draw(kind, frame, out, title)
     typer.echo(f"Wrote {out}")
+
+
+def _draw(kind: Kind, frame: pd.DataFrame, out: Path, title: str | None = None) -> None:
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")  # a picture needs no screen
+    plots = {
+        "biggest": citykit.plot_biggest, "countries": citykit.plot_countries,
+        "rank-size": citykit.plot_rank_size, "map": citykit.plot_map,
+    }  # fmt: skip
+    plots[kind](frame, title=title)
+    pyplot.savefig(out, dpi=150)
 
 
 @app.command()
@@ -198,37 +802,41 @@ def demo() -> None:
     """Show all of it: start the database, store the world's cities, print and draw the biggest."""
     database = os.environ.get("CITYKIT_DATABASE") or TUTORIAL
 
-    async def work() -> pd.DataFrame:
-        with _step("Starting PostgreSQL"):
-            engine = await citykit.connect(database=database)
-        try:
-            with _step("Creating the table"):
-                await citykit.create_tables(engine)
-            with _step("Reading the world's cities"):
-                cities = citykit.world_cities()
-            with _step(f"Storing {len(cities):,} of them"):
-                report = await citykit.load_cities(engine, cities, on_conflict="skip")
-            with _step("Asking for the 20 biggest"):
-                frame = await citykit.biggest_cities(engine, 20)
-        finally:
-            await engine.dispose()
+    async def shown(engine: AsyncEngine) -> pd.DataFrame:
+        with _step("Creating the table"):
+            await citykit.create_tables(engine)
+        with _step("Reading the world's cities"):
+            cities = citykit.world_cities()
+        with _step(f"Storing {len(cities):,} of them"):
+            report = await citykit.load_cities(engine, cities, on_conflict="skip")
+        with _step("Asking for the 20 biggest"):
+            frame = await citykit.biggest_cities(engine, 20)
         frame.attrs["source"] = cities.attrs["source"]
         typer.echo()
         _echo_report(report)
         return frame
 
-    frame = citykit.run(work())
-    typer.echo(f"\n{_table(frame)}\n")
+    async def started(_engine: AsyncEngine) -> None:
+        """Nothing more: it goes on until the last process that uses it ends."""
+
+    with _step("Starting PostgreSQL"):
+        _ask(started, database=database)
+    frame = _ask(shown, database=database)
+    picture = Path("biggest.png").resolve()
+    typer.echo(f"\n{_table(frame, _FORMATTERS, terminal=False)}\n")
     with _step("Drawing them"):
-        _draw(frame, Path("biggest.png"))
-    typed = f"citykit --database {shlex.quote(database)}"
+        _draw("biggest", frame, picture)
+    if not os.environ.get("CITYKIT_DATABASE"):
+        _given["database"] = database  # which is not where a command looks by itself
+    typed = _here()
     typer.echo(
-        f"\nWrote {Path('biggest.png').resolve()}\nSource: {frame.attrs['source']}\n\n"
+        f"\nWrote {picture}\nSource: {frame.attrs['source']}\n\n"
         f"They are in the database {database}. Try next:\n"
         f"  {typed} biggest --country US\n"
+        f"  {typed} find wien\n"
         f"  {typed} add Brigadoon 1000 --country GB --region SCT\n"
-        f"  {typed} seed --min-population 500\n"
-        "  citykit lab  the same in notebooks"
+        f"  {typed} chart map.png --kind map\n"
+        f"  {typed.partition(' --')[0]} lab  the same in notebooks"
     )
 
 
@@ -245,22 +853,11 @@ def databases() -> None:
 
 
 @app.command()
-def drop(
-    name: Annotated[str, typer.Argument(help="The database.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-) -> None:
+def drop(name: Annotated[str, typer.Argument(help="The database.")], yes: Yes = False) -> None:
     """Drop a database of citykit's own PostgreSQL, with all that is in it."""
     from citykit.database import drop_database
 
-    if not yes and not sys.stdin.isatty():
-        raise ValueError(
-            "nobody can be asked here; nothing was dropped. To drop it: "
-            f"citykit drop {shlex.quote(name)} --yes"
-        )
-    with suppress(typer.Abort):  # Ctrl-C or Ctrl-D
-        yes = yes or typer.confirm(f"Drop the database {name!r} with all that is in it?")
-    if not yes:
-        raise ValueError("nothing was dropped")
+    _confirm(f"Drop the database {name!r} with all that is in it?", yes)
     citykit.run(drop_database(name))
     typer.echo(f"Dropped {name}")
 
@@ -302,36 +899,6 @@ def serve(
     run(host, port, max_body_bytes=max_body * 2**20, say=typer.echo)
 
 
-def _biggest(n: int, country: str | None) -> pd.DataFrame:
-    async def work() -> pd.DataFrame:
-        async with _database() as engine:
-            return await citykit.biggest_cities(engine, n, country=country)
-
-    return citykit.run(work())
-
-
-def _table(frame: pd.DataFrame) -> str:
-    if frame.empty:
-        return "No such cities are stored. citykit seed stores the world's; countries are codes such as US."
-    formats: dict[str, Callable[[Any], str]] = {"population": "{:,}".format}
-    return frame.to_string(index=False, formatters=formats, na_rep="")
-
-
-def _draw(frame: pd.DataFrame, out: Path) -> None:
-    from matplotlib import pyplot
-
-    pyplot.switch_backend("agg")  # a picture needs no screen
-    citykit.plot_biggest(frame)
-    pyplot.savefig(out, dpi=150)
-
-
-def _echo_report(report: citykit.LoadReport) -> None:
-    typer.echo(f"{report.inserted:,} inserted, {report.updated:,} updated, {report.skipped:,} skipped.")
-    if len(report.rejects):
-        typer.echo(f"{len(report.rejects):,} bad values; their rows were left out:\n")
-        typer.echo(report.rejects.to_string(index=False, max_rows=20))
-
-
 @contextmanager
 def _step(title: str) -> Iterator[None]:
     typer.echo(f"{title} ... ", nl=False)
@@ -342,6 +909,8 @@ def _step(title: str) -> Iterator[None]:
 
 def main() -> None:
     """Run the command line (the entry point ``citykit``)."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, under nohup
+        signal.signal(signal.SIGINT, _interrupts)
     app()
 
 

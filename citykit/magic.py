@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import html
 import keyword
 import re
@@ -19,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from citykit.cities import City
 from citykit.database import Numeric, connect, in_transaction, shown_url
 from citykit.errors import MissingTableError
-from citykit.read import Executed, parameter_names, run_cell
+from citykit.read import Executed, param_of, parameter_names, run_cell
 from citykit.runtime import run, warn_at_caller
 
 
@@ -153,13 +152,11 @@ def _read_line(line: str) -> tuple[str | None, dict[str, Any], Numeric | None]:
         raise UsageError(f"{words.name!r} is no name for a variable; SQL goes into the lines below %%cities.")
     params = {}
     for param in words.param:
-        name, equals, value = param.partition("=")
-        if not equals or not name.isidentifier():
-            raise UsageError(f"--param {param}: it looks like --param country=IS")
         try:
-            params[name] = ast.literal_eval(value)
-        except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
-            params[name] = value
+            given, value = param_of(param)
+        except ValueError as exc:
+            raise UsageError(f"--param {exc}") from None
+        params[given] = value
     return words.name, params, words.numeric
 
 

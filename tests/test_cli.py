@@ -5,26 +5,37 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from datetime import date
+from decimal import Decimal
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import typer.main
+from pyarrow import parquet
 
 import citykit
 from citykit.cli import app
 
-COMMANDS = ["init", "seed", "add", "load", "biggest", "chart", "demo", "databases", "drop", "lab", "serve"]
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
 def empty_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
+    for name in ("CITYKIT_URL", "CITYKIT_DATABASE"):  # which a command may change
+        monkeypatch.setenv(name, os.environ.get(name, ""))
     engine = citykit.run(citykit.connect())
     citykit.run(citykit.create_tables(engine, reset=True))
     yield
@@ -45,13 +56,12 @@ def ran(*words: str) -> tuple[int, str, str]:
 
 def called(*words: str) -> tuple[int, str, str]:
     """The same from this process, which saves it the imports: most of a second."""
-    with (
-        redirect_stdout(StringIO()) as out,
-        redirect_stderr(StringIO()) as err,
-        pytest.raises(SystemExit) as ended,
-    ):
+    out, err = (TextIOWrapper(BytesIO(), encoding="utf-8") for _ in range(2))
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
         app(list(words))
-    return int(ended.value.code or 0), out.getvalue(), err.getvalue()
+    for stream in (out, err):
+        stream.seek(0)
+    return int(ended.value.code or 0), out.read(), err.read()
 
 
 def typed(*words: str, code: int = 0, run: Callable[..., tuple[int, str, str]] = called) -> str:
@@ -62,7 +72,7 @@ def typed(*words: str, code: int = 0, run: Callable[..., tuple[int, str, str]] =
     if code:
         assert out == ""
         [line] = err.splitlines()
-        assert line.startswith("citykit: ")
+        assert line.startswith("citykit")
         return line
     assert err == ""
     return out
@@ -78,14 +88,31 @@ def test_help_names_every_command_and_each_says_what_it_does() -> None:
     overview = typed("--help", run=ran)
     for command in COMMANDS:
         assert f"  {command} " in overview
-        assert len(typed(command, "--help").splitlines()) > 4
-    assert typed(run=ran) == overview
+        told = typed(command, "-h")
+        assert len(told.splitlines()) > 4
+        for option in ("--url", "--database", "--version", "--help"):
+            assert option in told
+    assert typed(run=ran) == overview == typed("-h", run=ran)
 
 
-def test_the_readme_names_every_command() -> None:
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    for command in COMMANDS:
-        assert f"citykit {command}" in readme
+def test_help_imports_nothing_that_takes_long() -> None:
+    script = (
+        "import sys\nfrom citykit.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n"
+        "    print(sorted({'asyncio', 'pandas', 'pyarrow', 'sqlalchemy', 'matplotlib'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_the_readme_has_every_command_and_every_option(command: str) -> None:
+    section = ROOT.joinpath("README.md").read_text(encoding="utf-8")
+    section = section.split("## On the command line")[1].split("\n## ")[0]
+    words = set(re.findall(r"[\w-]+", " ".join(re.findall(r"`([^`]+)`", section))))
+    assert not command or command in words
+    parameters = (COMMANDS[command] if command else typer.main.get_command(app)).params
+    options = {max(each.opts, key=len) for each in parameters if each.param_type_name == "option"}
+    assert options - words == set()
 
 
 def test_init_add_biggest() -> None:
@@ -98,7 +125,7 @@ def test_init_add_biggest() -> None:
     assert "118,918" in typed("biggest", "-n", "1")
     assert "Springfield" not in typed("biggest", "-n", "1")
     assert "Reykjavík" not in typed("biggest", "--country", "US")
-    assert typed("init", "--reset") == "The table is empty and ready.\n"
+    assert typed("init", "--reset", "--yes") == "The table is empty and ready.\n"
     assert "citykit seed" in typed("biggest")
 
 
@@ -106,7 +133,7 @@ def test_biggest_as_csv_and_json() -> None:
     typed("add", "Reykjavík", "118918", "--country", "IS")
     assert typed("biggest", "--format", "csv").splitlines() == [
         "name,country,region,population,latitude,longitude",
-        "Reykjavík,IS,,118918,,",
+        'Reykjavík,IS,"",118918,,',
     ]
     assert json.loads(typed("biggest", "--format", "json")) == [
         {
@@ -118,7 +145,7 @@ def test_biggest_as_csv_and_json() -> None:
             "longitude": None,
         }
     ]
-    typed("init", "--reset")
+    typed("init", "--reset", "--yes")
     assert json.loads(typed("biggest", "--format", "json")) == []
 
 
@@ -147,6 +174,301 @@ def test_load_lists_the_rows_that_it_leaves_out() -> None:
     assert "missing" in printed
 
 
+def written(name: str, text: str) -> str:
+    Path(name).write_text(text, encoding="utf-8")
+    return name
+
+
+@pytest.mark.parametrize("from_stdin", [False, True])
+@pytest.mark.parametrize("on_invalid", ["error", "skip"])
+def test_rejects_are_written_with_their_line_and_the_key_of_their_row(
+    on_invalid: str, from_stdin: bool
+) -> None:
+    text = 'city,country,population\n"Bad\nname",IS,5\n\nAtlantis,GR,-1\nOz,US,many\nReal,IS,7\n'
+    words = ["load", "-" if from_stdin else written("cities.csv", text), "--rename", "city=name"]
+    done = subprocess.run(
+        [sys.executable, "-m", "citykit", *words, "--on-invalid", on_invalid, "--rejects", "bad.csv"],
+        input=text.encode(), capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == (on_invalid == "error"), done.stderr
+    bad = pd.read_csv("bad.csv", dtype=str)
+    assert list(bad.columns) == ["file", "line", "key", "column", "value", "reason"]
+    assert bad[["line", "key", "column", "value"]].to_numpy().tolist() == [
+        ["5", "Atlantis, GR", "population", "-1"],
+        ["6", "Oz, US", "population", "many"],
+    ]
+    stored = int(typed("query", "SELECT count(*) FROM cities", "--format", "csv").splitlines()[1])
+    assert stored == (0 if on_invalid == "error" else 2)
+
+
+def test_a_dry_run_checks_all_and_loads_nothing(three_cities: pd.DataFrame) -> None:
+    three_cities.to_csv("cities.csv", index=False)
+    assert typed("load", "cities.csv", "--dry-run").startswith("3 would be inserted, 0 would be updated, 0 ")
+    assert "No such cities" in typed("biggest")
+    typed("load", "cities.csv")
+    assert "already there" in typed("load", "cities.csv", "--dry-run", code=1)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "ndjson"])
+def test_a_file_makes_its_table_by_its_own_types(suffix: str) -> None:
+    typed("query", "DROP TABLE IF EXISTS readings")
+    frame = pd.DataFrame(
+        {"place": ["a", "b"], "day": pd.to_datetime(["2026-01-01", "2026-01-02"]), "n": [1, 2]}
+    )
+    match suffix:
+        case "csv":
+            frame.to_csv("readings.csv", index=False)
+        case "parquet":
+            frame.to_parquet("readings.parquet")
+        case _:
+            frame.to_json("readings.ndjson", orient="records", lines=True, date_format="iso")
+    words = ["load", f"readings.{suffix}", "--table", "readings", "--create", "--key", "place,day"]
+    assert typed(*words) == "2 inserted, 0 updated, 0 skipped.\n"
+    assert typed(*words, "--on-conflict", "skip") == "0 inserted, 0 updated, 2 skipped.\n"
+    types = typed(
+        "query", "SELECT pg_typeof(day) AS d, pg_typeof(n) AS n FROM readings LIMIT 1", "--format", "csv"
+    )
+    number = "text" if suffix == "csv" else "bigint"
+    assert types == f"d,n\n{'timestamp without time zone' if suffix == 'parquet' else 'text'},{number}\n"
+    assert next(line.split() for line in typed("tables").splitlines() if "readings" in line)[:2] == [
+        "readings",
+        "2",
+    ]
+    typed("query", "DROP TABLE readings")
+
+
+def test_a_file_that_fails_makes_no_table() -> None:
+    written("bad.csv", "a,b\n1,2\n1,3\n")
+    assert "1 row" in typed("load", "bad.csv", "--table", "made", "--create", "--key", "a", code=1)
+    assert "made" not in typed("tables")
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "text"),
+    [
+        ("comma.csv", (), "name,population\na,1\n"),
+        ("marks.txt", ("--delimiter", ";", "--thousands", ".", "--columns", "name,population"),
+         "name;population;x\na;1.000;y\n"),
+        ("tab.txt", ("--delimiter", "\\t"), "name\tpopulation\na\t1\n"),
+        ("comma.csv", ("--compression", "none", "--encoding", "utf-8", "--decimal", "."),
+         "name,population\na,1\n"),
+    ],
+)  # fmt: skip
+def test_load_takes_the_options_of_files(name: str, mark: tuple[str, ...], text: str) -> None:
+    assert typed("load", written(name, text), *mark).startswith("1 inserted")
+
+
+def test_find_nearest_and_countries(three_cities: pd.DataFrame) -> None:
+    three_cities.to_csv("cities.csv", index=False)
+    typed("load", "cities.csv")
+    assert "Reykjavík" in typed("find", "reykjavik")
+    assert [row["country"] for row in json.loads(typed("find", "london", "--format", "json"))] == ["GB", "CA"]
+    assert "CA" not in typed("find", "london", "--country", "GB")
+    assert (
+        json.loads(typed("nearest", "64.15", "-21.94", "-n", "1", "--format", "ndjson"))["name"]
+        == "Reykjavík"
+    )
+    assert typed("countries").splitlines()[1].split()[:3] == ["GB", "1", "8,961,989"]
+
+
+def test_delete_asks_which_of_several_and_deletes_one(three_cities: pd.DataFrame) -> None:
+    three_cities.to_csv("cities.csv", index=False)
+    typed("load", "cities.csv")
+    line = typed("delete", "London", "--yes", code=1)
+    assert "London, GB, ENG" in line
+    assert "London, CA, 08" in line
+    assert "--yes" in typed("delete", "London", "--country", "CA", code=1, run=ran)  # nobody can be asked
+    assert typed("delete", "London", "--country", "CA", "--yes") == "Deleted London, CA, 08\n"
+    assert sorted(row["country"] for row in json.loads(typed("biggest", "--format", "json"))) == ["GB", "IS"]
+
+
+EXACT = """SELECT 9007199254740993 AS big, 1.50::numeric AS price, NULL::text AS none, '' AS empty,
+true AS yes, DATE '2026-02-03' AS day, 0.1::float8 AS part, 'a,"b"\n' AS quoted,
+'{"k": [1, null]}'::jsonb AS doc, TIMESTAMP '2026-02-03 04:05:06' AS at"""
+
+
+def test_query_writes_values_exactly() -> None:
+    assert typed("query", EXACT, "--format", "csv") == (
+        "big,price,none,empty,yes,day,part,quoted,doc,at\n"
+        '9007199254740993,1.50,,"",true,2026-02-03,0.1,"a,""b""\n","{""k"": [1, null]}",2026-02-03T04:05:06\n'
+    )
+    expected = (
+        '{"big": 9007199254740993, "price": 1.50, "none": null, "empty": "", "yes": true, '
+        '"day": "2026-02-03", "part": 0.1, "quoted": "a,\\"b\\"\\n", "doc": {"k": [1, null]}, '
+        '"at": "2026-02-03T04:05:06"}'
+    )
+    assert typed("query", EXACT, "--format", "ndjson") == f"{expected}\n"
+    assert typed("query", EXACT, "--format", "json") == f"[\n{expected}\n]\n"
+    assert typed("query", EXACT, "-o", "exact.parquet") == "Wrote 1 rows to exact.parquet\n"
+    [row] = parquet.read_table("exact.parquet").to_pylist()
+    assert (row["big"], row["price"], row["none"]) == (9007199254740993, Decimal("1.50"), None)
+    assert (row["empty"], row["day"]) == ("", date(2026, 2, 3))
+    assert "NULL" in typed("query", EXACT)
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [("x=42", 42), ("x='42'", "42"), ("x=2.5", 2.5), ("x=[1, 2]", [1, 2]), ("x=IS", "IS"),
+     ("x=2024-02-29", "2024-02-29"), ("x=True", True), ("x=None", None), ("x=a=b", "a=b"), ("x=", "")],
+)  # fmt: skip
+def test_a_parameter_follows_the_rule_of_sql_cells(given: str, value: object) -> None:
+    assert json.loads(typed("query", "SELECT :x AS x", "-p", given, "--format", "ndjson")) == {"x": value}
+
+
+def test_statements_without_rows_print_their_command_tag() -> None:
+    typed("add", "Oz", "5")
+    assert typed("query", "DELETE FROM cities WHERE population < :least", "-p", "least=10") == "DELETE 1\n"
+    several = "CREATE TABLE once (a int); INSERT INTO once VALUES (1), (2); DROP TABLE once"
+    assert typed("query", several) == "CREATE TABLE; INSERT 0 2; DROP TABLE\n"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "ndjson", "parquet"])
+def test_what_is_exported_loads_back(suffix: str, three_cities: pd.DataFrame) -> None:
+    three_cities.to_csv("cities.csv", index=False)
+    typed("load", "cities.csv")
+    before = typed("biggest", "--format", "csv")
+    assert typed("export", f"out.{suffix}") == f"Wrote 3 rows to out.{suffix}\n"
+    typed("init", "--reset", "--yes")
+    typed("load", f"out.{suffix}")
+    assert typed("biggest", "--format", "csv") == before
+
+
+def test_a_file_stays_as_it_was_where_its_successor_fails() -> None:
+    typed("query", "SELECT 1 AS a", "-o", "a.csv")
+    typed("query", "SELECT 1/(i - 200000) AS a FROM generate_series(1, 300000) i", "-o", "a.csv", code=1)
+    assert Path("a.csv").read_text(encoding="utf-8") == "a\n1\n"
+    assert os.listdir() == ["a.csv"]
+
+
+@pytest.mark.parametrize("format_", ["table", "csv", "json", "ndjson"])
+def test_a_closed_pipe_ends_it_quietly(format_: str) -> None:
+    sql = "SELECT i, repeat('x', 100) AS x FROM generate_series(1, 30000) i"
+    writer = subprocess.Popen(
+        [sys.executable, "-m", "citykit", "query", sql, "--format", format_],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert writer.stdout is not None
+    assert writer.stderr is not None
+    with writer:
+        writer.stdout.read(10)
+        writer.stdout.close()
+        assert writer.stderr.read() == b""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("format_", ["table", "csv", "json"])
+def test_any_encoding_of_the_output_will_do(
+    encoding: str, format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    done = subprocess.run(
+        [sys.executable, "-m", "citykit", "query", "SELECT 'é東' AS x", "--format", format_],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    if format_ != "table":  # files are UTF-8, and so is what stands for one
+        assert "é東" in done.stdout.decode()
+
+
+def interrupted(process: subprocess.Popen[bytes], times: int) -> tuple[int, str]:
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err.decode()
+
+
+def started(*words: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "citykit", *words], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupted_load_says_so_and_loads_nothing(times: int) -> None:
+    """It is interrupted while a trigger of the server keeps it waiting."""
+    typed("query", "DROP TABLE IF EXISTS slow")
+    typed("query", "CREATE TABLE slow (a text)")
+    typed(
+        "query",
+        "CREATE OR REPLACE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(60); "
+        "RETURN NEW; END$$; CREATE TRIGGER wait BEFORE INSERT ON slow FOR EACH ROW EXECUTE FUNCTION wait()",
+    )
+    written("slow.csv", "a\n1\n2\n")
+    load = started("load", "slow.csv", "--table", "slow")
+    while "0" in typed("query", _WAITING, "--format", "csv").splitlines()[1]:
+        assert load.poll() is None
+    code, err = interrupted(load, times)
+    assert code == -signal.SIGINT
+    assert "Traceback" not in err
+    assert ("interrupted; nothing was loaded" in err) if times == 1 else "citykit: " in err
+    while "0" not in typed("query", _WAITING, "--format", "csv").splitlines()[1]:
+        typed("query", _END)  # the server sees that its client is gone only when the statement ends
+    assert typed("query", "SELECT count(*) AS n FROM slow", "--format", "csv") == "n\n0\n"
+    typed("query", "DROP TABLE slow; DROP FUNCTION wait")
+
+
+_WAITING = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+_END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+
+
+def test_an_interrupt_ends_the_wait_for_standard_input() -> None:
+    load = started("load", "-", stdin=subprocess.PIPE)
+    assert load.stdin is not None
+    load.stdin.write(b"name,population\na,1\n")
+    load.stdin.flush()
+    time.sleep(1)
+    os.kill(load.pid, signal.SIGINT)
+    with load:
+        assert load.wait(60) == -signal.SIGINT
+        assert load.stderr is not None
+        err = load.stderr.read().decode()
+        assert "interrupted; nothing was loaded" in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("kind", ["biggest", "countries", "rank-size", "map"])
+def test_charts_of_every_kind_with_a_title(kind: str, three_cities: pd.DataFrame) -> None:
+    three_cities.to_csv("cities.csv", index=False)
+    typed("load", "cities.csv")
+    typed("chart", "out.svg", "--kind", kind, "--title", "Three of them", "-n", "3")
+    assert (
+        "Three of them" in Path("out.svg").read_text(encoding="utf-8")
+        or Path("out.svg").stat().st_size > 5_000
+    )
+
+
+def test_options_of_all_commands_stand_before_or_after_the_name() -> None:
+    version = f"citykit {citykit.__version__}\n"
+    assert typed("--version") == typed("biggest", "--version") == version
+    url = "postgresql://ada:s3cr3t@127.0.0.1:1/geo"
+    for words in (["--url", url, "biggest"], ["biggest", "--url", url], ["init", "--url", url]):
+        line = typed(*words, code=1)
+        assert "ada:***@127.0.0.1:1/geo" in line
+        assert "s3cr3t" not in line
+
+
+def test_on_a_terminal_a_table_fits_and_many_rows_are_cut() -> None:
+    def on_terminal(sql: str) -> str:
+        controller, terminal = pty.openpty()
+        os.environ["COLUMNS"] = "80"
+        process = subprocess.Popen([sys.executable, "-m", "citykit", "query", sql], stdout=terminal)
+        os.close(terminal)
+        parts = []
+        with suppress(OSError):
+            while part := os.read(controller, 65_536):
+                parts.append(part)
+        os.close(controller)
+        assert process.wait(60) == 0
+        return b"".join(parts).decode().replace("\r\n", "\n")
+
+    wide = on_terminal("SELECT repeat('a', 50) AS first, repeat('b', 50) AS second")
+    assert wide.splitlines() == [f"first   {'a' * 50}", f"second  {'b' * 50}"]
+    long = on_terminal("SELECT i FROM generate_series(1, 250) i").splitlines()
+    assert long[-1] == "100 of 250 rows; -o FILE writes all of them"
+    assert len(long) == 102
+    assert "\x1b" not in on_terminal("SELECT E'\\x1b[31mred' AS x")
+
+
 @pytest.mark.parametrize("name", ["out.png", "out.svg", "out.pdf"])
 def test_chart(name: str) -> None:
     typed("add", "Reykjavík", "118918")
@@ -158,29 +480,97 @@ def test_chart(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["biggest", "-n", "0"], "n is the number of cities, 1 or more"),
-        (["biggest", "-n", "many"], "'-n'"),
-        (["biggest", "--format", "xml"], "xml"),
-        (["bigest"], "biggest"),
-        (["add"], "name"),
-        (["add", "a"], "population"),
-        (["add", "a", "-5"], "population -5 cannot be stored (negative)"),
-        (["add", "", "5"], "empty"),
-        (["add", "a", "5.5"], "'population'"),
-        (["add", "a", "99999999999999999999"], "above 2,147,483,647"),
-        (["load", "nowhere.csv"], "nowhere.csv"),
-        (["load", "."], "a directory without a .parquet file"),
-        (["load", "cities.csv", "--on-conflict", "replace"], "replace"),
-        (["seed", "--min-population", "499"], "500 or more"),
-        (["chart", "out.xyz"], "xyz"),
-        (["chart", "out"], ".png"),
-        (["chart", "out.png", "-n", "501"], "-n"),
-        (["chart", "nowhere/out.png"], "nowhere/out.png"),
+        ("add a -5", "population -5 cannot be stored (negative)"),
+        ("add '' 5", "empty"),
+        ("add a 99999999999999999999", "above 2,147,483,647"),
+        ("load nowhere.csv", "nowhere.csv cannot be read: there is no such file; nothing was loaded"),
+        ("load .", "a directory without a .parquet file"),
+        ("load bad.csv", "Add --thousands ."),
+        ("load other.csv", "--rename city=name --rename pop=population"),
+        ("load good.csv --rename nope=name", "'nope'"),
+        ("load good.csv --delimiter ab", "delimiter is one character"),
+        ("load good.csv --encoding klingon", "klingon"),
+        ("load good.csv --table nowhere", "Add --create"),
+        ("load good.csv --table 'a.b.c'", "no table's name"),
+        ("load good.csv --table 'a\"b'", "no table's name"),
+        ("load good.csv --table own --create --key nope", "nope"),
+        ("load good.csv --rejects rejects.xls", ".csv"),
+        ("load good.csv --dry-run --key population", "population"),
+        ("seed --min-population 499", "500 or more"),
+        ("delete nobody --yes", "no city 'nobody' is stored; nothing was deleted"),
+        ("find ''", "empty"),
+        ("nearest 95 0", "degrees, -90 to 90"),
+        ("nearest nan 0", "degrees, -90 to 90"),
+        ("query ''", "no statement"),
+        ("query 'SELEC 1'", "syntax error"),
+        ("query 'SELECT 1' -o nowhere/a.csv", "nowhere"),
+        ("query 'SELECT 1' -o a.xls", ".parquet"),
+        ("query 'SELECT 1' --format csv -o .", "directory"),
+        ("query 'TABLE nowhere'", "citykit init"),
+        ("query 'SELECT 1; SELEC 2'", "syntax error"),
+        ("query 'COMMIT'", "COMMIT cannot be run here"),
+        ("export nowhere/cities.csv", "nowhere"),
+        ("export cities", "does not end in one of .csv"),
+        ("export a.csv --table nowhere", "nowhere"),
+        ("chart out.png", "citykit seed"),
+        ("chart out.png --kind map", "Nothing was drawn"),
+        ("chart out", ".png"),
+        ("init --reset", "--yes"),
+        ("drop postgres --yes", "postgres"),
+        ("biggest --url nonsense", "URL cannot be read"),
     ],
-    ids=" ".join,
 )
-def test_an_error_is_one_line_and_exit_code_1(words: list[str], said: str) -> None:
-    assert said in typed(*words, code=1)
+def test_an_error_is_one_line_and_exit_code_1(words: str, said: str) -> None:
+    Path("good.csv").write_text("name,population\na,1\n", encoding="utf-8")
+    Path("bad.csv").write_text("name,population\na,1.000\n", encoding="utf-8")
+    Path("other.csv").write_text("city,pop\na,1\n", encoding="utf-8")
+    files = sorted(Path().iterdir())
+    assert said in typed(*shlex.split(words), code=1)
+    assert sorted(Path().iterdir()) == files
+    if "--url" not in words:
+        assert "No such cities" in typed("biggest")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("bigest", "Did you mean 'biggest'?"),
+        ("--nope", "--nope"),
+        ("biggest -n 0", "-n"),
+        ("biggest -n many", "-n"),
+        ("biggest --format xml", "xml"),
+        ("biggest --nope", "--nope"),
+        ("biggest 5", "5"),
+        ("add", "name"),
+        ("add a", "population"),
+        ("add a 5.5", "population"),
+        ("add --nope 5", "--nope"),
+        ("load", "FILE"),
+        ("load good.csv --on-conflict replace", "replace"),
+        ("load good.csv --rename city", "--rename city=name"),
+        ("load good.csv --compression rar", "rar"),
+        ("query", "SQL"),
+        ("query 'SELECT :x'", ":x needs a value"),
+        ("query 'SELECT 1' -p x=1", ":x is no parameter"),
+        ("query 'SELECT :x' -p x", "country=IS"),
+        ("query 'SELECT :x' -p =1", "country=IS"),
+        ("nearest 5", "longitude"),
+        ("nearest x 5", "latitude"),
+        ("find", "NAME"),
+        ("delete", "name"),
+        ("export", "FILE"),
+        ("chart out.png -n 501", "at most 500"),
+        ("chart out.png --kind pie", "pie"),
+        ("chart out.png --kind countries --country IS", "--country"),
+        ("serve --port 99999", "--port"),
+    ],
+)
+def test_wrong_words_are_exit_code_2_and_name_the_command(words: str, said: str) -> None:
+    command = words.split()[0] if words.split()[0] in COMMANDS else ""
+    line = typed(*shlex.split(words), code=2)
+    assert said in line
+    assert line.startswith(f"citykit {command}: " if command else "citykit: ")
+    assert line.endswith(f"See citykit {command} --help.".replace("  ", " "))
 
 
 def test_a_city_that_is_stored() -> None:
@@ -214,8 +604,11 @@ def test_the_demo_works_the_first_time_and_the_second() -> None:
         assert "Try next" in printed
         assert "GeoNames" in printed
         assert Path("biggest.png").read_bytes().startswith(b"\x89PNG")
-    next_ = [line.strip().removeprefix("citykit ") for line in printed.splitlines() if " biggest --" in line]
-    assert "New York" in typed(*next_[0].split(), run=ran)  # what it says to type
+    [next_] = [line.strip() for line in printed.splitlines() if " biggest --" in line]
+    words = shlex.split(
+        next_.replace("citykit ", f"{sys.executable} -m citykit ", next_.startswith("citykit "))
+    )
+    assert "New York" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert "No such cities" in typed("biggest")  # the default database is the user's own
 
 
@@ -244,9 +637,8 @@ def test_a_database_of_ones_own_is_made_listed_and_dropped() -> None:
     assert "Brigadoon" not in typed("biggest")
     assert [line.split("  ")[0] for line in typed("databases").splitlines() if name in line] == [name]
     refused = typed("drop", name, code=1, run=ran)  # its stdin is no terminal
-    assert "nothing was dropped" in refused
-    dropped = refused.partition("To drop it: citykit ")[2]
-    assert typed(*shlex.split(dropped), run=ran) == f"Dropped {name}\n"
+    assert "nothing was changed. Add --yes" in refused
+    assert typed("drop", name, "--yes", run=ran) == f"Dropped {name}\n"
     assert name not in typed("databases")
     assert "no database" in typed("drop", name, "--yes", code=1)
 

@@ -3,7 +3,7 @@
 from citykit.database.account import default_home, is_root
 from citykit.database.databases import drop_database, list_databases
 from citykit.database.driver import driver_of, ended, started, transport_of
-from citykit.database.engine import connect, sessions
+from citykit.database.engine import connect, leave_embedded, sessions
 from citykit.database.locks import (
     CREATING,
     local_setting,
@@ -51,6 +51,7 @@ __all__ = [
     "ended",
     "in_transaction",
     "is_root",
+    "leave_embedded",
     "list_databases",
     "local_setting",
     "lock",

@@ -93,6 +93,12 @@ def attach(home: Path | None = None, *, given_up: threading.Event | None = None)
         ) from exc
 
 
+def leave_all() -> None:
+    """Leave each server that this process uses, as its end does."""
+    for server in list(_servers.values()):
+        server.leave()
+
+
 async def attach_async(home: Path | None = None) -> URL:
     """Do what `attach` does in another thread; cancelled, that one soon ends its wait for a lock."""
     given_up = threading.Event()

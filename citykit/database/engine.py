@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from typing import Any
 
 from sqlalchemy import URL, AsyncAdaptedQueuePool, event, text
@@ -226,6 +227,14 @@ def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
     ...     city = await citykit.add_city(session, "Reykjavík", 118_918, country="IS")
     """
     return async_sessionmaker(engine, expire_on_commit=False)
+
+
+def leave_embedded() -> None:
+    """Leave the embedded server, in a process that is about to end by a signal."""
+    if "citykit.database.embedded" in sys.modules:
+        from citykit.database import embedded
+
+        embedded.leave_all()
 
 
 async def _embedded() -> URL:

@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -201,12 +201,13 @@ def _begun(path: Path, delimiter: str, expected: int | None = None) -> str:
     return f"the row that begins in line {begun:,}"
 
 
-def line_of(row: int, path: Path, delimiter: str | None) -> int | None:
-    """Return the line (from 1) in which a row begins (from 0, after the header); None if it is not there."""
+def lines_of(rows: Collection[int], path: Path, delimiter: str | None) -> dict[int, int]:
+    """Return the lines (from 1) in which rows begin (from 0, after the header), of those that are there."""
     if not delimiter:
         with _text(path) as text:
             delimiter = _delimiter(text.head(_SAMPLE_BYTES))
-    return next((line for line, _ in itertools.islice(_located(path, delimiter), row + 1, None)), None)
+    located = enumerate(itertools.islice(_located(path, delimiter), 1, max(rows, default=0) + 2))
+    return {row: line for row, (line, _) in located if row in rows}
 
 
 def _located(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,19 +156,19 @@ class FileSource:
             said = getattr(exc, "strerror", None) or " ".join(str(exc).split())
             raise self._unreadable(ReadError(said)) from exc
 
-    def line_of(self, row: int) -> int | None:
-        """Return the line of delimited text in which a row begins; None where that cannot be told."""
+    def lines_of(self, rows: Collection[int]) -> dict[int, int]:
+        """Return the lines of delimited text in which rows begin, as far as they can be told."""
         if not isinstance(self.path, Path) or self.kind:
-            return None
+            return {}
         before = self.bytes_read
         try:
             with ExitStack() as stack:
                 stream, name, whole = self._opened(stack)
                 if _kind(stream.head(), name) != "csv":
-                    return None
-                return csv_files.line_of(row, self._text_on_disk(stream, whole, stack), self.delimiter)
+                    return {}
+                return csv_files.lines_of(rows, self._text_on_disk(stream, whole, stack), self.delimiter)
         except (ReadError, OSError):
-            return None
+            return {}
         finally:
             self.bytes_read = before
 
@@ -552,3 +553,27 @@ def _inferred(frame: pd.DataFrame) -> pd.DataFrame:
             except (OverflowError, TypeError, ValueError):  # an integer beyond 64 bits, a lone surrogate
                 continue
     return frame
+
+
+def located(
+    path: str, rows: Collection[int], columns: Sequence[str], **options: Any
+) -> tuple[dict[int, int], dict[int, str]]:
+    """Return of rows of a file (counted from 0) their lines and the values of some columns, as text.
+
+    The lines are known of delimited text. `options` are those of `open_file`.
+    """
+    source = FileSource(path, **options)
+    wanted, keys, start = sorted(rows), dict[int, str](), 0
+    for piece in source if wanted and columns else ():
+        end = start + len(piece)
+        here = wanted[bisect_left(wanted, start) : bisect_left(wanted, end)]
+        frame = piece if isinstance(piece, pd.DataFrame) else piece.to_pandas()
+        there = [name for name in columns if name in frame.columns]
+        for row, values in zip(
+            here, frame[there].iloc[[row - start for row in here]].to_numpy(object), strict=True
+        ):
+            keys[row] = ", ".join(str(value) for value in values if not pd.isna(value))
+        start = end
+        if end > wanted[-1]:
+            break
+    return source.lines_of(wanted), keys

@@ -134,25 +134,23 @@ async def create_table(
 
 
 async def create_for(
-    connection: AsyncConnection, table: Table, source: Any, key: Sequence[str] | str | None, names: Names
+    connection: AsyncConnection,
+    table: Table,
+    piece: pd.DataFrame | pa.Table,
+    key: Sequence[str] | str | None,
+    names: Names,
 ) -> None:
-    """Make a table for a frame that is to be loaded into it, in the transaction of the load.
+    """Make a table for what is to be loaded into it, by the dtypes of a piece, in the load's transaction.
 
     `names` are those of its columns in the table. The load itself checks the values of the key.
     """
-    whole = whole_of(source)
-    if whole is None:
-        raise TypeError(
-            "create=True needs a frame or Arrow data with rows at hand, by whose dtypes the table is made; "
-            f"nothing was loaded. For a stream, make it from the first frame: {creating(table)})"
-        )
     columns = (key,) if isinstance(key, str) else tuple(key or ())
-    if isinstance(whole, pd.DataFrame):
-        whole = names.renamed(whole)
+    if isinstance(piece, pd.DataFrame):
+        piece = names.renamed(piece)
     else:
-        places = names.renamed(pd.DataFrame([range(whole.num_columns)], columns=whole.column_names))
-        whole = whole.select(places.iloc[0].tolist()).rename_columns(list(places.columns))
-    found = await asyncio.to_thread(_checked, whole, table, columns, {}, values=False)
+        places = names.renamed(pd.DataFrame([range(piece.num_columns)], columns=piece.column_names))
+        piece = piece.select(places.iloc[0].tolist()).rename_columns(list(places.columns))
+    found = await asyncio.to_thread(_checked, piece, table, columns, {}, values=False)
     name = connection.dialect.identifier_preparer.format_table(table)
     await _made(connection, await _table(connection, table, columns, found), name, "skip", 0)
 

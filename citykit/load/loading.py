@@ -161,7 +161,8 @@ async def load_frame(
         new one, with ``on_conflict="error"``.
     create : bool
         Make the table first, if there is none of that name: as `create_table` does, with `key` as its
-        primary key, and in the same transaction, so that a load that fails leaves no table.
+        primary key, and in the same transaction, so that a load that fails leaves no table. Of a stream the
+        first piece decides: of a file its types, all text where it is a text file.
     rename : mapping of str to str, optional
         The table's name for a column of the source: ``{"city": "name"}``. None: none is renamed. Columns of
         a file that `open_file` has renamed or picked are known by their names there.
@@ -289,7 +290,8 @@ class _Into:
         name = connection.dialect.identifier_preparer.format_table(self.table)
         facts = await facts_of(connection, name)
         if facts is None and self.create:
-            await create_for(connection, self.table, self.rows.source, self.asked_key, self.rows.names)
+            first = await self.rows.first_piece()
+            await create_for(connection, self.table, first, self.asked_key, self.rows.names)
             facts = await facts_of(connection, name)
         if facts is None:
             raise await missing(connection, self.table, UNDONE)

@@ -70,6 +70,7 @@ class Rows:
     _columns: list[str] = field(default_factory=list)  # of a stream's first chunk
     _rows: int = 0  # that were checked, valid or not
     _notes: dict[str, str] = field(default_factory=dict)  # what the source says of its numbers
+    _begun: tuple[Any, Any] | None = None  # a stream's pieces after the first, and that one
 
     def __post_init__(self) -> None:
         if _is_file(self.source):
@@ -84,6 +85,15 @@ class Rows:
     def can_repeat(self) -> bool:
         """Whether the rows are at hand, and can be gone through again."""
         return self._whole is not None
+
+    async def first_piece(self) -> pd.DataFrame | pa.Table:
+        """Return what has the dtypes of the rows: the whole, or the first piece of a stream."""
+        if self._whole is not None:
+            return self._whole
+        pieces = self._pieces()
+        first = await anext(pieces, _NO_ROWS)
+        self._begun = pieces, first
+        return first
 
     def expected_rows(self) -> int | None:
         """Return how many rows there are; of a file that is being read, about how many; None if unknown."""
@@ -158,7 +168,7 @@ class Rows:
         """Say in which line of a file a row is; of a late one it would take seconds to find it."""
         if not isinstance(self.source, FileSource) or row >= LOCATED_ROWS:
             return ""
-        line = self.source.line_of(row)
+        line = self.source.lines_of([row]).get(row)
         return f"Row label {row} is line {line:,} of {self.source.called}." if line else ""
 
     async def batches(self) -> AsyncGenerator[pa.Table, None]:
@@ -203,6 +213,13 @@ class Rows:
         if self._whole is not None:
             yield self._whole
             return
+        if self._begun:
+            (rest, first), self._begun = self._begun, None
+            async with aclosing(rest):
+                yield first
+                async for piece in rest:
+                    yield piece
+            return
         with callers_code():
             pieces = _iterate(self.source)
         if not isinstance(self.source, AsyncIterable):
@@ -220,6 +237,7 @@ class Rows:
 
 
 _END: Any = object()
+_NO_ROWS = pd.DataFrame()
 
 
 def _parts(pieces: Iterable[Any], of: object) -> Iterator[pd.DataFrame | pa.Table]:

@@ -22,6 +22,7 @@ from citykit.database import (
     set_local,
     sqlstate,
 )
+from citykit.decode import DtypeBackend
 from citykit.errors import CitykitError
 from citykit.read.prepared import prepared
 from citykit.read.reading import read
@@ -118,7 +119,11 @@ async def execute(bind: Bind, statement: Statement, params: Mapping[str, Any] | 
 
 
 async def run_cell(
-    bind: Bind, sql: str, params: Mapping[str, Any], numeric: Numeric | None
+    bind: Bind,
+    sql: str,
+    params: Mapping[str, Any],
+    numeric: Numeric | None,
+    dtype_backend: DtypeBackend = "numpy_nullable",
 ) -> tuple[pd.DataFrame | Executed, str]:
     """Run the statements of a cell; return what the cell shows, and what to warn of.
 
@@ -126,13 +131,13 @@ async def run_cell(
     that returns any are shown, else all command tags.
     """
     if len(statements(sql)) > 1:
-        return await _run_all(bind, sql, params, numeric)
+        return await _run_all(bind, sql, params, numeric, dtype_backend)
 
     async def look(connection: AsyncConnection) -> bool:
         return (await prepared(connection, sql, params)).returns_rows
 
     async def read_one(connection: AsyncConnection) -> tuple[pd.DataFrame, str]:
-        return await read(await prepared(connection, sql, params), "numpy_nullable", numeric, None)
+        return await read(await prepared(connection, sql, params), dtype_backend, numeric, None)
 
     if await in_transaction(bind, look, effect="any"):
         return await in_transaction(bind, read_one, effect="any")
@@ -140,7 +145,7 @@ async def run_cell(
 
 
 async def _run_all(
-    bind: Bind, sql: str, params: Mapping[str, Any], numeric: Numeric | None
+    bind: Bind, sql: str, params: Mapping[str, Any], numeric: Numeric | None, dtype_backend: DtypeBackend
 ) -> tuple[pd.DataFrame | Executed, str]:
     sent = False
 
@@ -155,7 +160,7 @@ async def _run_all(
                 asked = await prepared(connection, statement, given)
                 asked.query.check_runs(on_engine=isinstance(bind, AsyncEngine))
                 if asked.returns_rows:
-                    shown = await read(asked, "numpy_nullable", numeric, None)
+                    shown = await read(asked, dtype_backend, numeric, None)
                 else:
                     sent = True
                     tags.append(await asked.run())

@@ -7,6 +7,7 @@ placeholder. The server infers a type only for text, which it reads as it reads 
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
@@ -44,6 +45,30 @@ _TYPES: Sequence[tuple[type | tuple[type, ...], str]] = (
 )
 _INTEGERS = ("int4", "int8", "numeric")  # as PostgreSQL reads the digits of a literal
 _EXACT_IN_FLOAT = 2**53
+
+
+def param_of(word: str) -> tuple[str, Any]:
+    """Return the parameter's name and its value, of ``NAME=VALUE`` as it is typed on a line.
+
+    The value is a Python literal where `ast.literal_eval` reads one, else text.
+
+    Raises
+    ------
+    ValueError
+        If there is no equals sign, or no name before it.
+
+    Examples
+    --------
+    >>> [param_of(word) for word in ("n=42", "country=IS", "n='42'", "list=[1, 2]", "day=2024-02-29")]
+    [('n', 42), ('country', 'IS'), ('n', '42'), ('list', [1, 2]), ('day', '2024-02-29')]
+    """
+    name, equals, value = word.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"{word}: it looks like country=IS")
+    try:
+        return name, ast.literal_eval(value)
+    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+        return name, value
 
 
 def typed(name: str, value: object) -> tuple[Any, str | None]:

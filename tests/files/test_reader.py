@@ -349,11 +349,11 @@ def test_the_line_of_a_row_is_found_past_line_ends_and_empty_lines(tmp_path: Pat
     text = '\n"na\nme",b\n1,2\n\n"3\n\n",4\n5,"6\n"\n7,8\n'
     source = citykit.open_file(written(tmp_path / "a.csv", text))
     assert isinstance(source, FileSource)
-    assert [source.line_of(row) for row in range(5)] == [4, 6, 9, 11, None]
+    assert source.lines_of([0, 2, 3, 4]) == {0: 4, 2: 9, 3: 11}
     for name in ("lines.ndjson", "one.parquet"):
         other = citykit.open_file(written(tmp_path / name, FILES[name]))
         assert isinstance(other, FileSource)
-        assert other.line_of(0) is None
+        assert other.lines_of([0]) == {}
 
 
 def test_bytes_are_counted_as_they_are_read(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -313,13 +314,46 @@ async def test_every_source_with_a_schema_creates_its_table(engine: AsyncEngine,
     assert await columns(engine, "own.t") == {"k": "bigint", "v": "text"}
 
 
-async def test_a_stream_is_told_to_make_its_table_from_its_first_frame(engine: AsyncEngine) -> None:
-    with pytest.raises(
-        TypeError, match=r"nothing was loaded.*await citykit.create_table\(engine, 'own.t', frame\)"
-    ):
-        await citykit.load_frame(engine, iter([FRAME]), "own.t", create=True)
-    await citykit.create_table(engine, "own.t", FRAME)
-    assert (await citykit.load_frame(engine, iter([FRAME]), "own.t", create=True)).inserted == 2
+@pytest.mark.parametrize("suffix", ["parquet", "feather", "csv", "json", "iterator"])
+async def test_the_first_piece_of_a_stream_or_file_decides_the_types(
+    engine: AsyncEngine, suffix: str, tmp_path: Path
+) -> None:
+    source: Any = tmp_path / f"a.{suffix}"
+    frame = pd.DataFrame({"k": range(100_000), "v": "a"})
+    if suffix == "parquet":
+        frame.to_parquet(source)
+    elif suffix == "feather":
+        frame.to_feather(source)
+    elif suffix == "csv":
+        frame.to_csv(source, index=False)
+    elif suffix == "json":
+        frame.to_json(source, orient="records")
+    else:
+        source = iter([frame[:10], frame[10:]])
+    report = await citykit.load_frame(engine, source, "own.t", key="k", create=True)
+    assert report.inserted == len(frame)
+    assert await columns(engine, "own.t") == {
+        "k": f"{'text' if suffix == 'csv' else 'bigint'} not null",
+        "v": "text",
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "match"),
+    [
+        (lambda: iter([FRAME, FRAME.assign(k=["x", "y"])]), "'k'"),
+        (lambda: iter([FRAME, FRAME]), "already there"),
+        (lambda: iter([]), "no columns"),
+        (lambda: iter([FRAME, FRAME.rename(columns={"v": "w"})]), "'?w"),
+    ],
+    ids=["another type later", "a key twice", "nothing", "another column later"],
+)
+async def test_a_stream_that_fails_leaves_no_table(
+    engine: AsyncEngine, source: Callable[[], Any], match: str
+) -> None:
+    with pytest.raises(citykit.CitykitError, match=match):
+        await citykit.load_frame(engine, source(), "own.t", key="k", create=True)
+    assert await columns(engine, "own.t") == {}
 
 
 async def test_create_takes_a_name(engine: AsyncEngine) -> None:
