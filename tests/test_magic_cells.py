@@ -47,10 +47,13 @@ async def test_a_statement_without_rows_shows_the_servers_tag(jupyter: Kernel, e
     jupyter.run("country = 'IS'")
     assert jupyter.shown("%%cities\nDELETE FROM cities WHERE country = :country") == "DELETE 2\n"
     assert await names(engine) == "b"
-    assert jupyter.shown("%%cities\nCREATE TABLE made (a int); -- done") == "CREATE TABLE\n"
-    assert jupyter.shown("%%cities found -p a=[1,2]\nINSERT INTO made SELECT unnest(:a)") == "INSERT 0 2\n"
+    assert jupyter.shown("%%cities\nCREATE TABLE made_in_a_cell (a int); -- done") == "CREATE TABLE\n"
+    assert (
+        jupyter.shown("%%cities found -p a=[1,2]\nINSERT INTO made_in_a_cell SELECT unnest(:a)")
+        == "INSERT 0 2\n"
+    )
     assert jupyter.shown("found.rows, found.tag") == "(2, 'INSERT 0 2')\n"
-    assert jupyter.shown("%%cities\nDROP TABLE made") == "DROP TABLE\n"
+    assert jupyter.shown("%%cities\nDROP TABLE made_in_a_cell") == "DROP TABLE\n"
 
 
 async def test_several_statements_are_one_transaction_and_the_last_rows_are_shown(

@@ -156,11 +156,14 @@ async def statement_is_gone(engine: AsyncEngine) -> None:
 
 
 async def statement_is_there(engine: AsyncEngine) -> None:
-    names = "FOR n IN 1 .. 9999 LOOP EXECUTE format('PREPARE __asyncpg_stmt_%s__ AS SELECT 1', to_hex(n))"
-    handled = "EXCEPTION WHEN duplicate_prepared_statement THEN NULL"
+    # asyncpg numbers the statements of a process: those after the last one are taken here.
+    last = "max(('x' || lpad(substring(name FROM '__asyncpg_stmt_(.*)__'), 8, '0'))::bit(32)::int)"
     await pooled(
         engine,
-        f"DO $$ BEGIN {names.replace('LOOP ', 'LOOP BEGIN ')}; {handled}; END; END LOOP; END $$",
+        f"DO $$ DECLARE last int := (SELECT {last} FROM pg_prepared_statements); "  # noqa: S608
+        "BEGIN FOR n IN last + 1 .. last + 2000 LOOP BEGIN "
+        "EXECUTE format('PREPARE __asyncpg_stmt_%s__ AS SELECT 1', to_hex(n)); "
+        "EXCEPTION WHEN duplicate_prepared_statement THEN NULL; END; END LOOP; END $$",
         "42P05",
     )
 
