@@ -40,7 +40,7 @@ class _Interrupted(BaseException):
 
 
 class _Interrupts:
-    """Ctrl-C: the first cancels what is waited for, a second ends the process at once."""
+    """The handler of SIGINT. The first cancels the work that runs; the second ends the process at once."""
 
     def __init__(self) -> None:
         self.cancel: Callable[[], object] | None = None
@@ -245,13 +245,8 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 def _ask(question: Callable[[AsyncEngine], Awaitable[T]], **options: Any) -> T:
     """Return the answer to a question to the database."""
-    import asyncio
 
-    async def answered() -> T:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  for the type checker
-        loop = task.get_loop()
-        _interrupts.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+    async def asked() -> T:
         engine = await citykit.connect(**options)
         try:
             answer = await question(engine)
@@ -259,6 +254,20 @@ def _ask(question: Callable[[AsyncEngine], Awaitable[T]], **options: Any) -> T:
         finally:
             await engine.dispose()
         return answer
+
+    return _wait(asked)
+
+
+def _wait(work: Callable[[], Awaitable[T]]) -> T:
+    """Wait for work that Ctrl-C cancels."""
+    import asyncio
+
+    async def answered() -> T:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  for the type checker
+        loop = task.get_loop()
+        _interrupts.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        return await work()
 
     runner = asyncio.Runner()
     try:
@@ -845,7 +854,7 @@ def databases() -> None:
     """List the databases of citykit's own PostgreSQL."""
     from citykit.database import list_databases
 
-    found = citykit.run(list_databases())
+    found = _wait(list_databases)
     width = max(len(each.name) for each in found)
     for each in found:
         in_use = f"  {each.connections} connected" if each.connections else ""
@@ -858,7 +867,8 @@ def drop(name: Annotated[str, typer.Argument(help="The database.")], yes: Yes = 
     from citykit.database import drop_database
 
     _confirm(f"Drop the database {name!r} with all that is in it?", yes)
-    citykit.run(drop_database(name))
+    _interrupts.said = f"interrupted; {_here()} databases shows whether {name} is still there"
+    _wait(lambda: drop_database(name))
     typer.echo(f"Dropped {name}")
 
 

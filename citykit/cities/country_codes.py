@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import inspect
-import warnings
 from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.cities.world import spellings_of_countries
 from citykit.database import Bind, in_transaction
+from citykit.runtime import warn_at_caller
 
 # Each step is one look into the index (country, population, name).
 _STORED = """
@@ -31,10 +30,7 @@ async def warn_of_country(bind: Bind, country: str) -> None:
         return (await connection.exec_driver_sql(_STORED)).scalars().all()
 
     if meant := _meant(country, await in_transaction(bind, stored, effect="reads")):
-        level, caller = 1, inspect.currentframe()
-        while caller and caller.f_globals.get("__name__", "").startswith("citykit."):
-            level, caller = level + 1, caller.f_back
-        warnings.warn(f"no city has country {country!r}{meant}", stacklevel=level)
+        warn_at_caller(f"no city has country {country!r}{meant}")
 
 
 def _meant(country: str, stored: Sequence[str]) -> str:
