@@ -122,6 +122,9 @@ def _script_of_a_child(channel: socket.socket) -> str:
         os.dup2(writes, 1)
         os.close(reads)
         os.close(writes)
+        for name in ("stdin", "stdout"):  # the old ones remember what they were made on, a file for example
+            old = getattr(sys, name)
+            setattr(sys, name, open(old.fileno(), old.mode, encoding="utf-8", closefd=False))  # noqa: SIM115
         asked = json.loads(message)
         os.environ.clear()
         os.environ.update(asked["environ"])
