@@ -17,11 +17,11 @@ if TYPE_CHECKING:
         summarize_countries,
     )
     from citykit.cities.schema import create_tables
-    from citykit.cities.store import add_city, load_cities
+    from citykit.cities.store import add_city, adding, load_cities
     from citykit.cities.world import world_cities, world_countries
 
 __all__ = [
-    "CITIES", "COLUMNS", "FOUND", "Base", "City", "add_city", "biggest_cities", "biggest_rows",
+    "CITIES", "COLUMNS", "FOUND", "Base", "City", "add_city", "adding", "biggest_cities", "biggest_rows",
     "create_tables", "find_cities", "find_rows", "load_cities", "nearest_cities", "summarize_countries",
     "world_cities", "world_countries",
 ]  # fmt: skip
@@ -34,7 +34,7 @@ _MODULES = {
         "summarize_countries",
     ),
     "schema": ("create_tables",),
-    "store": ("add_city", "load_cities"),
+    "store": ("add_city", "adding", "load_cities"),
     "world": ("world_cities", "world_countries"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
-import pandas as pd
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import insert
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.orm import make_transient_to_detached
 
-from citykit.cities.model import CITIES, KEY, City
+from citykit.cities.model import CITIES, COLUMNS, KEY, City
 from citykit.cities.other_names import (
     ONE_CITY,
     OTHER_NAMES,
@@ -19,8 +21,8 @@ from citykit.cities.other_names import (
     write_names,
 )
 from citykit.cities.schema import UNDONE
-from citykit.database import Bind, Condition, driver_of, in_transaction, lock_bound, sqlstate
-from citykit.encode import POSITION, Rule, in_encoding, rules_of, validate
+from citykit.database import Bind, Condition, Work, driver_of, in_transaction, lock_bound, sqlstate
+from citykit.encode import Rule, in_encoding, rejects_frame, rules_of, validate_row
 from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
 from citykit.load import LoadReport, OnConflict, OnInvalid, Source, load_rows, settle_numbers, violated_by
 from citykit.runtime import Progress, says_await
@@ -160,57 +162,74 @@ async def add_city(
         "longitude": longitude,
         OTHER_NAMES: other_names,
     }
-    rules = [*rules_of(CITIES), rule_of_names()]
-    values = _checked(given, rules)
-    names = values.pop(OTHER_NAMES)
+    return await in_transaction(bind, adding(bind, given), repeatable=lambda: True)
+
+
+def adding(bind: Bind, city: Mapping[str, Any]) -> Work[City]:
+    """Return the work that adds a city in a transaction on `bind`; its values are checked at once."""
+    rules = _rules()
+    values = _checked(city, rules)
+    names = values.pop(OTHER_NAMES, ())
 
     async def work(connection: AsyncConnection) -> City:
         limited = in_encoding(rules, driver_of(connection).get_settings().server_encoding)
         if limited != rules:
-            _checked(given, limited)
+            _checked(city, limited)
         async with lock_bound(connection, CITIES.name, UNDONE):  # what a session held was flushed
-            city = City(**values)
+            added = City(**values)
             try:
                 if isinstance(bind, AsyncSession):
-                    bind.add(city)
+                    bind.add(added)
                     await bind.flush()
+                elif isinstance(bind, AsyncConnection):
+                    async with connection.begin_nested():
+                        await _insert(connection, added)
                 else:
-                    async with (
-                        AsyncSession(
-                            connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
-                        ) as session,
-                        session.begin(),
-                    ):
-                        session.add(city)
-            except IntegrityError as exc:
-                if sqlstate(exc) != Condition.UNIQUE_VIOLATION:
-                    raise
-                violated = await violated_by(connection, CITIES.name, exc)
-                if violated.columns == set(KEY):
-                    key = tuple(values[column] for column in KEY)
-                    shown = ", ".join(filter(None, key))
-                    raise DuplicateCityError(f"The city is already stored: {shown}", [key]) from exc
-                if behind := violated.behind(CITIES.name, values, UNDONE):
-                    raise behind from exc
-                raise DuplicateKeyError(f"{violated.said}; {UNDONE}") from exc
+                    await _insert(connection, added)
+            except DBAPIError as exc:
+                if isinstance(bind, AsyncEngine) and not exc.connection_invalidated:
+                    await connection.rollback()  # then the server answers questions again
+                raise await _refused(connection, values, exc) from exc
             if names:
                 await check_table(connection, UNDONE)
                 await write_names(connection, ONE_CITY, *(values[column] for column in KEY), names)
             if not isinstance(bind, AsyncEngine):  # the caller's transaction may have created the table
                 await settle_numbers(connection, CITIES.name)
-        return city
+        return added
 
-    return await in_transaction(bind, work, repeatable=lambda: True)
+    return work
+
+
+@cache
+def _rules() -> list[Rule]:
+    return [*rules_of(CITIES), rule_of_names()]
 
 
 def _checked(given: Mapping[str, object], rules: Sequence[Rule]) -> dict[str, Any]:
     """Return the values of one city as they are stored."""
-    rows, rejects = validate(
-        pd.DataFrame({column: pd.Series([given[column]], dtype=object) for column in given}), rules
-    )
-    if len(rejects):
-        said = [f"{r.column} {r.value!r} cannot be stored ({r.reason})" for r in rejects.itertuples()]
-        broken = [rule.meaning for rule in rules if rule.name in set(rejects["column"])]
-        raise InvalidFrameError(f"{'; '.join(said)}; nothing was changed.\n{' '.join(broken)}", rejects)
-    stored: dict[str, Any] = rows.drop_columns(POSITION).to_pylist()[0]
+    stored, rejects = validate_row(given, rules)
+    if rejects:
+        said = [f"{column} {value!r} cannot be stored ({reason})" for _, column, value, reason in rejects]
+        broken = [rule.meaning for rule in rules if rule.name in {column for _, column, *_ in rejects}]
+        message = f"{'; '.join(said)}; nothing was changed.\n{' '.join(broken)}"
+        raise InvalidFrameError(message, rejects_frame(rejects))
     return stored
+
+
+async def _insert(connection: AsyncConnection, city: City) -> None:
+    """Insert a city, without the costs of a session: the object is then as one that a session has closed."""
+    values = {column: getattr(city, column) for column in COLUMNS}
+    city.id = await connection.scalar(insert(CITIES).returning(CITIES.c["id"]), values)
+    make_transient_to_detached(city)
+
+
+async def _refused(connection: AsyncConnection, values: Mapping[str, Any], exc: DBAPIError) -> Exception:
+    """Return the error that says which key is taken; the server's own where it is another."""
+    if not isinstance(exc, IntegrityError) or sqlstate(exc) != Condition.UNIQUE_VIOLATION:
+        return exc
+    violated = await violated_by(connection, CITIES.name, exc)
+    if violated.columns == set(KEY):
+        key = tuple(values[column] for column in KEY)
+        shown = ", ".join(filter(None, key))
+        return DuplicateCityError(f"The city is already stored: {shown}", [key])
+    return violated.behind(CITIES.name, values, UNDONE) or DuplicateKeyError(f"{violated.said}; {UNDONE}")

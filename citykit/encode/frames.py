@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,12 @@ import pyarrow.compute as pc
 
 from citykit.encode.columns import convert, python_values
 from citykit.encode.names import Names
-from citykit.encode.rejects import rejects_frame
+from citykit.encode.rejects import Reject, rejects_frame
 from citykit.encode.rules import Rule
 from citykit.encode.text_numbers import notes_of
 from citykit.encode.wrong_dtypes import wrong_dtype
 from citykit.errors import InvalidFrameError
-from citykit.pgtypes import TEXT
+from citykit.pgtypes import PGTYPES, TEXT
 
 # The column of each row's position in its frame: where two rows have one key, their order counts.
 # No column of PostgreSQL can have this name.
@@ -76,6 +77,46 @@ def validate(
         valid[[position for position, *_ in bad]] = False
         typed = typed.filter(pa.array(valid))
     return typed, _rejects(frame, rules, bad)
+
+
+def validate_row(row: Mapping[str, object], rules: Sequence[Rule]) -> tuple[dict[str, Any], list[Reject]]:
+    """Check the values of one row as `validate` does those of a frame of dtype object.
+
+    Returns
+    -------
+    dict
+        The values by column, as Python objects; None where one is bad.
+    list of (row label, which is 0; column; value; reason)
+        One for each bad value, for `rejects_frame`.
+    """
+    stored: dict[str, Any] = {}
+    rejects: list[Reject] = []
+    for rule in rules:
+        if rule.name not in row:
+            continue
+        value = stored[rule.name] = row[rule.name]
+        if not _surely_fits(value, rule):
+            array, reasons = convert(pd.Series([value], dtype=object), rule)
+            stored[rule.name] = array[0].as_py()
+            rejects += [(0, rule.name, value, reason) for reason in reasons.values()]
+    return stored, rejects
+
+
+def _surely_fits(value: object, rule: Rule) -> bool:
+    """Tell of the commonest values that the column stores them as they are; False: `convert` has to tell."""
+    if value is None:
+        return rule.nullable and rule.missing is None
+    check = rule.type and rule.type.check
+    if rule.item is not None:
+        return value == ()
+    if rule.type is PGTYPES["float4"]:
+        return False
+    if type(value) is str and check == "text":
+        fits = value.isascii() and "\0" not in value
+        return fits and (rule.low or 0) <= len(value) and (rule.high is None or len(value) <= rule.high)
+    if (type(value) is int and check == "integer") or (type(value) is float and check == "float"):
+        return rule.low is not None and rule.high is not None and rule.low <= value <= rule.high
+    return False
 
 
 def _too_long(columns: Mapping[str, pa.Array], rules: Sequence[Rule]) -> list[tuple[int, int, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,11 @@ _SHORT.maxother = 80  # of a Timestamp, 30 characters would hide the year
 _SHORT.maxlong = 80
 _SHORT.maxstring = 60
 
+Reject: TypeAlias = tuple[object, object, object, str]  # the values of these columns:
 REJECT_COLUMNS = ("row", "column", "value", "reason")
 
 
-def rejects_frame(rows: Sequence[tuple[object, object, object, str]]) -> pd.DataFrame:
+def rejects_frame(rows: Sequence[Reject]) -> pd.DataFrame:
     """Return bad values (row label, column, value, reason) as a frame of these columns."""
     return _framed(rows) if rows else _no_rejects().copy()
 
@@ -29,7 +31,7 @@ def _no_rejects() -> pd.DataFrame:
     return _framed(())
 
 
-def _framed(rows: Sequence[tuple[object, object, object, str]]) -> pd.DataFrame:
+def _framed(rows: Sequence[Reject]) -> pd.DataFrame:
     rows = [(row, _printable(column), value, reason) for row, column, value, reason in rows]
     columns = zip(*rows, strict=True) if rows else [()] * len(REJECT_COLUMNS)
     named = zip(REJECT_COLUMNS, columns, strict=True)

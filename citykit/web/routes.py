@@ -24,7 +24,7 @@ from citykit.cities import (
     COLUMNS,
     FOUND,
     City,
-    add_city,
+    adding,
     biggest_rows,
     find_rows,
     load_cities,
@@ -201,10 +201,11 @@ async def add(request: Request, response: Response, engine: EngineOf, city: NewC
 
 async def store(request: Request, engine: AsyncEngine, values: dict[str, Any]) -> City:
     """Store a city and commit."""
+    add = adding(engine, values)
     async with time_limit(request) as limit:
 
         async def work(connection: AsyncConnection) -> City:
-            city = await add_city(connection, **values)
+            city = await add(connection)
             limit.reschedule(None)  # a COMMIT that is cancelled leaves its outcome unknown
             return city
 

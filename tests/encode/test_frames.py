@@ -10,12 +10,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import REAL, Column, MetaData, SmallInteger, String, Table
+from sqlalchemy.dialects.postgresql import ARRAY
 
 import citykit
 from citykit.cities import CITIES
-from citykit.encode.frames import POSITION, validate
+from citykit.encode.frames import POSITION, validate, validate_row
 from citykit.encode.rejects import refuse
-from citykit.encode.rules import rules_of
+from citykit.encode.rules import Rule, rules_of
 
 RULES = rules_of(CITIES)
 MEANINGS = {rule.name: rule.meaning for rule in RULES}
@@ -246,6 +250,36 @@ def test_any_index_labels_the_rejects(index: pd.Index[Any]) -> None:
     _, rejects = validate(frame_of("population", [1, -2, 3], index), RULES)
     [label] = rejects["row"]
     assert label is index[1] or label == index[1]
+
+
+ODD = rules_of(
+    Table(
+        "odd", MetaData(), Column("code", String(3)), Column("small", SmallInteger, nullable=False),
+        Column("single", REAL), Column("list", ARRAY(String(3))),
+    )
+)  # fmt: skip
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(-200, 200), st.floats(), st.floats(-200, 200),
+    st.text(), st.text(max_size=4), st.text("ab\0é", max_size=4), st.just(()),
+    st.sampled_from([2**31 - 1, 2**31, 90.0, "a" * 401]),
+    st.lists(st.none() | st.text(max_size=4), max_size=2).map(tuple), st.decimals(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rules", [RULES, ODD], ids=["cities", "odd"])
+@given(st.data())
+def test_one_row_is_checked_as_a_frame_of_one_row_is(rules: list[Rule], data: st.DataObject) -> None:
+    row = {rule.name: data.draw(VALUES) for rule in rules}
+    rows, rejects = validate(
+        pd.DataFrame({name: pd.Series([row[name]], dtype=object) for name in row}), rules
+    )
+    stored, bad = validate_row(row, rules)
+    assert [reject[1:2] + reject[3:] for reject in bad] == list(
+        rejects[["column", "reason"]].itertuples(index=False, name=None)
+    )
+    if not bad:
+        [kept] = rows.drop_columns(POSITION).to_pylist()
+        assert {n: list(v) if isinstance(v, tuple) else v for n, v in stored.items()} == kept
 
 
 def test_the_frame_is_not_changed() -> None:
