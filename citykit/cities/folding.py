@@ -67,14 +67,18 @@ def indexed_name(encoding: str = "UTF8") -> str:
 
 
 def folded_names(names: str, encoding: str) -> str:
-    """Return the SQL expression of one text with all names of an array, each folded, from BEGIN to END.
+    """Return the subquery of one row: an array's names, each folded, from BEGIN to END, in one text each.
 
-    A blank lies between two names, so that no trigram of the index has letters of both.
+    Its columns are ``folded`` and, for the index, ``compact``; the latter is '' but in a database in UTF8. A
+    blank lies between two names, so that no trigram of the index has letters of both.
     """
-    name = folded('(one.name COLLATE "C")', encoding)
+    joined = f"string_agg('{BEGIN}' || {{}} || '{END}', ' ' ORDER BY position)"
+    short = joined.format(compact("name")) if encoding == "UTF8" else "''"
+    each = folded('(one.name COLLATE "C")', encoding)
     return (
-        f"(SELECT string_agg('{BEGIN}' || {name} || '{END}', ' ' ORDER BY one.position) "  # noqa: S608
-        f"FROM unnest({names}) WITH ORDINALITY AS one (name, position))"
+        f"(SELECT {joined.format('name')} AS folded, {short} AS compact FROM ("  # noqa: S608
+        f"SELECT {each} AS name, one.position FROM unnest({names}) WITH ORDINALITY AS one (name, position) "
+        "OFFSET 0) AS each_folded)"  # so that each is folded once
     )
 
 
@@ -85,12 +89,15 @@ def compact(text: str) -> str:
     its last bytes in UTF-8. A trigram then tells of three characters. Of `spelled` it tells of one byte, and
     a city with names in many scripts has nearly all of these.
     """
-    octets = rf"convert_from(decode(replace({text}, E'\\', '/'), 'escape'), 'LATIN1')"
-    return f"translate({octets}, E'{_OCTETS}', '{(_SIGNS * 2)[:64]}')"
+    # Without the first bytes of characters, of which `translate` would compare each with all that it knows.
+    plain = rf"replace({text}, E'\\', '/')"  # decode() would take it for the begin of a number
+    octets = f"convert_from(decode({plain}, 'escape'), 'LATIN1')"
+    later = rf"regexp_replace({octets}, E'[\\u00c0-\\u00ff]', '', 'g')"
+    short = f"translate({later}, E'{_LATER_OCTETS}', '{(_SIGNS * 2)[:64]}')"
+    return f"(CASE WHEN octet_length({text}) = char_length({text}) THEN {plain} ELSE {short} END)"
 
 
-# The second and later bytes of a character in UTF-8; then the first ones, which `translate` takes away.
-_OCTETS = "".join(rf"\u{octet:04x}" for octet in range(0x80, 0x100))
+_LATER_OCTETS = "".join(rf"\u{octet:04x}" for octet in range(0x80, 0xC0))  # of a character in UTF-8
 _SIGNS = string.ascii_lowercase + string.digits
 
 

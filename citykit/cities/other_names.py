@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.cities.folding import NAMES_INDEX, compact, folded_names
+from citykit.cities.folding import NAMES_INDEX, folded_names
 from citykit.cities.model import CITIES, CITY_NAMES, KEY
 from citykit.database import driver_of, lock, locked_by
 from citykit.encode import Rule, rules_of
@@ -130,13 +130,10 @@ async def write_names(connection: AsyncConnection, given: str, *args: Any) -> No
         args,
     )
     encoding = driver_of(connection).get_settings().server_encoding
-    folded = folded_names(f"given.{OTHER_NAMES}", encoding)
-    # OFFSET 0: they are folded once.
+    names = folded_names(f"given.{OTHER_NAMES}", encoding)
     await connection.exec_driver_sql(
         f"INSERT INTO city_names ({_KEY}, {OTHER_NAMES}, folded, compact) "
-        f"SELECT names.*, {compact('folded') if encoding == 'UTF8' else repr('')} FROM ("
-        f"SELECT {_KEY}, {OTHER_NAMES}, {folded} AS folded FROM {given} "
-        f"WHERE {OTHER_NAMES} <> '{{}}' OFFSET 0) AS names "
+        f"SELECT given.*, names.* FROM {given}, LATERAL {names} AS names WHERE {OTHER_NAMES} <> '{{}}' "
         f"ON CONFLICT ({_KEY}) DO UPDATE SET ({OTHER_NAMES}, folded, compact) "
         f"= (excluded.{OTHER_NAMES}, excluded.folded, excluded.compact)",
         args,
