@@ -442,7 +442,7 @@ def load(
 def _pair(word: str) -> tuple[str, str]:
     old, equals, new = word.rpartition("=")
     if not (equals and old and new):
-        raise typer.BadParameter(f"{word}: it looks like --rename city=name")
+        raise typer.BadParameter(f"{word} is to be OLD=NEW, such as --rename city=name")
     return old, new
 
 

@@ -64,7 +64,7 @@ def param_of(word: str) -> tuple[str, Any]:
     """
     name, equals, value = word.partition("=")
     if not equals or not name.isidentifier():
-        raise ValueError(f"{word}: it looks like country=IS")
+        raise ValueError(f"{word} is to be NAME=VALUE, such as --param country=IS")
     try:
         return name, ast.literal_eval(value)
     except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):

@@ -53,16 +53,16 @@ async def bind(request: pytest.FixtureRequest, engine: AsyncEngine) -> AsyncIter
         yield binding
 
 
-def table(name: str) -> str:
-    return f"DROP TABLE IF EXISTS {name}"
+async def drop(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP TABLE IF EXISTS made, copied"))
 
 
 @pytest.fixture(autouse=True)
-async def dropped(engine: AsyncEngine) -> AsyncIterator[None]:
+async def without_tables(engine: AsyncEngine) -> AsyncIterator[None]:
+    await drop(engine)  # the tests of another file may have left them
     yield
-    async with engine.begin() as connection:
-        for name in ("made", "copied"):
-            await connection.execute(text(table(name)))
+    await drop(engine)
 
 
 # What the server says
