@@ -30,7 +30,7 @@ BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.
 
 
 TABLES = ("cities", "city_names")
-KEEP = [f"CREATE TABLE kept.{name} AS SELECT * FROM {name}" for name in TABLES]
+KEEP = [f"CREATE TABLE kept.{name} AS SELECT * FROM {name}" for name in TABLES]  # noqa: S608
 RESTORE = [f"INSERT INTO {name} OVERRIDING SYSTEM VALUE SELECT * FROM kept.{name}" for name in TABLES]  # noqa: S608
 
 
