@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from citykit.encode.encodings import lacking
 from citykit.encode.rules import Rule
+from citykit.encode.text_lists import NO_LIST, list_in
 from citykit.encode.text_numbers import NUMBERS, numbers_in
 from citykit.encode.text_times import READ_FROM_TEXT, times_in
 from citykit.encode.values import as_text, checked, fits_numeric, is_missing, json_as_written, plain
@@ -344,7 +345,7 @@ def _arrays(series: pd.Series[Any], array: pa.Array | None, item: Rule) -> tuple
         present = array.is_valid().to_numpy(zero_copy_only=False)
         elements = pd.Series(pd.arrays.ArrowExtensionArray(pc.list_flatten(array)))
     else:
-        lengths, present, elements, reasons = _taken_apart(series)
+        lengths, present, elements, reasons = _taken_apart(series, item)
     typed, flaws = convert(elements, item)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     for element, reason in flaws.items():
@@ -353,13 +354,18 @@ def _arrays(series: pd.Series[Any], array: pa.Array | None, item: Rule) -> tuple
     return pa.LargeListArray.from_arrays(pa.array(offsets), typed, mask=pa.array(~present)), reasons
 
 
-def _taken_apart(series: pd.Series[Any]) -> tuple[Any, Any, pd.Series[Any], Reasons]:
+def _taken_apart(series: pd.Series[Any], item: Rule) -> tuple[Any, Any, pd.Series[Any], Reasons]:
     """Return the lengths of lists, a mask of those that are not NULL, their elements, and what is no list."""
     lengths = np.zeros(len(series), dtype=np.int64)
     present = np.ones(len(series), dtype=bool)
     elements: list[object] = []
     reasons: Reasons = {}
+    of_json = item.type is not None and item.type.check == "json"
     for position, value in enumerate(python_values(series)):
+        if isinstance(text := plain(value), str):
+            value = list_in(text, of_json=of_json)
+            if value is None:
+                reasons[position] = NO_LIST
         if isinstance(value, (list, tuple, np.ndarray)):
             lengths[position] = len(value)
             elements += list(value)

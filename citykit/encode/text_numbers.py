@@ -8,7 +8,7 @@ Other text is a reject, whose reason says what it looks like.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from citykit.encode.rejects import SKIP
 from citykit.encode.rules import Rule
+from citykit.encode.text_lists import NO_LIST, splitting
 from citykit.encode.values import checked
 from citykit.pgtypes import TEXT
 
@@ -250,7 +251,9 @@ def _looks(texts: pa.Array, rule: Rule) -> list[str]:
     return list(said)
 
 
-def advice(rejects: pd.DataFrame, rows: int, notes: Mapping[str, str]) -> str | None:
+def advice(
+    rejects: pd.DataFrame, rows: int, notes: Mapping[str, str], in_source: Callable[[str], str] = str
+) -> str | None:
     """Return the line that says how a refused source is read, or loaded without its bad rows.
 
     Parameters
@@ -260,6 +263,8 @@ def advice(rejects: pd.DataFrame, rows: int, notes: Mapping[str, str]) -> str | 
         Of the source, valid or not.
     notes : mapping
         What the source says of itself: see `NOTATION`.
+    in_source : callable
+        Returns the name of a column in the source.
     """
     known = {reason: notation for each in (True, False) for _, reason, notation in _known(each) if notation}
     found: dict[str, str] = {}
@@ -278,7 +283,21 @@ def advice(rejects: pd.DataFrame, rows: int, notes: Mapping[str, str]) -> str | 
             f"{notes['read']}, " + ", ".join(f"{name}={quoted(mark)}" for name, mark in marks.items()) + ")"
         )
     lost = rejects["row"].nunique() if len(rejects) else 0
-    return None if lost * 2 > rows else SKIP
+    return _as_lists(rejects, notes, in_source) if lost * 2 > rows else SKIP
+
+
+def _as_lists(rejects: pd.DataFrame, notes: Mapping[str, str], in_source: Callable[[str], str]) -> str | None:
+    """Return the lines that make lists of the texts in a column of arrays, where most rows have no list."""
+    texts = rejects[rejects["reason"] == NO_LIST]
+    lines = [
+        splitting(list(group["value"]), f"frame[{quoted(in_source(str(name)))}]")
+        for name, group in texts.groupby("column", sort=False)
+    ]
+    if not any(lines) or notes.get("read") == "":
+        return None
+    marks = "".join(f", {name}={quoted(notes[name])}" for name in ("decimal", "thousands") if name in notes)
+    read = [f"frame = {notes['read']}{marks})"] if "read" in notes else []
+    return "\n".join([*read, *filter(None, lines)])
 
 
 def quoted(text: str) -> str:

@@ -84,7 +84,7 @@ def wrong_dtype(series: pd.Series[Any], rule: Rule, name: object, *, values: boo
         shown, kinds = _of_values(series) if values else ("", set[str]())
     else:
         shown, kinds = _of_dtype(series, rule)
-    takes = frozenset({"list"}) if rule.item else _TAKES[check]
+    takes = frozenset({"list", "text"}) if rule.item else _TAKES[check]
     if not kinds or kinds & takes or (series.dtype != object and not _any_value(series)):
         return None
     wanted = _WANTED.get(check, "text")
@@ -213,8 +213,7 @@ def _conversion(series: pd.Series[Any], rule: Rule, kinds: AbstractSet[str], col
     if len(kinds) == 1:
         [kind] = kinds
         if rule.item:
-            fits = kind in _TAKES[check] and (kind != "text" or _WANTED.get(check, "text") == "text")
-            found = '{}.map(lambda each: [each], na_action="ignore")' if fits else None
+            found = '{}.map(lambda each: [each], na_action="ignore")' if kind in _TAKES[check] else None
         else:
             found = _to_text(series, kind) if check in ("text", "enum") else _CONVERSIONS.get((kind, check))
     if found:

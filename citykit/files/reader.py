@@ -515,9 +515,7 @@ def read_file(
     frames = [_inferred(piece) for piece in pieces if isinstance(piece, pd.DataFrame)]
     try:
         if batches:
-            frames.insert(
-                0, pa.Table.from_batches(batches).to_pandas(types_mapper=_DTYPES.get, ignore_metadata=True)
-            )
+            frames.insert(0, _framed(pa.Table.from_batches(batches)))
         frame = (
             pd.concat(frames, ignore_index=True)
             if len(frames) > 1
@@ -533,6 +531,15 @@ def read_file(
         raise CitykitError(f"{first and first.called} fits no frame: {exc}; nothing was loaded.") from exc
     if first is not None:
         frame.attrs[NOTES] = first.notes()
+    return frame
+
+
+def _framed(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_DTYPES.get, ignore_metadata=True)
+    for field_ in table.schema:
+        if pa.types.is_list(field_.type) or pa.types.is_large_list(field_.type):
+            # Lists, and not NumPy's arrays, which no text file can be written of.
+            frame[field_.name] = pd.Series(table[field_.name].to_pylist(), dtype=object)
     return frame
 
 

@@ -160,7 +160,7 @@ class Rows:
         """Raise the error that names every bad value, where one is enough to refuse the whole."""
         if self._rejects and self.stop_at_rejects:
             rejects = self.rejects
-            said = advice(rejects, self._rows, self._notes)
+            said = advice(rejects, self._rows, self._notes, self.names.in_source)
             meanings = {rule.name: rule.meaning for rule in self.rules}
             raise refuse(rejects, meanings, said, self._place(rejects["row"].iloc[0])) from cause
 

@@ -278,7 +278,7 @@ async def test_names_of_a_city_that_is_gone_are_not_those_of_a_new_one(engine: A
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("Wien", "not a list"), (5, "not a list"), (["Wien", None], "element 1 missing"),
+        ("Wien", 'not a list such as ["a", "b"]'), (5, "not a list"), (["Wien", None], "element 1 missing"),
         (["Wien", ""], "element 1 empty"), (["x" * 401], "element 0 longer than 400 characters"),
         (["W\0en"], "element 0 with a NUL character"), (["\ud800"], "element 0 with a lone surrogate"),
         ([5], "element 0 not text"), ([["Wien"]], "element 0 not text"),

@@ -185,7 +185,7 @@ STORES: dict[str, set[str]] = {
 # Kinds of which each value is looked at, and these are refused.
 LOOKED_AT = {
     *((name, "texts") for name in ("inet", "cidr", "macaddr", "uuid", "boolean", "time", "timestamptz")),
-    *((name, "texts") for name in NUMERIC),
+    *((name, "texts") for name in (*NUMERIC, "text[]", "integer[]")),
 }
 LISTS_LOOKED_AT = {
     ("text[]", "object list of int"),
