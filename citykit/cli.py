@@ -156,11 +156,11 @@ _CREATE = re.compile(r"create it: await citykit\.create_table\(engine, .*?, fram
 
 
 def _as_option(argument: re.Match[str]) -> str:
+    option = f"--{argument[1].replace('_', '-')}"
     try:
         value = ast.literal_eval(argument[2])
-    except (SyntaxError, ValueError):  # a placeholder, …
-        return argument[0]
-    option = f"--{argument[1].replace('_', '-')}"
+    except (SyntaxError, ValueError):
+        return f"{option} …" if argument[2] == "[…]" else argument[0]
     if isinstance(value, dict):
         return " ".join(f"{option} {shlex.quote(f'{old}={new}')}" for old, new in value.items())
     return f"{option} {shlex.quote(value if isinstance(value, str) else ','.join(value))}"

@@ -494,6 +494,7 @@ def test_chart(name: str) -> None:
         ("load good.csv --table 'a.b.c'", "no table's name"),
         ("load good.csv --table 'a\"b'", "no table's name"),
         ("load good.csv --table own --create --key nope", "nope"),
+        ("load good.csv --table own --create --on-conflict update", "apart: --key …"),
         ("load good.csv --rejects rejects.xls", ".csv"),
         ("load good.csv --dry-run --key population", "population"),
         ("seed --min-population 499", "500 or more"),
