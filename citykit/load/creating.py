@@ -202,6 +202,9 @@ def _check_key(keys: pd.DataFrame, key: tuple[str, ...]) -> None:
             f"frame = frame.dropna(subset={list(key)!r}), or give another key.",
             rejects,
         )
+    # Of text, pandas tells whether all differ in half of the time that it takes to find those that do not.
+    if len(key) == 1 and isinstance(keys.dtypes.iloc[0], pd.StringDtype) and keys[key[0]].is_unique:
+        return
     try:
         hashed, repeated = keys, keys.duplicated()
     except TypeError:  # lists have no hash
