@@ -191,7 +191,7 @@ async def test_a_key_with_missing_or_repeated_values_is_refused_with_the_rows(
 @pytest.mark.parametrize("dtype", ["str", "object", "category", "string[pyarrow]"])
 async def test_repeats_in_a_key_of_text_are_named(engine: AsyncEngine, dtype: str) -> None:
     frame = pd.DataFrame({"a": pd.Series(["x", "y", "x", "x"], dtype=dtype)})
-    with pytest.raises(citykit.DuplicateKeyError, match="2 rows have a key .*row label 2: .'x',.") as caught:
+    with pytest.raises(citykit.DuplicateKeyError, match=r"2 rows have a key .*row label 2: .'x',.") as caught:
         await citykit.create_table(engine, "readings", frame, key="a")
     assert caught.value.keys == [("x",)]
     assert await columns(engine, "readings") == {}
