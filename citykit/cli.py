@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TUTORIAL = "tutorial"  # the database of `demo` and of the notebooks
-SHOWN_ROWS = 100  # of a table on a terminal
 
 
 class _Interrupted(BaseException):
@@ -697,11 +696,11 @@ def _print(
     formatters: Mapping[str, Callable[[Any], str]] | None = None,
 ) -> None:
     """Print a frame, or write it to a file."""
-    from citykit.files import writing
+    from citykit.files import as_table, writing
 
     buffer = io.BytesIO()
     if format_ == "table":
-        text = _table(frame, formatters, terminal=out is None and sys.stdout.isatty())
+        text = as_table(frame, formatters, terminal=out is None and sys.stdout.isatty())
         buffer.write(f"{text}\n".encode())
     elif format_ == "parquet" and out is None and sys.stdout.isatty():
         raise typer.BadParameter("Parquet is no text: write it to a file with -o FILE")
@@ -716,35 +715,6 @@ def _print(
         if format_ == "table":
             out.write_bytes(buffer.getvalue())
         typer.echo(f"Wrote {len(frame):,} rows to {out}")
-
-
-def _table(
-    frame: pd.DataFrame, formatters: Mapping[str, Callable[[Any], str]] | None, *, terminal: bool
-) -> str:
-    """Return a frame as text; on a terminal in its width, a value a line where the columns are too many."""
-    import pandas as pd
-
-    from citykit.files import as_texts
-
-    if frame.empty:
-        return f"{'  '.join(map(str, frame.columns))}\n(no rows)"
-    shown = frame.head(SHOWN_ROWS) if terminal else frame
-    shown = shown if formatters else as_texts(shown, "NULL")
-    with pd.option_context("display.unicode.east_asian_width", True):
-        text = shown.to_string(
-            index=False, formatters=formatters or {}, na_rep="", max_colwidth=60 if terminal else None
-        )
-    if terminal and max(map(len, text.splitlines())) > shutil.get_terminal_size().columns:
-        width = max(len(str(name)) for name in shown.columns)
-        rows = as_texts(shown, "NULL").itertuples(index=False, name=None)
-        names = [f"{name:<{width}}" for name in map(str, shown.columns)]
-        text = "\n\n".join("\n".join(map("{}  {}".format, names, row)) for row in rows)
-    if len(shown) < len(frame):
-        text += f"\n{len(shown):,} of {len(frame):,} rows; -o FILE writes all of them"
-    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal would obey them
 
 
 @app.command()
@@ -845,6 +815,8 @@ def _draw(kind: Kind, frame: pd.DataFrame, out: Path, title: str | None = None) 
 @app.command()
 def demo() -> None:
     """Show all of it: start the database, store the world's cities, print and draw the biggest."""
+    from citykit.files import as_table
+
     database = os.environ.get("CITYKIT_DATABASE") or TUTORIAL
 
     async def shown(engine: AsyncEngine) -> pd.DataFrame:
@@ -868,7 +840,7 @@ def demo() -> None:
         _ask(started, database=database)
     frame = _ask(shown, database=database)
     picture = Path("biggest.png").resolve()
-    typer.echo(f"\n{_table(frame, _FORMATTERS, terminal=False)}\n")
+    typer.echo(f"\n{as_table(frame, _FORMATTERS)}\n")
     with _step("Drawing them"):
         _draw("biggest", frame, picture)
     if not os.environ.get("CITYKIT_DATABASE"):
