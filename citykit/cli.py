@@ -373,7 +373,7 @@ def delete(
     """Delete one city; of several with this name, --country and --region say which."""
     given = {key: value for key, value in (("country", country), ("region", region)) if value is not None}
     where = " AND ".join(f"{key} = :{key}" for key in ("name", *given))
-    columns = "name, country, region, population"
+    columns = ", ".join((*_CITY_KEY, "population"))
     found = _ask(
         lambda engine: citykit.read_frame(
             engine,
@@ -390,7 +390,7 @@ def delete(
             f"{several if cities else missing}; nothing was deleted. {how if cities else ''}".strip()
         )
     _confirm(f"Delete {cities[0]} ({found['population'].iloc[0]:,} persons)?", yes)
-    key = dict(zip(("name", "country", "region"), found.iloc[0], strict=False))
+    key = dict(zip(_CITY_KEY, found.iloc[0], strict=False))
     sql = "DELETE FROM cities WHERE name = :name AND country = :country AND region = :region"
     deleted = _ask(lambda engine: citykit.execute(engine, sql, key))
     typer.echo(f"Deleted {cities[0]}" if deleted.rows else f"{cities[0]} was deleted by another.")
