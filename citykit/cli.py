@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import math
 import os
 import re
 import shlex
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TUTORIAL = "tutorial"  # the database of `demo` and of the notebooks
-SHOWN_ROWS = 100  # of a table on a terminal
 
 
 class _Interrupted(BaseException):
@@ -87,7 +87,10 @@ class _Commands(TyperGroup):
         except TyperException as exc:  # wrong words on the command line
             code, ctx = exc.exit_code, getattr(exc, "ctx", None)
             command = ctx.info_name if ctx and ctx.parent else ""
-            said = exc.format_message()
+            command = command or next((word for word in words if word in self.commands), "")
+            said = exc.format_message().replace("Value error, ", "", 1)  # which pydantic puts before ours
+            if "unexpected extra argument" in said:
+                said += ". Words with blanks between them stand in quotes"
             end = "" if said.endswith((".", "?")) else "."
             _say(f"{said}{end} See {' '.join(filter(None, ('citykit', command)))} --help.", command)
         except _Interrupted as exc:
@@ -126,6 +129,9 @@ def _say(text: str, command: str = "") -> None:
     """Print a message of the package in one line on stderr, with what to type here in place of Python."""
     for in_python, typed in _TYPED.items():
         text = text.replace(in_python, re.sub("^citykit", _here(), typed))
+    text = _DOWNLOAD.sub(
+        lambda call: "curl -L -o {1} {0}".format(*map(shlex.quote, ast.literal_eval(call[1]))), text
+    )
     text = _CALL.sub("Add ", text)
     text = _CREATE.sub("Add --create, and it is made.", text)
     text = _ARGUMENT.sub(_as_option, text)
@@ -136,6 +142,7 @@ def _say(text: str, command: str = "") -> None:
 _TYPED = {
     "await citykit.create_tables(engine, reset=True)": "citykit init --reset",
     "await citykit.create_tables(engine)": "citykit init",
+    "min_population is": "--min-population is",
     "citykit.world_countries() lists the codes": "citykit countries lists those of the cities",
     "See citykit.last_rejects() for all": "--rejects FILE lists all",
     "await citykit.create_table(engine, name, frame)": "citykit load FILE --table NAME --create",
@@ -148,19 +155,18 @@ _ARGUMENT = re.compile(
     r"""\b(on_conflict|on_invalid|rename|columns|delimiter|encoding|decimal|thousands|compression|key)="""
     r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\{[^{}]*\}|\[[^][]*\])[,)]?"""
 )
-
-
+_DOWNLOAD = re.compile(r"""urllib\.request\.urlretrieve(\("[^"]*", "[^"]*"\))""")
 _CALL = re.compile(r"""citykit\.read_file\(("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|source)(, )?""")
 
 _CREATE = re.compile(r"create it: await citykit\.create_table\(engine, .*?, frame\)", re.DOTALL)
 
 
 def _as_option(argument: re.Match[str]) -> str:
+    option = f"--{argument[1].replace('_', '-')}"
     try:
         value = ast.literal_eval(argument[2])
-    except (SyntaxError, ValueError):  # a placeholder, …
-        return argument[0]
-    option = f"--{argument[1].replace('_', '-')}"
+    except (SyntaxError, ValueError):
+        return f"{option} …" if argument[2] == "[…]" else argument[0]
     if isinstance(value, dict):
         return " ".join(f"{option} {shlex.quote(f'{old}={new}')}" for old, new in value.items())
     return f"{option} {shlex.quote(value if isinstance(value, str) else ','.join(value))}"
@@ -180,6 +186,8 @@ def _here() -> str:
 
 def _use(param: typer.CallbackParam, value: str | None) -> None:
     """Let what runs in this process, and what it starts, take a URL or a database from the environment."""
+    if value == "":
+        raise typer.BadParameter("it is empty")
     if value is not None:
         _given[str(param.name)] = value
         os.environ[f"CITYKIT_{param.name}".upper()] = value
@@ -232,10 +240,33 @@ def of_all(
     """Take the options of all commands, which stand before or after the command's name."""
 
 
+def _whole(low: float = -math.inf, high: float = math.inf) -> Callable[[object], int]:
+    """Return a function that reads a whole number; a point or comma in it is never guessed to be a mark."""
+
+    def read(given: object) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]+", str(given)):
+            raise ValueError(f"{str(given)!r} is no whole number: it has digits alone, such as 5000")
+        if not low <= int(str(given)) <= high:
+            wanted = f"{low} or more" if high == math.inf else f"{low} to {high}"
+            raise ValueError(f"{given} is not {wanted}")
+        return int(str(given))
+
+    return read
+
+
+def _number(given: object) -> float:
+    try:
+        return float(str(given))
+    except ValueError:
+        raise ValueError(f"{str(given)!r} is no number, such as 64.1") from None
+
+
 Format = Literal["table", "csv", "json", "ndjson", "parquet"]
-Count = Annotated[int, typer.Option("-n", "--count", min=1, help="How many cities.")]
+Count = Annotated[int, typer.Option("-n", "--count", metavar="N", parser=_whole(1), help="How many cities.")]
 Country = Annotated[str | None, typer.Option(help="Only this country, spelled as stored (US).")]
-MinPopulation = Annotated[int, typer.Option(help="Leave out smaller cities; 500 or more.")]
+MinPopulation = Annotated[
+    int, typer.Option(metavar="N", parser=_whole(), help="Leave out smaller cities; 500 or more.")
+]
 Printed = Annotated[Format | None, typer.Option("--format", help="By default the suffix of -o, or a table.")]
 Out = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write this file, in place of one.")
@@ -286,7 +317,7 @@ def _wait(work: Callable[[], Awaitable[T]]) -> T:
 def _confirm(question: str, yes: bool) -> None:
     """Ask on a terminal; elsewhere `yes` has to be given."""
     if not yes and not sys.stdin.isatty():
-        raise ValueError("nobody can be asked here; nothing was changed. Add --yes, and nobody is asked.")
+        raise ValueError("nobody can be asked; nothing was changed. Add --yes to go on without a question.")
     if not yes and not typer.confirm(question):
         raise typer.Abort
 
@@ -321,7 +352,7 @@ def seed(min_population: MinPopulation = 15_000) -> None:
 @app.command(context_settings={"ignore_unknown_options": True})  # -5 is a population, if a bad one
 def add(
     name: Annotated[str, typer.Argument(help="Its name.")],
-    population: Annotated[int, typer.Argument(help="Persons.")],
+    population: Annotated[int, typer.Argument(parser=_whole(), help="Persons.")],
     country: Annotated[str, typer.Option(help="Its country, as an ISO code (US).")] = "",
     region: Annotated[str, typer.Option(help="Its first-level division (IL).")] = "",
 ) -> None:
@@ -342,7 +373,7 @@ def delete(
     """Delete one city; of several with this name, --country and --region say which."""
     given = {key: value for key, value in (("country", country), ("region", region)) if value is not None}
     where = " AND ".join(f"{key} = :{key}" for key in ("name", *given))
-    columns = "name, country, region, population"
+    columns = ", ".join((*_CITY_KEY, "population"))
     found = _ask(
         lambda engine: citykit.read_frame(
             engine,
@@ -359,7 +390,7 @@ def delete(
             f"{several if cities else missing}; nothing was deleted. {how if cities else ''}".strip()
         )
     _confirm(f"Delete {cities[0]} ({found['population'].iloc[0]:,} persons)?", yes)
-    key = dict(zip(("name", "country", "region"), found.iloc[0], strict=False))
+    key = dict(zip(_CITY_KEY, found.iloc[0], strict=False))
     sql = "DELETE FROM cities WHERE name = :name AND country = :country AND region = :region"
     deleted = _ask(lambda engine: citykit.execute(engine, sql, key))
     typer.echo(f"Deleted {cities[0]}" if deleted.rows else f"{cities[0]} was deleted by another.")
@@ -615,8 +646,8 @@ def find(
 
 @app.command(context_settings={"ignore_unknown_options": True})  # -21.9 is a longitude
 def nearest(
-    latitude: Annotated[float, typer.Argument(help="Degrees, -90 to 90.")],
-    longitude: Annotated[float, typer.Argument(help="Degrees, -180 to 180.")],
+    latitude: Annotated[float, typer.Argument(parser=_number, help="Degrees, -90 to 90.")],
+    longitude: Annotated[float, typer.Argument(parser=_number, help="Degrees, -180 to 180.")],
     n: Count = 20,
     format_: Printed = None,
     out: Out = None,
@@ -665,11 +696,11 @@ def _print(
     formatters: Mapping[str, Callable[[Any], str]] | None = None,
 ) -> None:
     """Print a frame, or write it to a file."""
-    from citykit.files import writing
+    from citykit.files import as_table, writing
 
     buffer = io.BytesIO()
     if format_ == "table":
-        text = _table(frame, formatters, terminal=out is None and sys.stdout.isatty())
+        text = as_table(frame, formatters, terminal=out is None and sys.stdout.isatty())
         buffer.write(f"{text}\n".encode())
     elif format_ == "parquet" and out is None and sys.stdout.isatty():
         raise typer.BadParameter("Parquet is no text: write it to a file with -o FILE")
@@ -684,35 +715,6 @@ def _print(
         if format_ == "table":
             out.write_bytes(buffer.getvalue())
         typer.echo(f"Wrote {len(frame):,} rows to {out}")
-
-
-def _table(
-    frame: pd.DataFrame, formatters: Mapping[str, Callable[[Any], str]] | None, *, terminal: bool
-) -> str:
-    """Return a frame as text; on a terminal in its width, a value a line where the columns are too many."""
-    import pandas as pd
-
-    from citykit.files import as_texts
-
-    if frame.empty:
-        return f"{'  '.join(map(str, frame.columns))}\n(no rows)"
-    shown = frame.head(SHOWN_ROWS) if terminal else frame
-    shown = shown if formatters else as_texts(shown, "NULL")
-    with pd.option_context("display.unicode.east_asian_width", True):
-        text = shown.to_string(
-            index=False, formatters=formatters or {}, na_rep="", max_colwidth=60 if terminal else None
-        )
-    if terminal and max(map(len, text.splitlines())) > shutil.get_terminal_size().columns:
-        width = max(len(str(name)) for name in shown.columns)
-        rows = as_texts(shown, "NULL").itertuples(index=False, name=None)
-        names = [f"{name:<{width}}" for name in map(str, shown.columns)]
-        text = "\n\n".join("\n".join(map("{}  {}".format, names, row)) for row in rows)
-    if len(shown) < len(frame):
-        text += f"\n{len(shown):,} of {len(frame):,} rows; -o FILE writes all of them"
-    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal would obey them
 
 
 @app.command()
@@ -767,7 +769,8 @@ def chart(
         Kind, typer.Option(help="Bars of cities or countries, sizes by rank, or a map.")
     ] = "biggest",
     n: Annotated[
-        int | None, typer.Option("-n", "--count", min=1, help="How many; of bars 500 at most.")
+        int | None,
+        typer.Option("-n", "--count", metavar="N", parser=_whole(1), help="How many; of bars 500 at most."),
     ] = None,
     country: Country = None,
     title: Annotated[str | None, typer.Option(help="Above the chart.")] = None,
@@ -803,12 +806,17 @@ def _draw(kind: Kind, frame: pd.DataFrame, out: Path, title: str | None = None) 
         "rank-size": citykit.plot_rank_size, "map": citykit.plot_map,
     }  # fmt: skip
     plots[kind](frame, title=title)
-    pyplot.savefig(out, dpi=150)
+    try:
+        pyplot.savefig(out, dpi=150)
+    except OSError as exc:
+        raise ValueError(f"{out} cannot be written: {exc.strerror or exc}") from exc
 
 
 @app.command()
 def demo() -> None:
     """Show all of it: start the database, store the world's cities, print and draw the biggest."""
+    from citykit.files import as_table
+
     database = os.environ.get("CITYKIT_DATABASE") or TUTORIAL
 
     async def shown(engine: AsyncEngine) -> pd.DataFrame:
@@ -832,7 +840,7 @@ def demo() -> None:
         _ask(started, database=database)
     frame = _ask(shown, database=database)
     picture = Path("biggest.png").resolve()
-    typer.echo(f"\n{_table(frame, _FORMATTERS, terminal=False)}\n")
+    typer.echo(f"\n{as_table(frame, _FORMATTERS)}\n")
     with _step("Drawing them"):
         _draw("biggest", frame, picture)
     if not os.environ.get("CITYKIT_DATABASE"):
@@ -900,8 +908,12 @@ def lab(
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any that is free.")] = 8000,
-    max_body: Annotated[int, typer.Option(min=1, help="The largest bulk body, in MiB.")] = 1024,
+    port: Annotated[
+        int, typer.Option(metavar="N", parser=_whole(0, 65535), help="The port; 0: a free one.")
+    ] = 8000,
+    max_body: Annotated[
+        int, typer.Option(metavar="N", parser=_whole(1), help="The largest bulk body, in MiB.")
+    ] = 1024,
 ) -> None:
     """Serve the cities over HTTP: a page, and JSON for programs (needs citykit[web])."""
     from citykit.web import serve as run

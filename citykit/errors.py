@@ -14,10 +14,12 @@ Every message says what is wrong, where, what state the database is in, and what
 
 from __future__ import annotations
 
+import difflib
 import functools
 import html
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -101,6 +103,18 @@ def say_interrupted(error: asyncio.CancelledError | KeyboardInterrupt, said: str
     """
     error.args = error.args or (said,)
     vars(error)["_render_traceback_"] = _show_last
+
+
+def did_you_mean(name: object, there: Iterable[object]) -> str:
+    """Return the question for the one or two names there that are spelled nearly so; '' if there are none."""
+    by_plain = {plain(each): each for each in there}
+    close = difflib.get_close_matches(plain(name), by_plain, n=2)
+    return f" (did you mean {' or '.join(repr(by_plain[each]) for each in close)}?)" if close else ""
+
+
+def plain(name: object) -> str:
+    """Return a name without its case, blanks, underscores and other signs."""
+    return re.sub(r"[\W_]+", "", str(name).casefold())
 
 
 def _outside(traceback: TracebackType | None) -> TracebackType | None:

@@ -437,6 +437,12 @@ def test_charts_of_every_kind_with_a_title(kind: str, three_cities: pd.DataFrame
     )
 
 
+def test_a_chart_that_cannot_be_written_says_so_in_one_line() -> None:
+    typed("add", "Oz", "5")
+    said = typed("chart", "nowhere/out.png", code=1)
+    assert said == "citykit: nowhere/out.png cannot be written: No such file or directory"
+
+
 def test_options_of_all_commands_stand_before_or_after_the_name() -> None:
     version = f"citykit {citykit.__version__}\n"
     assert typed("--version") == typed("biggest", "--version") == version
@@ -494,6 +500,7 @@ def test_chart(name: str) -> None:
         ("load good.csv --table 'a.b.c'", "no table's name"),
         ("load good.csv --table 'a\"b'", "no table's name"),
         ("load good.csv --table own --create --key nope", "nope"),
+        ("load good.csv --table own --create --on-conflict update", "apart: --key …"),
         ("load good.csv --rejects rejects.xls", ".csv"),
         ("load good.csv --dry-run --key population", "population"),
         ("seed --min-population 499", "500 or more"),
@@ -515,8 +522,10 @@ def test_chart(name: str) -> None:
         ("chart out.png", "citykit seed"),
         ("chart out.png --kind map", "Nothing was drawn"),
         ("chart out", ".png"),
-        ("init --reset", "--yes"),
+        ("load https://example.org/a.csv?b", "first: curl -L -o a.csv 'https://example.org/a.csv?b'"),
+        ("init --reset", "nothing was changed. Add --yes to go on without a question"),
         ("drop postgres --yes", "postgres"),
+        ("drop '' --yes", "a database has a name; nothing was dropped"),
         ("biggest --url nonsense", "URL cannot be read"),
     ],
 )
@@ -562,7 +571,24 @@ def test_an_error_is_one_line_and_exit_code_1(words: str, said: str) -> None:
         ("chart out.png -n 501", "at most 500"),
         ("chart out.png --kind pie", "pie"),
         ("chart out.png --kind countries --country IS", "--country"),
-        ("serve --port 99999", "--port"),
+        ("chart out.png -n 1.000", "'1.000' is no whole number"),
+        ("add Oz 5.000", "'5.000' is no whole number"),
+        ("add Oz 5,000", "'5,000' is no whole number"),
+        ("add New York 8000000", "'York' is no whole number"),
+        ("biggest -n 2.000", "'2.000' is no whole number"),
+        ("biggest -n 1_0", "'1_0' is no whole number"),
+        ("biggest -n 0", "0 is not 1 or more"),
+        ("biggest --format xml", "--format': 'xml' is not one of"),
+        ("biggest --country", "--country"),
+        ("biggest --database ''", "--database"),
+        ("biggest --url ''", "--url"),
+        ("nearest 64,1 -21,9", "'64,1' is no number"),
+        ("nearest 64.1N 21.9W", "'64.1N' is no number"),
+        ("find new york", "in quotes"),
+        ("seed --min-population many", "'many' is no whole number"),
+        ("serve --port 70000", "70000 is not 0 to 65535"),
+        ("serve --port http", "'http' is no whole number"),
+        ("serve --max-body 0", "0 is not 1 or more"),
     ],
 )
 def test_wrong_words_are_exit_code_2_and_name_the_command(words: str, said: str) -> None:

@@ -52,3 +52,10 @@ def test_the_files_that_contributing_names_are_there() -> None:
 
 def test_the_changelog_has_this_version() -> None:
     assert f"## {PROJECT['version']}" in ROOT.joinpath("CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_contributing_names_each_module() -> None:
+    package = ROOT / "citykit"
+    modules = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    doors = {module for module in modules if Path(module).name in ("__init__.py", "__main__.py")}
+    assert {module for module in modules - doors if f"`{module}`" not in CONTRIBUTING} == set()

@@ -60,6 +60,8 @@ async def drop_database(name: str) -> None:
     CitykitError
         If there is none of that name, it is PostgreSQL's own, or others are connected to it.
     """
+    if not name:
+        raise ValueError("a database has a name; nothing was dropped")
     if name in _KEPT:
         raise CitykitError(f"the database {name!r} belongs to the server itself; nothing was dropped.")
     async with _administering() as connection:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -12,7 +11,7 @@ import pandas as pd
 
 from citykit.encode.rejects import rejects_frame
 from citykit.encode.rules import Rule
-from citykit.errors import InvalidFrameError
+from citykit.errors import InvalidFrameError, did_you_mean, plain
 
 LISTED = 10  # columns that a message names, of those that are wrong in the same way
 
@@ -186,27 +185,20 @@ def fitting(unknown: Sequence[str], rules: Sequence[Rule], there: Collection[str
 
     for rule in list(open_.values()):
         for word in (rule.name, *rule.also):
-            taken = next(
-                (name for name in unknown if name not in found and _plain(name) == _plain(word)), None
-            )
+            taken = next((name for name in unknown if name not in found and plain(name) == plain(word)), None)
             if taken is not None:
                 match(taken, rule.name)
                 break
-    words = {_plain(word) for rule in rules for word in rule.also}
+    words = {plain(word) for rule in rules for word in rule.also}
     for name in unknown:
-        word = _plain(name)
+        word = plain(name)
         if name in found or not word or word in words:  # a county is no country
             continue
-        plain = {_plain(column): column for column in open_}
-        begun = [column for column in plain if len(word) > 2 and column.startswith(word)]
-        if close := begun or difflib.get_close_matches(word, plain, n=1, cutoff=0.7):
-            match(name, plain[close[0]])
+        by_plain = {plain(column): column for column in open_}
+        begun = [column for column in by_plain if len(word) > 2 and column.startswith(word)]
+        if close := begun or difflib.get_close_matches(word, by_plain, n=1, cutoff=0.7):
+            match(name, by_plain[close[0]])
     return found
-
-
-def _plain(name: str) -> str:
-    """Return a name without its case, blanks, underscores and other signs."""
-    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def _are_names(names: object) -> bool:
@@ -216,13 +208,7 @@ def _are_names(names: object) -> bool:
 def _absent(option: str, name: object, frame: pd.DataFrame) -> str:
     if name in frame.index.names:
         return "it is in the frame's index: frame.reset_index() makes a column of it"
-    return f"{option} names it, and the frame lacks it{_near(name, list(frame.columns))}"
-
-
-def _near(name: object, there: Sequence[object]) -> str:
-    plain = {_plain(str(each)): each for each in there}
-    close = difflib.get_close_matches(_plain(str(name)), plain, n=2, cutoff=0.6)
-    return f" (did you mean {' or '.join(repr(plain[each]) for each in close)}?)" if close else ""
+    return f"{option} names it, and the frame lacks it{did_you_mean(name, frame.columns)}"
 
 
 def _listed(names: Sequence[object]) -> str:

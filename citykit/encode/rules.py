@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -155,10 +155,17 @@ def _row_of(declared: types.TypeEngine[Any]) -> PgType | None:
     return found
 
 
-def key_of(table: Table, key: Sequence[str] | str | None, *, optional: bool = False) -> tuple[str, ...]:
+def key_of(
+    table: Table,
+    key: Sequence[str] | str | None,
+    hint: Callable[[Sequence[str]], str],
+    *,
+    optional: bool = False,
+) -> tuple[str, ...]:
     """Return the columns that identify a row: those asked for, else those of the one unique constraint.
 
-    Where it is `optional` and the table has no unique constraint, there are none.
+    Where it is `optional` and the table has no unique constraint, there are none. `hint` says how columns
+    (none: those that the user has to choose) become a unique constraint of the table.
 
     Raises
     ------
@@ -170,20 +177,26 @@ def key_of(table: Table, key: Sequence[str] | str | None, *, optional: bool = Fa
     if key is not None:
         wanted = (key,) if isinstance(key, str) else tuple(key)
         if not any(sorted(wanted) == sorted(columns) for columns in unique + numbered):
+            there = wanted and all(name in table.columns for name in wanted)
+            how = hint(wanted) if there else f"Its columns are {', '.join(table.columns.keys())}"
             raise ValueError(
                 f"key ({', '.join(map(str, wanted))}) is no unique constraint of table {table.name!r}; "
-                f"it has: {shown}. Nothing was loaded."
+                f"it has: {shown}. Nothing was loaded. {how}"
             )
         return wanted
-    if not unique and optional:
-        return ()
-    if len(unique) != 1:
-        say = "Say which one tells its rows apart: key=[…]" if unique else "Give it a unique constraint"
+    if len(unique) > 1:
+        keys = " or ".join(f"key={list(columns)!r}" for columns in unique)
         raise ValueError(
-            f"table {table.name!r} has {len(unique) or 'no'} unique constraints: {shown}. {say}. "
-            "Nothing was loaded."
+            f"table {table.name!r} has {len(unique)} unique constraints: {shown}. "
+            f"Nothing was loaded. Say which one tells its rows apart: {keys}"
         )
-    return unique[0]
+    if not unique and not optional:
+        beside = f" beside ({numbered[0][0]}), which the database numbers" if numbered else ""
+        raise ValueError(
+            f"table {table.name!r} has no unique constraint{beside}, and so no row is known to be there "
+            f"already. Nothing was loaded. {hint(())}"
+        )
+    return unique[0] if unique else ()
 
 
 def _unique(table: Table) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:

@@ -1,13 +1,16 @@
 """Files to frames, and back: delimited text, JSON, Parquet, Arrow, Excel."""
 
-from citykit.files.reader import FileSource, Kind, located, open_file, read_file
-from citykit.files.writers import FileFormat, as_texts, format_of, writing
+from citykit.files.file_source import FileSource
+from citykit.files.kinds import Kind
+from citykit.files.printing import as_table
+from citykit.files.reader import located, open_file, read_file
+from citykit.files.writers import FileFormat, format_of, writing
 
 __all__ = [
     "FileFormat",
     "FileSource",
     "Kind",
-    "as_texts",
+    "as_table",
     "format_of",
     "located",
     "open_file",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from citykit.errors import did_you_mean
 from citykit.files.streams import ReadError
 
 
@@ -28,7 +28,7 @@ class Columns:
         named = [*(self.wanted or ()), *self.rename]
         if lacking := [name for name in named if name not in names]:
             raise ReadError(
-                f"it has no column {', '.join(map(repr, lacking))}{_near(lacking[0], names)}",
+                f"it has no column {', '.join(map(repr, lacking))}{did_you_mean(lacking[0], names)}",
                 f"Its columns are {listed(names)}.",
             )
         self._check(names if self.wanted is None else [name for name in names if name in self.wanted], names)
@@ -57,8 +57,3 @@ class Columns:
 def listed(names: Sequence[str]) -> str:
     """Return names as a message shows them: no more than twenty."""
     return ", ".join(map(repr, names[:20])) + (f" and {len(names) - 20:,} more" if len(names) > 20 else "")
-
-
-def _near(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(name), names, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from sqlalchemy import Column, MetaData, PrimaryKeyConstraint, Table, text
@@ -202,6 +203,8 @@ def _check_key(keys: pd.DataFrame, key: tuple[str, ...]) -> None:
             f"frame = frame.dropna(subset={list(key)!r}), or give another key.",
             rejects,
         )
+    if len(key) == 1 and _all_differ(keys[key[0]]):
+        return
     try:
         hashed, repeated = keys, keys.duplicated()
     except TypeError:  # lists have no hash
@@ -216,6 +219,19 @@ def _check_key(keys: pd.DataFrame, key: tuple[str, ...]) -> None:
             f"frame = frame.drop_duplicates({list(key)!r}), or give a key that tells all rows apart.",
             list(rows[~hashed[repeated].duplicated()].itertuples(index=False, name=None)),
         )
+
+
+def _all_differ(values: pd.Series[Any]) -> bool:
+    """Tell quickly that all values differ; False: some repeat, or that takes longer to tell.
+
+    Of text it takes half of the time of `duplicated`, of whole numbers that lie close a quarter.
+    """
+    if isinstance(values.dtype, pd.StringDtype):
+        return bool(values.is_unique)
+    if values.dtype.kind != "i" or not isinstance(values.dtype, np.dtype) or values.empty:
+        return False
+    low, high = int(values.min()), int(values.max())
+    return high - low < 2 * len(values) and bool(np.bincount(values.to_numpy(np.int64) - low).max() == 1)
 
 
 async def _table(

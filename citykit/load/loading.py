@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import html
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
@@ -21,7 +22,7 @@ from citykit.load.catalogue import facts_of, refuse_no_table
 from citykit.load.creating import create_for
 from citykit.load.execute import SERVER_ERRORS, Beside, Load, Outcome, PlanName
 from citykit.load.merge import OnConflict
-from citykit.load.named import described, missing, parsed
+from citykit.load.named import described, key_in_python, key_in_sql, missing, parsed
 from citykit.load.order import settle_numbers
 from citykit.load.plan import Limits
 from citykit.load.refusals import missing_table, used_up, without_identity
@@ -279,9 +280,9 @@ class _Into:
     beside: Beside | None
     key: tuple[str, ...] = ()
 
-    def decide(self) -> None:
-        """Decide the key, and by which rules the rows are checked."""
-        self.key = key_of(self.table, self.asked_key, optional=self.on_conflict == "error")
+    def decide(self, hint: Callable[[Sequence[str]], str] = key_in_python) -> None:
+        """Decide the key, and by which rules the rows are checked. `hint` says how the table gets a key."""
+        self.key = key_of(self.table, self.asked_key, hint, optional=self.on_conflict == "error")
         self.rows.rules = [*rules_of(self.table, self.key), *([self.beside.rule] if self.beside else [])]
         self.rows.names.unused = unused_by(self.table, self.key)
 
@@ -290,6 +291,11 @@ class _Into:
         name = connection.dialect.identifier_preparer.format_table(self.table)
         facts = await facts_of(connection, name)
         if facts is None and self.create:
+            if not self.asked_key and self.on_conflict != "error":
+                raise ValueError(
+                    f"table {name} is to be made, and on_conflict={self.on_conflict!r} needs a key of it; "
+                    f"{UNDONE}. Say which columns tell its rows apart: key=[…]"
+                )
             first = await self.rows.first_piece()
             await create_for(connection, self.table, first, self.asked_key, self.rows.names)
             facts = await facts_of(connection, name)
@@ -297,7 +303,7 @@ class _Into:
             raise await missing(connection, self.table, UNDONE)
         refuse_no_table(name, facts, UNDONE)
         self.table = described(self.table, facts)
-        self.decide()
+        self.decide(partial(key_in_sql, connection, self.table, facts))
 
 
 async def _load(bind: Bind, into: _Into, meter: Meter, limits: Limits, *, by_name: bool) -> Outcome:

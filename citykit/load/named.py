@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -130,6 +131,25 @@ async def missing(connection: AsyncConnection, table: sa.Table, undone: str) -> 
     return MissingTableError(
         f"there is no table {wanted!r}; {undone}. {hint} it from the frame: {creating(table)})"
     )
+
+
+def key_in_sql(connection: AsyncConnection, table: sa.Table, facts: Facts, columns: Sequence[str]) -> str:
+    """Return how a table on the server gets a unique constraint on columns; none: the user's choice."""
+    if facts.kind not in ("r", "p"):
+        return "Load into the table behind it"
+    preparer = connection.dialect.identifier_preparer
+    add = f"ALTER TABLE {preparer.format_table(table)} ADD UNIQUE"
+    if columns:
+        return f"Make it one with SQL: {add} ({', '.join(map(preparer.quote, columns))})"
+    return f"Put the columns that tell its rows apart in place of … with SQL: {add} (…)"
+
+
+def key_in_python(columns: Sequence[str]) -> str:
+    """Return how a Table of SQLAlchemy's gets a unique constraint on columns; none: the user's choice."""
+    add = "in Python: table.append_constraint(sqlalchemy.UniqueConstraint"
+    if columns:
+        return f"If it is one in the database, say so {add}({', '.join(map(repr, columns))}))"
+    return f"Put the columns that tell its rows apart in place of … {add}(…))"
 
 
 def creating(table: sa.Table) -> str:

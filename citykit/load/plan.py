@@ -165,31 +165,3 @@ def _only_keys_refuse(facts: Facts, wanted: Wanted) -> bool:
     not_null = {column.name for column in facts.columns.values() if column.not_null}
     checked = facts.checks <= wanted.checked and not_null & set(wanted.columns) <= wanted.not_null
     return facts.only_keys_refuse and checked and not wanted.converted and not wanted.wide
-
-
-def missing_grants(facts: Facts, wanted: Wanted, table: str) -> list[str]:
-    """Return the statements that give the role the rights without which no plan is possible.
-
-    Parameters
-    ----------
-    facts : Facts
-    wanted : Wanted
-    table : str
-        Its name in SQL.
-    """
-    needed = {"INSERT": wanted.columns}
-    if wanted.on_conflict != "error":
-        needed["SELECT"] = wanted.key if wanted.on_conflict == "skip" else wanted.columns
-    if wanted.on_conflict == "update" and wanted.values:
-        needed["UPDATE"] = wanted.values
-    lacking = [
-        right
-        for right, names in needed.items()
-        if any(name in facts.columns and right not in facts.columns[name].granted for name in names)
-    ]
-    if needs_lock(facts, wanted) and facts.may_lock != "SHARE ROW EXCLUSIVE" and "UPDATE" not in lacking:
-        lacking.append("UPDATE")
-    grants = [f"GRANT {', '.join(lacking)} ON {table} TO {facts.role}"] if lacking else []
-    if wanted.on_conflict != "error" and not facts.temporary:
-        grants.append(f"GRANT TEMPORARY ON DATABASE {facts.database} TO {facts.role}")
-    return grants

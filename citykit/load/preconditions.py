@@ -8,7 +8,7 @@ from citykit.database import Condition
 from citykit.encode import rejects_frame
 from citykit.errors import CitykitError, InvalidFrameError
 from citykit.load.catalogue import Facts, refuse_no_table
-from citykit.load.plan import Wanted, missing_grants
+from citykit.load.plan import Wanted, needs_lock
 
 # Columns that take no value: COPY would store it in an identity, INSERT would refuse it.
 _TAKES_NO_VALUE = {
@@ -57,3 +57,31 @@ def check_possible(facts: Facts, wanted: Wanted, table: str, quote: Callable[[st
         )
         error.sqlstate = Condition.INSUFFICIENT_PRIVILEGE
         raise error
+
+
+def missing_grants(facts: Facts, wanted: Wanted, table: str) -> list[str]:
+    """Return the statements that give the role the rights without which no plan is possible.
+
+    Parameters
+    ----------
+    facts : Facts
+    wanted : Wanted
+    table : str
+        Its name in SQL.
+    """
+    needed = {"INSERT": wanted.columns}
+    if wanted.on_conflict != "error":
+        needed["SELECT"] = wanted.key if wanted.on_conflict == "skip" else wanted.columns
+    if wanted.on_conflict == "update" and wanted.values:
+        needed["UPDATE"] = wanted.values
+    lacking = [
+        right
+        for right, names in needed.items()
+        if any(name in facts.columns and right not in facts.columns[name].granted for name in names)
+    ]
+    if needs_lock(facts, wanted) and facts.may_lock != "SHARE ROW EXCLUSIVE" and "UPDATE" not in lacking:
+        lacking.append("UPDATE")
+    grants = [f"GRANT {', '.join(lacking)} ON {table} TO {facts.role}"] if lacking else []
+    if wanted.on_conflict != "error" and not facts.temporary:
+        grants.append(f"GRANT TEMPORARY ON DATABASE {facts.database} TO {facts.role}")
+    return grants

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.database import NUMERIC_OPTION, Bind, Numeric, cancelled, in_transaction, numeric_checked, option
 from citykit.decode import DtypeBackend, UnfitColumnError, Values, shown, to_frame
-from citykit.errors import shown_outside
+from citykit.errors import say_interrupted, shown_outside
 from citykit.read.prepared import Prepared, prepared
 from citykit.read.result import Result, result_of, unfit
 from citykit.read.statement import Statement
@@ -216,6 +216,17 @@ async def stream_frames(
                 if consumer:
                     consumer.remove_done_callback(end_with)
         await reading  # it has committed; else this raises why not
+    except asyncio.CancelledError as exc:
+        await cancelled(reading)
+        said = "the stream was interrupted when its statement had ended"
+        try:
+            reading.result()
+        except asyncio.CancelledError as ended:
+            said = str(ended)
+        except Exception:  # noqa: S110  the cancel was first
+            pass
+        say_interrupted(exc, said)
+        raise
     finally:
         await cancelled(reading)
 

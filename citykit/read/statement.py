@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from sqlalchemy.exc import CompileError, InvalidRequestError, StatementError
 from sqlalchemy.sql.expression import Executable
 from sqlalchemy.types import TypeEngine
 
-from citykit.errors import CitykitError
+from citykit.errors import CitykitError, did_you_mean
 from citykit.read.parameters import JSON_ARRAY, UNKNOWN, UNKNOWN_ARRAY, as_json, typed
 
 Statement: TypeAlias = str | Executable
@@ -377,11 +376,7 @@ def _check_names(
     missing = [name for name in (names if needed is None else needed) if name not in params]
     surplus = [name for name in params if name not in names]
     problems = [f"parameter {name!r} has no value" for name in missing]
-    for name in surplus:
-        close = difflib.get_close_matches(str(name), names, n=1)
-        problems.append(
-            f"there is no parameter {name!r} in it" + (f" (did you mean {close[0]!r}?)" if close else "")
-        )
+    problems += [f"there is no parameter {name!r} in it{did_you_mean(name, names)}" for name in surplus]
     if problems:
         has = ", ".join(f":{name}" for name in names) or "none"
         raise CitykitError(

@@ -22,6 +22,7 @@ import pytest
 from pyarrow import feather, parquet
 
 import citykit
+from citykit.encode import Names
 from citykit.files import FileSource, streams
 
 TEXTS = {"name": ["Windhoek", "London, the old one", "null", "007"], "country": ["NA", "GB", "", "XX"]}
@@ -223,6 +224,18 @@ def test_columns_and_new_names(tmp_path: Path) -> None:
                 citykit.read_file(path, **wrong)
         with pytest.raises(citykit.CitykitError, match="two of its columns would be called 'name'"):
             citykit.read_file(path, rename={"country": "name"})
+
+
+@pytest.mark.parametrize("asked", ["POPULATION", "City Name", "city-nmae", "popul"])
+def test_a_file_and_a_frame_suggest_the_same_column(tmp_path: Path, asked: str) -> None:
+    path = written(tmp_path / "a.csv", "city_name,population\na,1\n")
+    with pytest.raises(citykit.CitykitError) as of_file:
+        citykit.read_file(path, columns=[asked])
+    with pytest.raises(citykit.InvalidFrameError) as of_frame:
+        Names(columns=[asked]).renamed(citykit.read_file(path))
+    meant = "population" if asked[0] in "Pp" else "city_name"
+    for caught in (of_file, of_frame):
+        assert f"(did you mean {meant!r}?)" in str(caught.value)
 
 
 def test_columns_that_have_no_name_or_repeat_are_read_only_where_others_are_picked(tmp_path: Path) -> None:

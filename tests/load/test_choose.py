@@ -17,8 +17,8 @@ from citykit.load.plan import (
     Wanted,
     choose,
     first_lock,
-    missing_grants,
 )
+from citykit.load.preconditions import missing_grants
 
 PLAIN = Facts(columns={name: Column(name) for name in ("a", "b")}, keys={frozenset("a"): True})
 MANY = Wanted(columns=("a", "b"), key=("a",), on_conflict="error", rows=FEW_ROWS)

@@ -188,6 +188,32 @@ async def test_a_key_with_missing_or_repeated_values_is_refused_with_the_rows(
     assert await columns(engine, "readings") == {"a": "bigint not null", "b": "text not null"}
 
 
+@pytest.mark.parametrize("dtype", ["str", "object", "category", "string[pyarrow]"])
+async def test_repeats_in_a_key_of_text_are_named(engine: AsyncEngine, dtype: str) -> None:
+    frame = pd.DataFrame({"a": pd.Series(["x", "y", "x", "x"], dtype=dtype)})
+    with pytest.raises(citykit.DuplicateKeyError, match=r"2 rows have a key .*row label 2: .'x',.") as caught:
+        await citykit.create_table(engine, "readings", frame, key="a")
+    assert caught.value.keys == [("x",)]
+    assert await columns(engine, "readings") == {}
+    await citykit.create_table(engine, "readings", frame[:2], key="a")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint64", "Int64", "int64[pyarrow]", "float64"])
+@pytest.mark.parametrize("values", [[-3, 127, -3], [0, 1, 2, 0, 5], [5, 5], [7, 1, 2, 1]])
+async def test_repeats_in_a_key_of_numbers_are_named(
+    engine: AsyncEngine, values: list[int], dtype: Any
+) -> None:
+    values = [abs(value) for value in values] if dtype == "uint64" else values
+    frame = pd.DataFrame({"a": pd.Series(values, dtype=dtype)})
+    with pytest.raises(
+        citykit.DuplicateKeyError, match="1 rows have a key that an earlier row has"
+    ) as caught:
+        await citykit.create_table(engine, "readings", frame, key="a")
+    assert caught.value.keys == [(next(value for n, value in enumerate(values) if value in values[:n]),)]
+    assert await columns(engine, "readings") == {}
+    await citykit.create_table(engine, "readings", frame.drop_duplicates(), key="a")
+
+
 async def test_a_key_of_lists_is_checked_too(engine: AsyncEngine) -> None:
     frame = pd.DataFrame({"a": [[1, 2], [1, 2]]})
     with pytest.raises(citykit.DuplicateKeyError) as caught:

@@ -98,3 +98,69 @@ async def test_a_table_is_mended_by_the_sql_that_the_error_says(engine: AsyncEng
     await execute(engine, *typed.split("; "))
     assert await load(engine) == 2
     await execute(engine, DROP)
+
+
+async def test_a_table_that_is_to_be_made_gets_the_key_that_the_error_asks_for(engine: AsyncEngine) -> None:
+    await execute(engine, DROP)
+    options: dict[str, Any] = {"create": True, "on_conflict": "update"}
+    with pytest.raises(ValueError, match=r"nothing was loaded\. .*: key=\[…\]$") as caught:
+        await citykit.load_frame(engine, FRAME, "hinted", **options)
+    with pytest.raises(citykit.MissingTableError):
+        await citykit.load_frame(engine, FRAME, "hinted")
+    typed = str(caught.value).rpartition(": ")[2].replace("…", "'k'")
+    key = eval(f"dict({typed})")  # noqa: S307  what a user types
+    assert (await citykit.load_frame(engine, FRAME, "hinted", **options, **key)).inserted == 2
+    assert (await citykit.load_frame(engine, FRAME.assign(v=2), "hinted", **options)).updated == 2
+    await execute(engine, DROP)
+
+
+@pytest.mark.parametrize("key", [None, "k", ["v", "k"]])
+@pytest.mark.parametrize("name", ["hinted", 'own."Hin.ted"'])
+async def test_a_table_without_a_unique_constraint_gets_it_by_the_sql_that_the_error_says(
+    engine: AsyncEngine, name: str, key: Any
+) -> None:
+    await execute(engine, DROP, "DROP SCHEMA IF EXISTS own CASCADE", "CREATE SCHEMA own")
+    await citykit.create_table(engine, name, FRAME)
+    for policy in ("update", "skip"):
+        with pytest.raises(ValueError, match="othing was loaded") as caught:
+            await citykit.load_frame(engine, FRAME, name, key=key, on_conflict=policy)
+    await execute(engine, str(caught.value).rpartition("with SQL: ")[2].replace("…", "k"))
+    assert (await citykit.load_frame(engine, FRAME, name, on_conflict="update")).inserted == 2
+    assert (await citykit.load_frame(engine, FRAME, name, key=key, on_conflict="skip")).skipped == 2
+    await execute(engine, DROP, "DROP SCHEMA own CASCADE")
+
+
+@pytest.mark.parametrize("key", [None, "k", ["v", "k"]])
+async def test_a_table_of_python_gets_a_unique_constraint_by_what_the_error_says(
+    engine: AsyncEngine, key: Any
+) -> None:
+    await execute(engine, DROP, "CREATE TABLE hinted (k int, v int)")
+    table = sa.Table("hinted", sa.MetaData(), sa.Column("k", sa.Integer), sa.Column("v", sa.Integer))
+    with pytest.raises(ValueError, match="othing was loaded") as caught:
+        await citykit.load_frame(engine, FRAME, table, key=key, on_conflict="update")
+    typed = str(caught.value).rpartition("in Python: ")[2].replace("…", '"k"')
+    exec(typed, {"table": table, "sqlalchemy": sa})  # noqa: S102  what a user types
+    with pytest.raises(citykit.CitykitError, match="with SQL: ") as refused:
+        await citykit.load_frame(engine, FRAME, table, on_conflict="update")
+    await execute(engine, str(refused.value).rpartition("with SQL: ")[2])
+    assert (await citykit.load_frame(engine, FRAME, table, on_conflict="update")).inserted == 2
+    await execute(engine, DROP)
+
+
+async def test_a_choice_of_unique_constraints_is_made_by_what_the_error_says(engine: AsyncEngine) -> None:
+    await execute(engine, DROP, "CREATE TABLE hinted (k int UNIQUE, v int, UNIQUE (v, k))")
+    with pytest.raises(ValueError, match="2 unique constraints") as caught:
+        await citykit.load_frame(engine, FRAME, "hinted", on_conflict="update")
+    for typed in str(caught.value).rpartition(": ")[2].split(" or "):
+        key = eval(f"dict({typed})")  # noqa: S307  what a user types
+        await citykit.load_frame(engine, FRAME, "hinted", on_conflict="update", **key)
+    await execute(engine, DROP)
+
+
+async def test_a_view_is_not_told_to_have_a_constraint(engine: AsyncEngine) -> None:
+    await execute(engine, DROP, PLAIN, "CREATE VIEW hinted_view AS SELECT * FROM hinted")
+    for key in (None, "k"):
+        with pytest.raises(ValueError, match=r"othing was loaded\. .*table behind it") as caught:
+            await citykit.load_frame(engine, FRAME, "hinted_view", key=key, on_conflict="update")
+        assert "ALTER" not in str(caught.value)
+    await execute(engine, DROP)

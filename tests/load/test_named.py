@@ -109,7 +109,7 @@ async def test_identities_generated_columns_defaults_domains_and_keys(engine: As
     frame = pd.DataFrame(
         {"day": ["2024-02-29"], "mood": ["ok"], "days": [[dt.date(2024, 1, 1)]], "moods": [["bad", None]]}
     ).assign(day=lambda frame: pd.to_datetime(frame["day"]))
-    with pytest.raises(ValueError, match=r"2 unique constraints: \(n, day\); \(note\)\. Say which"):
+    with pytest.raises(ValueError, match=r"2 unique constraints: \(n, day\); \(note\)\..*Say which"):
         await citykit.load_frame(engine, frame, "own.t")
     with pytest.raises(citykit.InvalidFrameError, match="'n': needed and missing"):
         await citykit.load_frame(engine, frame, "own.t", key=["n", "day"])
@@ -251,7 +251,7 @@ async def test_a_table_without_a_key_takes_each_row_as_a_new_one(
         assert (await citykit.load_frame(engine, source, "own.t")).inserted == count
     found = await citykit.read_frame(engine, "SELECT count(*), count(DISTINCT k), sum(k) FROM own.t")
     assert found.iloc[0].tolist() == [2 * count, count, 2 * frame["k"].sum()]
-    with pytest.raises(ValueError, match="Give it a unique constraint"):
+    with pytest.raises(ValueError, match=r"no unique constraint.*ADD UNIQUE"):
         await citykit.load_frame(engine, frame, "own.t", on_conflict="skip")
     if "CHECK" in made:
         report = await citykit.load_frame(

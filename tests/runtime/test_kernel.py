@@ -133,6 +133,29 @@ async def test_a_cancelled_load_says_so_in_one_line(jupyter: Kernel, engine: Asy
     assert await stored(engine) == {}
 
 
+ENDLESS = "SELECT i, 'the long one' FROM generate_series(1, 1000000000) AS i"
+
+
+@pytest.mark.parametrize(
+    "statement", ["SELECT pg_sleep(30), 'the long one'", ENDLESS], ids=["slow", "endless"]
+)
+@pytest.mark.parametrize("where", ["cell", "run"])
+async def test_an_interrupted_stream_says_so_in_one_line(
+    jupyter: Kernel, engine: AsyncEngine, where: str, statement: str
+) -> None:
+    source = f"async for frame in citykit.stream_frames(engine, {statement!r}):\n    len(frame)"
+    if where == "run":
+        inner = source.replace("\n", "\n    ")
+        source = f"async def streamed():\n    {inner}\ncitykit.run(streamed())"
+    cell = jupyter.send(source)
+    await wait_until(engine, "the long one", 1)
+    jupyter.interrupt()
+    [ended] = jupyter.wait(cell)
+    assert ended["ename"] in ("CancelledError", "KeyboardInterrupt")
+    assert readable([ended]) == f"{ended['ename']}: the statement was interrupted; nothing was changed"
+    await wait_until(engine, "the long one", 0)
+
+
 def test_an_interrupt_of_other_work_says_no_more_than_that(jupyter: Kernel) -> None:
     jupyter.run(
         "import asyncio\nasync def work():\n    print('begun', flush=True)\n    await asyncio.sleep(30)"

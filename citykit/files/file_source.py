@@ -1,0 +1,361 @@
+"""The rows of files, read as they are asked for."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from citykit.errors import CitykitError
+from citykit.files import csv_files, json_files, tables
+from citykit.files.columns import Columns
+from citykit.files.kinds import Kind, kind_of
+from citykit.files.streams import (
+    PACKED,
+    Compression,
+    ReadError,
+    Stream,
+    encoding_of,
+    in_utf8,
+    is_utf8,
+    member_of,
+    on_disk,
+    parts_of,
+    unpacked,
+    unzipped,
+)
+
+NOTES = "citykit"  # what a frame's `attrs`, and a batch's metadata, say of the file for the load
+
+
+@dataclass
+class FileSource:
+    """The rows of a file, read as they are asked for; of a path, as often as they are.
+
+    Iterating yields Arrow batches; of JSON and Excel, whose values have types of their own, frames.
+
+    Attributes
+    ----------
+    total_bytes : int or None
+        Of the file, as it lies on disk; None where only the end will tell.
+    total_rows : int or None
+        Where the file says it before it is read (Parquet).
+    bytes_read : int
+        By now; not counted in Parquet, Arrow and Excel files. What is packed is unpacked before its rows.
+    """
+
+    path: Any
+    columns: Sequence[str] | None = None
+    rename: Mapping[str, str] | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+    decimal: str | None = None
+    thousands: str | None = None
+    compression: Compression | None = None
+    kind: Kind | None = None  # None: what the content says
+    called: str = ""  # in messages; '': its path
+    bytes_read: int = field(default=0, init=False)
+    total_bytes: int | None = field(default=None, init=False)
+    _rows_read: int = field(default=0, init=False)
+    _expected_rows: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._check_options()
+        self._start: int | None = None
+        if hasattr(self.path, "read"):
+            self.called = self.called or _name_of(self.path)
+            if getattr(self.path, "closed", False):
+                raise self._unreadable(ReadError("it is closed", "Open it again, or give its path."))
+            self._start = self.path.tell() if _can_seek(self.path) else None
+        elif isinstance(self.path, str) and self.path == "-":
+            self.called = "standard input"
+        else:
+            given, self.path = self.path, _path(self.path)
+            self.called = self.called or str(given) or "''"
+            try:
+                if not str(given) or not self.path.exists():
+                    raise self._unreadable(_missing(self.path))
+                self.total_bytes = None if self.path.is_dir() else self.path.stat().st_size or None
+            except (OSError, ValueError) as exc:  # no right to look, a NUL in its name
+                raise self._unreadable(ReadError(getattr(exc, "strerror", None) or str(exc))) from exc
+
+    def __repr__(self) -> str:
+        return f"<rows of {self.called}>"
+
+    @property
+    def total_rows(self) -> int | None:
+        """How many rows there are, where the file says it before it is read."""
+        if isinstance(self.path, Path) and (self.path.is_dir() or self.path.suffix.lower() == ".parquet"):
+            try:
+                return tables.parquet_rows(self.path)
+            except (OSError, ReadError, pa.ArrowException):  # which iterating says
+                return None
+        return None
+
+    def expected_rows(self) -> int | None:
+        """Return about how many rows there are, by the part of the file that they took so far.
+
+        None as long as that cannot be told. Packed text is unpacked before its first row.
+        """
+        if self.total_bytes and 0 < self.bytes_read < self.total_bytes and self._rows_read:
+            self._expected_rows = round(self._rows_read * self.total_bytes / self.bytes_read)
+        return self._expected_rows
+
+    def __iter__(self) -> Iterator[pd.DataFrame | pa.RecordBatch]:
+        self.bytes_read = start = self._rows_read = 0
+        self._expected_rows = self.total_rows
+        notes = self.notes()
+        metadata = {NOTES: json.dumps(notes)}
+        try:
+            with ExitStack() as stack:
+                for piece in self._pieces(stack):
+                    self._rows_read += len(piece)
+                    if isinstance(piece, pd.DataFrame):
+                        piece = piece.set_axis(pd.RangeIndex(start, start + len(piece)))
+                        piece.attrs[NOTES] = notes
+                        start += len(piece)
+                        yield piece
+                    else:
+                        yield piece.replace_schema_metadata(metadata)
+            self._expected_rows = self._rows_read
+        except ReadError as exc:
+            raise self._unreadable(exc) from exc
+        except (OSError, ValueError, pa.ArrowException) as exc:
+            said = getattr(exc, "strerror", None) or " ".join(str(exc).split())
+            raise self._unreadable(ReadError(said)) from exc
+
+    def lines_of(self, rows: Collection[int]) -> dict[int, int]:
+        """Return the lines of delimited text in which rows begin, as far as they can be told."""
+        if not isinstance(self.path, Path) or self.kind:
+            return {}
+        before = self.bytes_read
+        try:
+            with ExitStack() as stack:
+                stream, name, whole = self._opened(stack)
+                if kind_of(stream.head(), name) != "csv":
+                    return {}
+                return csv_files.lines_of(rows, self._text_on_disk(stream, whole, stack), self.delimiter)
+        except (ReadError, OSError):
+            return {}
+        finally:
+            self.bytes_read = before
+
+    def notes(self) -> dict[str, str]:
+        """Return how its numbers are written, and the call that reads it, without its end."""
+        notes = {name: mark for name in ("decimal", "thousands") if (mark := getattr(self, name))}
+        return {**notes, "read": "" if self.kind else self._call()}
+
+    def _call(self, **options: Any) -> str:
+        """Return the call that reads this file, without the marks of its numbers and without its end."""
+        given = ("columns", "rename", "delimiter", "encoding", "compression")
+        options = {name: value for name in given if (value := getattr(self, name)) is not None} | options
+        path = "source" if hasattr(self.path, "read") else _quoted("-" if self.path == "-" else self.called)
+        return "citykit.read_file(" + ", ".join([path, *(f"{k}={_quoted(v)}" for k, v in options.items())])
+
+    def _unreadable(self, exc: ReadError) -> CitykitError:
+        hint = exc.hint
+        if exc.options and not self.kind:
+            marks = {name: mark for name in ("decimal", "thousands") if (mark := getattr(self, name))}
+            hint = f"{hint} Read it with {self._call(**exc.options, **marks)})".strip()
+        return CitykitError(f"{self.called} cannot be read: {exc.what}; nothing was loaded. {hint}".strip())
+
+    def _check_options(self) -> None:
+        if self.columns is not None and not self.columns:
+            raise ValueError("columns is a list of names, or None for all, not an empty one")
+        if isinstance(self.columns, str):
+            raise ValueError(f"columns is a list of names, not {self.columns!r}: columns=[{self.columns!r}]")
+        if self.encoding is not None:
+            encoding_of(self.encoding)
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise ValueError(f"delimiter is one character, not {self.delimiter!r}")
+        for name in ("decimal", "thousands"):
+            mark = getattr(self, name)
+            if mark is not None and (len(mark) != 1 or mark in "+-eE" or mark.isalnum()):
+                raise ValueError(f"{name} is the mark, such as '.' or ',', not {mark!r}")
+        if self.compression not in (None, "gzip", "zstd", "zip", "none"):
+            raise ValueError(f"compression is 'gzip', 'zstd', 'zip' or 'none', not {self.compression!r}")
+
+    def _pieces(self, stack: ExitStack) -> Iterator[pd.DataFrame | pa.RecordBatch]:
+        columns = Columns(self.columns, self.rename or {})
+        if isinstance(self.path, Path) and self.path.is_dir():
+            yield from tables.read_parquet_directory(self.path, columns)
+            return
+        stream, name, whole = self._opened(stack)
+        kind = self.kind or kind_of(stream.head(), name)
+        if kind == "csv":
+            path = self._text_on_disk(stream, whole, stack)
+            seen = self._seen if path is self.path else _ignore
+            yield from csv_files.read(path, columns, self.delimiter, seen)
+            return
+        if self.delimiter is not None:
+            raise ReadError(f"delimiter= is for delimited text, and it is a file of kind {kind!r}")
+        if kind in ("json", "ndjson"):
+            text = in_utf8(stream, self.encoding)
+            begin = text.head().lstrip()
+            if not begin:
+                raise ReadError("it is empty")
+            is_array = begin.startswith(b"[") and self.kind != "ndjson"
+            yield from (json_files.read_array if is_array else json_files.read_lines)(text, columns)
+            return
+        if self.encoding is not None:
+            raise ReadError(f"encoding= is for text, and it is a file of kind {kind!r}")
+        path = whole or on_disk(stream, stack)
+        match kind:
+            case "parquet":
+                yield from tables.read_parquet(path, columns)
+            case "arrow file":
+                yield from tables.read_arrow_file(path, columns)
+            case "arrow stream":
+                yield from tables.read_arrow_stream(path, columns)
+            case _:
+                yield from tables.read_excel(path, columns, self.called)
+
+    def _text_on_disk(self, stream: Stream, whole: Path | None, stack: ExitStack) -> Path:
+        """Return a file that has the text in UTF-8: the one that was given, or a temporary one."""
+        if whole and is_utf8(stream, self.encoding):
+            return whole
+        return on_disk(in_utf8(stream, self.encoding), stack)
+
+    def _opened(self, stack: ExitStack) -> tuple[Stream, str, Path | None]:
+        """Return the file's bytes, unpacked; its name; and the file on disk with them, if there is one."""
+        whole, file, name = None, self.path, self.called
+        if isinstance(self.path, Path):
+            whole, file, name = self.path, stack.enter_context(self.path.open("rb")), self.path.name
+        elif self._start is not None:
+            self.path.seek(self._start)
+        elif self.path == "-":
+            file = getattr(sys.stdin, "buffer", sys.stdin)
+        stream = Stream(parts_of(file, self._count))
+        head = stream.head()
+        found = [each for magic, each in PACKED.items() if head.startswith(magic)]
+        packing = self.compression or (found[0] if found else "none")
+        if self.kind or packing == "none":
+            return stream, name, whole
+        if packing != "zip":
+            unpacked_ = Stream(unpacked(stream, packing, self.total_bytes))
+            return _packed_once(unpacked_), re.sub(r"(?i)\.(gz|zst|zstd)$", "", name), None
+        packed = whole or on_disk(stream, stack)
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(packed))
+        except zipfile.BadZipFile as exc:
+            raise ReadError(f"its zip archive is damaged or not complete ({exc})") from exc
+        if self.compression is None and "[Content_Types].xml" in archive.namelist():
+            return stream, name, packed  # an Excel workbook
+        member = member_of(archive)
+        return _packed_once(Stream(unzipped(archive, member))), member.filename, None
+
+    def _count(self, more: int) -> None:
+        self.bytes_read += more
+
+    def _seen(self, position: int) -> None:
+        self.bytes_read = position
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+def _packed_once(stream: Stream) -> Stream:
+    twice = next((each for magic, each in PACKED.items() if stream.head().startswith(magic)), "zip")
+    if twice != "zip":  # which may be an Excel workbook
+        raise ReadError(f"what it unpacks to is {twice} data again", "Unpack it yourself.")
+    return stream
+
+
+def _path(path: Any) -> Path:
+    if isinstance(path, (bytes, bytearray)):
+        raise TypeError(
+            "a path or an open file is needed, not bytes; nothing was loaded. "
+            "For the bytes of a file: io.BytesIO(source)"
+        )
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"a path or an open file is needed, not {type(path).__name__}; nothing was loaded.")
+    text = os.fspath(path)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        name = text.rstrip("/").rpartition("/")[2].partition("?")[0] or "cities.csv"
+        raise CitykitError(
+            f"{text} is not a file on this machine; nothing was loaded. Download it first: "
+            f"urllib.request.urlretrieve({_quoted(text)}, {_quoted(name)})"
+        )
+    if "\n" in text:
+        raise CitykitError(
+            f"{text[:40]!r}… is no path, but text; nothing was loaded. For text as a file: io.StringIO(text)"
+        )
+    return Path(text).expanduser()
+
+
+def _missing(path: Path) -> ReadError:
+    parent = path.parent
+    if not parent.is_dir():
+        return ReadError("there is no such file", f"There is no directory {parent} either.")
+    names = [each.name for each in parent.iterdir() if each.name != path.name]  # a link to nothing
+    close = (
+        difflib.get_close_matches(path.name, names, n=3) or [n for n in names if n.startswith(path.stem)][:3]
+    )
+    near = " or ".join(_quoted(str(parent / name)) for name in close)
+    return ReadError(
+        "there is no such file", f"Did you mean {near}?" if near else f"It is not in {parent.resolve()}."
+    )
+
+
+def _name_of(file: Any) -> str:
+    name = getattr(file, "name", None)
+    return name if isinstance(name, str) else "the open file"
+
+
+def _can_seek(file: Any) -> bool:
+    try:
+        return bool(file.seekable())
+    except (AttributeError, ValueError, OSError):
+        return False
+
+
+def _quoted(value: object) -> str:
+    """Return a value as it is typed in Python, text in double quotes where it can be."""
+    if not isinstance(value, str) or '"' in value:
+        return repr(value)
+    return '"' + repr("'" + value)[2:]  # Python prefers double quotes for what has a single one
+
+
+@dataclass
+class ManyFiles:
+    """The rows of several files, one after the other; see `FileSource`."""
+
+    sources: list[FileSource]
+
+    def __iter__(self) -> Iterator[pd.DataFrame | pa.RecordBatch]:
+        for source in self.sources:
+            yield from source
+
+    @property
+    def total_bytes(self) -> int | None:
+        """The sum of the files' bytes."""
+        sizes = [source.total_bytes for source in self.sources]
+        return None if None in sizes else sum(filter(None, sizes))
+
+    @property
+    def total_rows(self) -> int | None:
+        """The sum of the files' rows."""
+        rows = [source.total_rows for source in self.sources]
+        return None if None in rows else sum(filter(None, rows))
+
+    def expected_rows(self) -> int | None:
+        """Return about how many rows all files have, as far as each can tell."""
+        rows = [source.expected_rows() for source in self.sources]
+        return None if None in rows else sum(filter(None, rows))
+
+    @property
+    def bytes_read(self) -> int:
+        """By now, of all files."""
+        return sum(source.bytes_read for source in self.sources)
