@@ -59,7 +59,7 @@ async def load_cities(
         The table's name for a column of the source: ``{"city": "name", "lat": "latitude"}``. None: none is
         renamed.
     columns : sequence of str, optional
-        The columns to load, by their names in the table (so after `rename`). None: all, and one that the
+        The columns to load, by their names in the table or in the source. None: all, and one that the
         table lacks is an error.
     on_conflict : {"error", "skip", "update"}
         What happens to a row whose (name, country, region) is already there, in the table or earlier in

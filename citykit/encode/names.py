@@ -24,7 +24,7 @@ class Names:
     rename : mapping of str to str, optional
         The table's name for a column of the source.
     columns : sequence of str, optional
-        The columns to load, by their new names. None: all.
+        The columns to load, by their new names or those in the source. None: all.
     unused : collection of str
         Columns that the database alone fills: they are left out.
 
@@ -79,8 +79,9 @@ class Names:
             self._check_rename(frame, known)
             frame = frame.rename(columns=self.rename)
         if self.columns is not None:
-            self._check_picked(frame)
-            frame = frame[self.columns]
+            picked = [name if name in frame.columns else self.rename.get(name, name) for name in self.columns]
+            self._check_picked(frame, picked)
+            frame = frame[picked]
         return frame
 
     def in_source(self, name: str) -> str:
@@ -104,12 +105,9 @@ class Names:
             problems = [(name, f"{_listed(given)} would both be called so") for name, given in twice.items()]
             raise _refused(problems, f"To load one of them: {_call(rename, picked)}")
 
-    def _check_picked(self, frame: pd.DataFrame) -> None:
-        assert self.columns is not None  # noqa: S101  for the type checker
-        problems = [
-            (name, _absent("columns=", name, frame)) for name in self.columns if name not in frame.columns
-        ]
-        problems += [(name, "columns= names it twice") for name, n in Counter(self.columns).items() if n > 1]
+    def _check_picked(self, frame: pd.DataFrame, picked: Sequence[str]) -> None:
+        problems = [(name, _absent("columns=", name, frame)) for name in picked if name not in frame.columns]
+        problems += [(name, "columns= names it twice") for name, n in Counter(picked).items() if n > 1]
         if problems:
             raise _refused(problems, f"The frame has {_listed(list(dict.fromkeys(frame.columns)))}.")
 

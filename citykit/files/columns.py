@@ -12,7 +12,7 @@ from citykit.files.streams import ReadError
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that were asked for (None: all), and new names for some."""
+    """The columns that were asked for (None: all) by their new names or their old ones; and the new names."""
 
     wanted: Sequence[str] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -25,14 +25,16 @@ class Columns:
         ReadError
             If one is not there, has no name, or a name of which there are several.
         """
-        named = [*(self.wanted or ()), *self.rename]
+        given = {new: name for name, new in self.rename.items()}
+        picked = None if self.wanted is None else [given.get(name, name) for name in self.wanted]
+        named = [*(picked or ()), *self.rename]
         if lacking := [name for name in named if name not in names]:
             raise ReadError(
                 f"it has no column {', '.join(map(repr, lacking))}{did_you_mean(lacking[0], names)}",
                 f"Its columns are {listed(names)}.",
             )
-        self._check(names if self.wanted is None else [name for name in names if name in self.wanted], names)
-        wanted = names if self.wanted is None else self.wanted
+        self._check(names if picked is None else [name for name in names if name in picked], names)
+        wanted = names if picked is None else picked
         renamed = [self.rename.get(name, name) for name in wanted]
         if twice := [name for name, count in Counter(renamed).items() if count > 1]:
             raise ReadError(

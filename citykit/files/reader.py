@@ -85,7 +85,7 @@ def read_file(
         size, whichever is more: unpack larger ones yourself. CSV that is packed, in another encoding than
         UTF-8 or no file on disk is written to a temporary file first.
     columns : sequence of str, optional
-        The columns to read, by their names in the file. None: all.
+        The columns to read, by the names that `rename` gives them or by those in the file. None: all.
     rename : mapping of str to str, optional
         New names, by those in the file: ``{"city": "name"}``.
     delimiter : str, optional
