@@ -160,7 +160,8 @@ def test_columns_are_renamed_first_and_then_picked_by_their_new_names() -> None:
 
 def test_a_column_that_is_renamed_may_be_picked_by_its_old_name() -> None:
     frame = a_row(["city", "population", "note"])
-    assert stored(frame, rename={"city": "name"}, columns=["population", "city"]) == ["name", "population"]
+    names = Names({"city": "name"}, ["population", "city"])
+    assert names.renamed(frame).columns.tolist() == ["population", "name"]
 
 
 @pytest.mark.parametrize(
