@@ -1,12 +1,17 @@
 """From the values of one column to a typed Arrow array, or the reason why a value has none. No I/O.
 
-A column whose dtype says what is in it is typed as a whole; of any other each value is checked by itself. The
-limits of the column are compared with the typed values in Arrow's vectorised code.
+A column whose dtype says what is in it, or of which all values are of one type of Python's, is typed as a whole;
+of any other each value is checked by itself. The limits of the column are compared with the typed values in
+Arrow's vectorised code.
 """
 
 from __future__ import annotations
 
+import datetime
+from decimal import Decimal
+from itertools import chain
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -15,7 +20,7 @@ import pyarrow.compute as pc
 
 from citykit.encode.encodings import lacking
 from citykit.encode.rules import Rule
-from citykit.encode.text_numbers import NUMBERS, numbers_in
+from citykit.encode.text_numbers import EXACT_DIGITS, NUMBERS, numbers_in, typed_numbers
 from citykit.encode.text_times import READ_FROM_TEXT, times_in
 from citykit.encode.values import as_text, checked, fits_numeric, is_missing, json_as_written, plain
 from citykit.pgtypes import PGTYPES, TEXT
@@ -42,7 +47,7 @@ def convert(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons]:
     if rule.item is not None:
         array, reasons = _arrays(series, array, rule.item)
     else:
-        found = None if array is None else _typed_at_once(array, rule)
+        found = _typed_as_one(series, rule) if array is None else _typed_at_once(array, rule)
         array, reasons = found or _typed_one_by_one(series, rule)
         for reason, flawed in _flaws(array, rule):
             for position in _positions(flawed):
@@ -177,6 +182,63 @@ def _floats(array: pa.Array, rule: Rule) -> pa.Array | None:
     limits = pc.min_max(array)
     least, most = limits["min"].as_py() or 0, limits["max"].as_py() or 0
     return array.cast(pa.float64()) if -(2**bits) <= least and most <= 2**bits else None
+
+
+# Arrow's types that hold all values of one of Python's, as they are; integers may be beyond 64 bits.
+_HOLDS: dict[type, pa.DataType] = {
+    str: TEXT, int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.large_binary(),
+    datetime.date: pa.date32(), datetime.time: pa.time64("us"), datetime.timedelta: pa.duration("us"),
+}  # fmt: skip
+
+
+def _typed_as_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons] | None:
+    """Type objects that are all of one type, or missing, as `checked` types each; None for others.
+
+    A subclass does not count: it may mean something else (a member of an Enum) or hold more (nanoseconds).
+    """
+    if series.dtype != object:
+        return None
+    values = series.to_numpy()
+    try:
+        missing = pd.isna(values)
+        present = values[~missing] if missing.any() else values
+        if len(kinds := set(map(type, present))) != 1:
+            return None if kinds else (pa.nulls(len(values), rule.type and rule.type.typed), {})
+        [kind] = kinds
+        if issubclass(kind, np.generic) and kind not in (np.datetime64, np.timedelta64):
+            present = [value.item() for value in present]
+            [kind] = set(map(type, present))
+        typed = _typed_values(present, kind, rule)
+    except (pa.ArrowException, ArithmeticError, OverflowError, TypeError, ValueError):
+        return None  # a signalling NaN, a lone surrogate
+    if typed is None or len(typed[0]) == len(values):
+        return typed
+    array, reasons = typed
+    places = np.flatnonzero(~missing)
+    spread = pc.replace_with_mask(pa.nulls(len(values), array.type), pa.array(~missing), array)
+    return spread, {int(places[position]): reason for position, reason in reasons.items()}
+
+
+def _typed_values(values: Any, kind: type, rule: Rule) -> tuple[pa.Array, Reasons] | None:
+    """Type values that are all of one type, none of them missing."""
+    check = rule.type and rule.type.check
+    if kind is UUID and check == "uuid":
+        return pa.array(list(map(str, values)), TEXT), {}
+    if check == "numeric" and kind in (Decimal, int, float):
+        return typed_numbers(pa.array(list(map(str, values)), TEXT), rule)
+    if kind is Decimal and check in ("integer", "float") and rule.type is not PGTYPES["float4"]:
+        texts = pa.array(list(map(str, values)), TEXT)
+        plain = r"^-?[0-9]+(?:\.0+)?$" if check == "integer" else rf"^-?[0-9.]{{1,{EXACT_DIGITS}}}$"
+        if not pc.all(pc.match_substring_regex(texts, plain)).as_py():
+            return None
+        return typed_numbers(texts, rule) if check == "integer" else (texts.cast(pa.float64()), {})
+    if kind is datetime.datetime:
+        zoned = {value.tzinfo is not None for value in values}
+        type_ = pa.timestamp("us", "UTC" if True in zoned else None)
+        return _typed_at_once(pa.array(values, type_), rule) if len(zoned) == 1 else None
+    if kind is datetime.time and any(value.tzinfo is not None for value in values):
+        return None
+    return _typed_at_once(pa.array(values, _HOLDS[kind]), rule) if kind in _HOLDS else None
 
 
 def _typed_one_by_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons]:
@@ -355,16 +417,11 @@ def _arrays(series: pd.Series[Any], array: pa.Array | None, item: Rule) -> tuple
 
 def _taken_apart(series: pd.Series[Any]) -> tuple[Any, Any, pd.Series[Any], Reasons]:
     """Return the lengths of lists, a mask of those that are not NULL, their elements, and what is no list."""
-    lengths = np.zeros(len(series), dtype=np.int64)
-    present = np.ones(len(series), dtype=bool)
-    elements: list[object] = []
-    reasons: Reasons = {}
-    for position, value in enumerate(python_values(series)):
-        if isinstance(value, (list, tuple, np.ndarray)):
-            lengths[position] = len(value)
-            elements += list(value)
-            continue
-        present[position] = False
-        if not is_missing(value):
-            reasons[position] = "not a list"
+    values = python_values(series)
+    lists = [value if isinstance(value, (list, tuple, np.ndarray)) else None for value in values]
+    present = np.array([value is not None for value in lists], dtype=bool)
+    lengths = np.array([0 if value is None else len(value) for value in lists], dtype=np.int64)
+    elements = list(chain.from_iterable(value for value in lists if value is not None))
+    others = np.flatnonzero(~present).tolist()
+    reasons = {position: "not a list" for position in others if not is_missing(values[position])}
     return lengths, present, pd.Series(elements, dtype=object), reasons
