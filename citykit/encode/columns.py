@@ -1,6 +1,6 @@
 """From the values of one column to a typed Arrow array, or the reason why a value has none. No I/O.
 
-A column whose dtype says what is in it, or of which all values are of one type of Python's, is typed as a whole;
+A column whose dtype says what is in it, or whose values are all of one type of Python's, is typed as a whole;
 of any other each value is checked by itself. The limits of the column are compared with the typed values in
 Arrow's vectorised code.
 """
@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from citykit.encode.copy_values import text_bytes
 from citykit.encode.encodings import lacking
 from citykit.encode.rules import Rule
 from citykit.encode.text_numbers import EXACT_DIGITS, NUMBERS, numbers_in, typed_numbers
@@ -201,7 +202,7 @@ def _typed_as_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons
     values = series.to_numpy()
     try:
         missing = pd.isna(values)
-        present = values[~missing] if missing.any() else values
+        present: Any = values[~missing] if missing.any() else values
         if len(kinds := set(map(type, present))) != 1:
             return None if kinds else (pa.nulls(len(values), rule.type and rule.type.typed), {})
         [kind] = kinds
@@ -215,7 +216,7 @@ def _typed_as_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons
         return typed
     array, reasons = typed
     places = np.flatnonzero(~missing)
-    spread = pc.replace_with_mask(pa.nulls(len(values), array.type), pa.array(~missing), array)
+    spread = array.take(pa.array(np.cumsum(~missing) - 1, mask=missing))
     return spread, {int(places[position]): reason for position, reason in reasons.items()}
 
 
@@ -277,7 +278,7 @@ def _flaws(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
     check = rule.type and rule.type.check
     if rule.encoding and array.type == TEXT:
         flaws = []
-        if absent := lacking(rule.encoding, str(_bytes_of(array), "utf-8", "ignore")):
+        if absent := lacking(rule.encoding, str(text_bytes(array), "utf-8", "ignore")):
             has_one = [text is not None and not absent.isdisjoint(text) for text in array.to_pylist()]
             reason = f"with a character that the database's encoding {rule.encoding} lacks"
             flaws = [(reason, pa.array(has_one))]
@@ -293,7 +294,7 @@ def _flaws(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
 
 def _flaws_of_text(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
     flaws = []
-    if not np.frombuffer(_bytes_of(array), np.bool_).all():
+    if not np.frombuffer(text_bytes(array), np.bool_).all():
         flaws.append(("with a NUL character", pc.match_substring(array, "\0")))
     if not _surely_as_long(array, rule):
         length = pc.utf8_length(array)
@@ -306,15 +307,6 @@ def _flaws_of_text(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
         shown = ", ".join(map(repr, rule.labels[:8])) + (", …" if len(rule.labels) > 8 else "")
         flaws.append((f"not one of {shown}", pc.and_(pc.is_valid(array), pc.invert(known))))
     return flaws
-
-
-def _bytes_of(array: pa.Array) -> memoryview:
-    """Return the bytes of all texts at once; also those of a text that is NULL, if there are any."""
-    _, places, data = array.buffers()
-    if not len(array) or not data:
-        return memoryview(b"")
-    offsets = np.frombuffer(places, np.int64)
-    return memoryview(data)[offsets[array.offset] : offsets[array.offset + len(array)]]
 
 
 def _surely_as_long(array: pa.Array, rule: Rule) -> bool:

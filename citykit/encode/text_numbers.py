@@ -130,7 +130,7 @@ def _plain(texts: pa.Array, rule: Rule) -> pa.Array:
 
 
 def typed_numbers(plain: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
-    """Type texts that are numbers, as Python and PostgreSQL write numbers; for the result see `numbers_in`."""
+    """Type texts that are numbers as Python and PostgreSQL write them; for the result see `numbers_in`."""
     check = rule.type and rule.type.check
     nothing = pa.scalar(None, TEXT)
     if check == "float":
