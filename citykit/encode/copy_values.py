@@ -43,8 +43,12 @@ def numerics(texts: pa.Array) -> Any:
     if len(data) and (data.min() < ord("-") or data.max() > ord("9")):
         return None
     points = pc.find_substring(texts, ".").to_numpy()
-    scales = np.where(points < 0, 0, pc.binary_length(texts).to_numpy() - 1 - points)
+    lengths = pc.binary_length(texts).to_numpy()
+    scales = np.where(points < 0, 0, lengths - 1 - points)
     after = -(-int(scales.max(initial=0)) // 4)  # groups of four digits after the point
+    # Arrow's cast of more digits than the type has is wrong without an error.
+    if int(np.where(points < 0, lengths, points).max(initial=0)) > 38 - 4 * after:
+        return None
     try:
         numbers = texts.cast(pa.decimal128(38, 4 * after))
     except pa.ArrowInvalid:

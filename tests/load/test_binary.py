@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +21,8 @@ from citykit.pgtypes import PGTYPES
 
 def numbers(digits: int, places: int) -> st.SearchStrategy[str]:
     whole = st.integers(-(10**digits), 10**digits)
-    return st.builds(lambda n, scale: str(Decimal(n).scaleb(-scale)), whole, st.integers(0, places))
+    context = Context(prec=200)  # the default would round
+    return st.builds(lambda n, scale: str(Decimal(n).scaleb(-scale, context)), whole, st.integers(0, places))
 
 
 NUMERICS = (
@@ -30,6 +31,7 @@ NUMERICS = (
     | st.lists(st.none() | numbers(38, 20))
     | st.lists(st.none() | numbers(90, 40))
     | st.lists(st.decimals(-100, 100, places=2).map(str))
+    | st.lists(st.integers(33, 60).flatmap(lambda digits: numbers(digits, 3)))
     | st.lists(st.floats(allow_nan=False, allow_infinity=False).map(repr), max_size=5)
     | st.lists(
         st.sampled_from(
