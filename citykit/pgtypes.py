@@ -66,7 +66,7 @@ class PgType:
     def is_csv(self) -> bool:
         """Whether Arrow's CSV parser reads the text that COPY writes."""
         by_arrow = self.arrow is not None and self.parse is None and not self.is_rounded
-        return by_arrow and not pa.types.is_temporal(self.arrow)
+        return by_arrow and not pa.types.is_temporal(self.arrow) and not pa.types.is_decimal(self.arrow)
 
     @property
     def is_json(self) -> bool:
@@ -178,7 +178,14 @@ ROUNDED = replace(
     _BY_NAME["numeric"], name="numeric as float", dtypes=_BY_NAME["float8"].dtypes, arrow=pa.float64(),
     parse=None, binary="", is_rounded=True, declared=(), check=None, typed=None,
 )  # fmt: skip
-PGTYPES: Mapping[str, PgType] = {**_BY_NAME, ENUM.name: ENUM, ROUNDED.name: ROUNDED}
+# A numeric that is read into a column of Arrow's decimals, and not into Python's objects.
+DECIMALS = replace(
+    _BY_NAME["numeric"], name="numeric in Arrow", arrow=DECIMAL, parse=None, binary="", declared=(),
+    check=None, typed=None,
+)  # fmt: skip
+PGTYPES: Mapping[str, PgType] = {
+    **_BY_NAME, **{row.name: row for row in (ENUM, ROUNDED, DECIMALS)}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -202,6 +209,10 @@ class Type:
     def rounded(self) -> Type:
         """Return this type with a numeric read as double precision."""
         return replace(self, name=ROUNDED.name) if self.name == "numeric" else self
+
+    def in_arrow(self) -> Type:
+        """Return this type with a numeric read as Arrow's decimals; in an array it stays as it is."""
+        return replace(self, name=DECIMALS.name) if self.name == "numeric" and not self.array else self
 
 
 _BY_OID = {row.oid: row for row in _ROWS}

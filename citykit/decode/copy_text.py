@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -79,7 +80,7 @@ def decode(data: bytes, types: Sequence[Type], lost: dict[int, str] | None = Non
             false_values=["f"],
         ),
     )
-    escaped = data.count(b"\\") != data.count(b"\\N")
+    escaped = b"\\" in data and data.count(b"\\") != data.count(b"\\N")
     columns = []
     lost = {} if lost is None else lost
     for number, type_ in enumerate(types):
@@ -115,6 +116,8 @@ def values_of(texts: pa.Array, type_: Type, lost: Callable[[str], object] = str)
     row = type_.row
     if row.is_rounded:
         return rounded(texts, lost)
+    if row.parse is Decimal:
+        return _decimals(texts)
     if row.parse is not None:
         values = [None if text is None else row.parse(text) for text in texts.to_pylist()]
         return objects(values) if row.arrow is None else pa.array(values, row.arrow)
@@ -123,6 +126,13 @@ def values_of(texts: pa.Array, type_: Type, lost: Callable[[str], object] = str)
     if row.arrow in READERS:
         return READERS[row.arrow](texts)
     return pc.equal(texts, "t") if pa.types.is_boolean(row.arrow) else texts.cast(row.arrow)
+
+
+def _decimals(texts: pa.Array) -> Values:
+    """Return numbers as Python's objects, each distinct one made once: a column of money has few."""
+    coded = texts.dictionary_encode()
+    numbers = objects([*map(Decimal, coded.dictionary.to_pylist()), None])
+    return numbers[coded.indices.fill_null(len(numbers) - 1).to_numpy()]
 
 
 def objects(values: Iterable[object]) -> Values:
