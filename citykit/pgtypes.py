@@ -69,6 +69,11 @@ class PgType:
         return by_arrow and not pa.types.is_temporal(self.arrow) and not pa.types.is_decimal(self.arrow)
 
     @property
+    def is_mostly_csv(self) -> bool:
+        """Whether that parser reads all but a few of its values, and says so where it does not."""
+        return self.is_rounded or self.arrow == pa.date32()
+
+    @property
     def is_json(self) -> bool:
         """Whether its values are JSON, which SQLAlchemy makes asyncpg parse."""
         return self.parse is json.loads
