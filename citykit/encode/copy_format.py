@@ -45,7 +45,7 @@ def encode_binary(rows: pa.Table, types: Sequence[str]) -> memoryview:
     fixed: list[tuple[Any, Any]] = [(">i2", len(types))]  # adjacent numbers: the next piece
     for column, type_ in zip((column.combine_chunks() for column in rows.columns), types, strict=True):
         into = PGTYPES[type_]
-        packed = _packed(column.drop_null(), into)
+        packed = _packed(column, into)
         if packed is not None and not column.null_count:
             fixed += [(">i4", packed.itemsize), (packed.dtype, packed)]
         else:
@@ -69,12 +69,13 @@ def _beside(fixed: Sequence[tuple[Any, Any]], count: int) -> pa.Array:
     return _binary(offsets, packed.view(np.uint8))
 
 
-def _packed(values: pa.Array, into: PgType) -> Any:
-    """Return values of one length, without NULL, as an array of NumPy; None where their lengths differ."""
-    if into.binary in _PACKED:
-        return _PACKED[into.binary](values)
+def _packed(column: pa.Array, into: PgType) -> Any:
+    """Return the values that are not NULL as an array of NumPy; None where their lengths may differ."""
     if into.binary in ("bytes", "jsonb"):
         return None
+    values = column.drop_null() if column.null_count else column
+    if into.binary in _PACKED:
+        return _PACKED[into.binary](values)
     has, type_ = pa.types, values.type
     if not has.is_floating(type_):
         values = values.cast(
