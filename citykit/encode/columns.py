@@ -233,6 +233,8 @@ def _typed_values(values: Any, kind: type, rule: Rule) -> tuple[pa.Array, Reason
         if not pc.all(pc.match_substring_regex(texts, plain)).as_py():
             return None
         return typed_numbers(texts, rule) if check == "integer" else (texts.cast(pa.float64()), {})
+    if kind is pd.Timestamp and not any(at.nanosecond or not 1 <= at.year <= 9999 for at in values):
+        values, kind = [at.to_pydatetime() for at in values], datetime.datetime
     if kind is datetime.datetime:
         zoned = {value.tzinfo is not None for value in values}
         type_ = pa.timestamp("us", "UTC" if True in zoned else None)
