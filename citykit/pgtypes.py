@@ -51,7 +51,8 @@ class PgType:
     parse: Callable[[str], object] | None = None
     setting: Setting | None = None
     is_rounded: bool = False  # its text may have more digits than `arrow` holds
-    # Its binary form: a number of this NumPy format that counts from `epoch`, or "bytes", the value itself.
+    # Its binary form: a number of this NumPy format that counts from `epoch`; "bytes", the value itself; else
+    # the name of a form of its own.
     binary: str = ""
     epoch: int = 0
     # Loading: SQLAlchemy's types for it, the check for values, and the Arrow type of the checked values.
@@ -65,7 +66,12 @@ class PgType:
     def is_csv(self) -> bool:
         """Whether Arrow's CSV parser reads the text that COPY writes."""
         by_arrow = self.arrow is not None and self.parse is None and not self.is_rounded
-        return by_arrow and not pa.types.is_temporal(self.arrow)
+        return by_arrow and not pa.types.is_temporal(self.arrow) and not pa.types.is_decimal(self.arrow)
+
+    @property
+    def is_mostly_csv(self) -> bool:
+        """Whether that parser reads all but a few of its values, and says so where it does not."""
+        return self.is_rounded or self.arrow == pa.date32()
 
     @property
     def is_json(self) -> bool:
@@ -132,7 +138,7 @@ _ROWS = (
     PgType("float8", "double precision", 701, 1022, **_floating("Float64", "float64", pa.float64()),
            binary=">f8", declared=(sa.Float,)),
     PgType("numeric", "numeric", 1700, 1231, ("object", "object", f"{DECIMAL}[pyarrow]"), parse=Decimal,
-           declared=(sa.Numeric,), check="numeric", typed=TEXT),
+           binary="numeric", declared=(sa.Numeric,), check="numeric", typed=TEXT),
     PgType("text", "text", 25, 1009, **_STRING, binary="bytes", declared=(sa.Text,), check="text", typed=TEXT,
            compared_alike="in the C collation"),
     PgType("varchar", "varchar", 1043, 1015, **_STRING, binary="bytes", declared=(sa.String,), check="text",
@@ -154,13 +160,13 @@ _ROWS = (
            binary=">i8", epoch=_UNIX_MICROSECONDS),  # SQLAlchemy's DateTime with timezone=True
     PgType("interval", "interval", 1186, 1187, **_temporal("timedelta64[us]", pa.duration("us"), "interval"),
            setting=Setting("IntervalStyle", re.compile("postgres$"), "postgres"),
-           declared=(sa.Interval, pg.INTERVAL)),
-    PgType("uuid", "uuid", 2950, 2951, _OBJECT, parse=UUID, declared=(sa.Uuid,), check="uuid", typed=TEXT,
-           compared_alike="always"),
+           binary="interval", declared=(sa.Interval, pg.INTERVAL)),
+    PgType("uuid", "uuid", 2950, 2951, _OBJECT, parse=UUID, binary="uuid", declared=(sa.Uuid,),
+           check="uuid", typed=TEXT, compared_alike="always"),
     PgType("json", "json", 114, 199, _OBJECT, parse=json.loads, binary="bytes", declared=(sa.JSON,),
            check="json", typed=TEXT),
-    PgType("jsonb", "jsonb", 3802, 3807, _OBJECT, parse=json.loads, declared=(pg.JSONB,), check="json",
-           typed=TEXT),
+    PgType("jsonb", "jsonb", 3802, 3807, _OBJECT, parse=json.loads, binary="jsonb", declared=(pg.JSONB,),
+           check="json", typed=TEXT),
     PgType("bytea", "bytea", 17, 1001, ("object", "object", "binary[pyarrow]"), pa.large_binary(),
            parse=read_bytea, binary="bytes", declared=(sa.LargeBinary,), check="bytea",
            typed=pa.large_binary()),
@@ -175,9 +181,16 @@ _BY_NAME = {row.name: row for row in _ROWS}
 # A numeric that is read as double precision, for numeric="float".
 ROUNDED = replace(
     _BY_NAME["numeric"], name="numeric as float", dtypes=_BY_NAME["float8"].dtypes, arrow=pa.float64(),
-    parse=None, is_rounded=True, declared=(), check=None, typed=None,
+    parse=None, binary="", is_rounded=True, declared=(), check=None, typed=None,
 )  # fmt: skip
-PGTYPES: Mapping[str, PgType] = {**_BY_NAME, ENUM.name: ENUM, ROUNDED.name: ROUNDED}
+# A numeric that is read into a column of Arrow's decimals, and not into Python's objects.
+DECIMALS = replace(
+    _BY_NAME["numeric"], name="numeric in Arrow", arrow=DECIMAL, parse=None, binary="", declared=(),
+    check=None, typed=None,
+)  # fmt: skip
+PGTYPES: Mapping[str, PgType] = {
+    **_BY_NAME, **{row.name: row for row in (ENUM, ROUNDED, DECIMALS)}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -201,6 +214,10 @@ class Type:
     def rounded(self) -> Type:
         """Return this type with a numeric read as double precision."""
         return replace(self, name=ROUNDED.name) if self.name == "numeric" else self
+
+    def in_arrow(self) -> Type:
+        """Return this type with a numeric read as Arrow's decimals; in an array it stays as it is."""
+        return replace(self, name=DECIMALS.name) if self.name == "numeric" and not self.array else self
 
 
 _BY_OID = {row.oid: row for row in _ROWS}

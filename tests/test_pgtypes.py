@@ -15,10 +15,10 @@ import citykit
 from citykit.decode import moments
 from citykit.encode import rules_of, values
 from citykit.load.plan import FEW_ROWS
-from citykit.pgtypes import ENUM, EXACT, KNOWN, PGTYPES, ROUNDED, Check, DtypeBackend, PgType
+from citykit.pgtypes import DECIMALS, ENUM, EXACT, KNOWN, PGTYPES, ROUNDED, Check, DtypeBackend, PgType
 from tests.support.tables import created
 
-ROWS = {name: row for name, row in PGTYPES.items() if row not in (ENUM, ROUNDED)}
+ROWS = {name: row for name, row in PGTYPES.items() if row not in (ENUM, ROUNDED, DECIMALS)}
 
 
 def gaps(row: PgType) -> list[str]:

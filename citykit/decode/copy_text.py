@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from decimal import Decimal
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -13,7 +15,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from citykit.decode.moments import READERS, UnfitValueError, check_python_holds
-from citykit.decode.rounding import rounded, shown
+from citykit.decode.rounding import EXACT_IN_FLOAT, rounded, shown
 from citykit.pgtypes import TEXT, Type
 
 Values: TypeAlias = Any  # an Arrow array, or a NumPy array of Python objects where Arrow has no such type
@@ -57,29 +59,11 @@ def decode(data: bytes, types: Sequence[Type], lost: dict[int, str] | None = Non
     """
     if not data:
         return [values_of(pa.array([], TEXT), type_) for type_ in types]
-    names = [str(number) for number in range(len(types))]
-    direct = {
-        name: type_.row.arrow if type_.row.is_csv and not type_.array else TEXT
-        for name, type_ in zip(names, types, strict=True)
-    }
     if data.startswith(b"\xef\xbb\xbf"):
         # The parser takes a first character U+FEFF for a byte order mark and skips it.
         data = b"\xef\xbb\xbf" + data
-    table = csv.read_csv(
-        pa.BufferReader(data),
-        csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
-        csv.ParseOptions(
-            delimiter="\t", quote_char=False, double_quote=False, escape_char=False, ignore_empty_lines=False
-        ),
-        csv.ConvertOptions(
-            column_types=direct,
-            null_values=["\\N"],
-            strings_can_be_null=True,
-            true_values=["t"],
-            false_values=["f"],
-        ),
-    )
-    escaped = data.count(b"\\") != data.count(b"\\N")
+    table = _parsed(data, types)
+    escaped = b"\\" in data and data.count(b"\\") != data.count(b"\\N")
     columns = []
     lost = {} if lost is None else lost
     for number, type_ in enumerate(types):
@@ -91,6 +75,44 @@ def decode(data: bytes, types: Sequence[Type], lost: dict[int, str] | None = Non
         except UnfitValueError as exc:
             raise UnfitColumnError(number, exc) from exc
     return columns
+
+
+def _parsed(data: bytes, types: Sequence[Type]) -> pa.Table:
+    """Parse lines; dates and rounded numerics stay text where one of them has to be looked at."""
+    always = [type_.row.arrow if type_.row.is_csv and not type_.array else TEXT for type_ in types]
+    mostly = [
+        type_.row.arrow if type_.row.is_mostly_csv and not type_.array else known
+        for type_, known in zip(types, always, strict=True)
+    ]
+    with suppress(pa.ArrowInvalid):  # a date BC, for example
+        table = _read_csv(data, mostly)
+        floats = (column for column, type_ in zip(table.columns, types, strict=True) if type_.row.is_rounded)
+        if all(_hold_whole_numbers(column) for column in floats):
+            return table
+    return _read_csv(data, always)
+
+
+def _hold_whole_numbers(numbers: pa.ChunkedArray) -> bool:
+    """Tell whether doubles, if they are that, are in the range in which no whole part is rounded."""
+    return numbers.type == TEXT or (pc.max(pc.abs(numbers)).as_py() or 0) < EXACT_IN_FLOAT
+
+
+def _read_csv(data: bytes, types: Sequence[pa.DataType]) -> pa.Table:
+    names = [str(number) for number in range(len(types))]
+    return csv.read_csv(
+        pa.BufferReader(data),
+        csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
+        csv.ParseOptions(
+            delimiter="\t", quote_char=False, double_quote=False, escape_char=False, ignore_empty_lines=False
+        ),
+        csv.ConvertOptions(
+            column_types=dict(zip(names, types, strict=True)),
+            null_values=["\\N"],
+            strings_can_be_null=True,
+            true_values=["t"],
+            false_values=["f"],
+        ),
+    )
 
 
 # How COPY writes these characters. NUL, which no text of PostgreSQL has, stands for a backslash meanwhile.
@@ -113,16 +135,25 @@ def values_of(texts: pa.Array, type_: Type, lost: Callable[[str], object] = str)
     if type_.array:
         return _arrays(texts, type_, lost)
     row = type_.row
+    if texts.type == row.arrow and row.parse is None:
+        return texts
     if row.is_rounded:
         return rounded(texts, lost)
+    if row.parse is Decimal:
+        return _decimals(texts)
     if row.parse is not None:
         values = [None if text is None else row.parse(text) for text in texts.to_pylist()]
         return objects(values) if row.arrow is None else pa.array(values, row.arrow)
-    if texts.type == row.arrow:
-        return texts
     if row.arrow in READERS:
         return READERS[row.arrow](texts)
     return pc.equal(texts, "t") if pa.types.is_boolean(row.arrow) else texts.cast(row.arrow)
+
+
+def _decimals(texts: pa.Array) -> Values:
+    """Return numbers as Python's objects, each distinct one made once: a column of money has few."""
+    coded = texts.dictionary_encode()
+    numbers = objects([*map(Decimal, coded.dictionary.to_pylist()), None])
+    return numbers[coded.indices.fill_null(len(numbers) - 1).to_numpy()]
 
 
 def objects(values: Iterable[object]) -> Values:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from citykit.decode.copy_text import UnfitColumnError, Values
 from citykit.decode.moments import UnfitValueError, check_python_holds
-from citykit.pgtypes import DECIMAL, TEXT, DtypeBackend, PgType, Type
+from citykit.pgtypes import TEXT, DtypeBackend, PgType, Type
 
 _STRINGS: Mapping[str, Any] = {
     "string": pd.StringDtype("pyarrow", na_value=pd.NA),
@@ -106,23 +106,9 @@ def _categorical(chunked: pa.ChunkedArray, labels: Sequence[str]) -> pd.Categori
 
 
 def _for_arrow(row: PgType, parts: list[Values]) -> pa.ChunkedArray:
-    if row.arrow is None:
-        return pa.chunked_array([_from_objects(part, DECIMAL, parts) for part in parts], DECIMAL)
     chunked = _chunked(parts, row.arrow)
     if pa.types.is_date(row.arrow):
         check_python_holds(chunked)  # pandas can make no text of the others
     if row.arrow == TEXT:
         return chunked.cast(pa.string())
     return chunked.cast(pa.binary()) if pa.types.is_large_binary(row.arrow) else chunked
-
-
-def _from_objects(part: Values, wanted: pa.DataType, parts: list[Values]) -> pa.Array:
-    try:
-        return pa.array(part, wanted)
-    except pa.ArrowInvalid:
-        for position, value in enumerate(np.concatenate(parts)):
-            try:
-                pa.scalar(value, wanted)
-            except pa.ArrowInvalid as exc:
-                raise UnfitValueError(position, str(value), f"a column of {wanted}") from exc
-        raise

@@ -1,15 +1,17 @@
-"""Dates, times and intervals from the text that PostgreSQL writes: by Arrow's cast, else one by one."""
+"""Moments and decimals from the text that PostgreSQL writes: by Arrow's cast, else one by one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import date
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from citykit.pgtypes import TEXT
+from citykit.pgtypes import DECIMAL, TEXT
 
 
 class UnfitValueError(ValueError):
@@ -152,6 +154,22 @@ def _each(texts: pa.Array, read: Callable[[pa.Array], pa.Array]) -> pa.Array:
     return pa.concat_arrays(values)
 
 
+def _decimals(texts: pa.Array) -> pa.Array:
+    points = pc.find_substring(texts, ".")
+    # Arrow's cast of more than 38 digits before the point is wrong without an error.
+    most = pc.max(pc.if_else(pc.less(points, 0), pc.binary_length(texts), points)).as_py() or 0
+    if most <= DECIMAL.precision - DECIMAL.scale:
+        with suppress(pa.ArrowInvalid):
+            return texts.cast(DECIMAL)
+    numbers = [None if text is None else Decimal(text) for text in texts.to_pylist()]
+    for position, number in enumerate(numbers):
+        try:
+            pa.scalar(number, DECIMAL)
+        except pa.ArrowInvalid as exc:
+            raise UnfitValueError(position, str(number), f"a column of {DECIMAL}") from exc
+    return pa.array(numbers, DECIMAL)
+
+
 # By Arrow type: what reads the text of a column that the CSV parser has left as text (see PgType.is_csv).
 READERS: Mapping[pa.DataType, Callable[[pa.Array], pa.Array]] = {
     pa.date32(): lambda texts: _moments(texts, pa.date32(), 86_400_000_000),
@@ -159,4 +177,5 @@ READERS: Mapping[pa.DataType, Callable[[pa.Array], pa.Array]] = {
     pa.timestamp("us"): lambda texts: _moments(texts, pa.timestamp("us"), 1),
     pa.timestamp("us", "UTC"): lambda texts: _moments(texts, pa.timestamp("us", "UTC"), 1),
     pa.duration("us"): _intervals,
+    DECIMAL: _decimals,
 }

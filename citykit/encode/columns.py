@@ -1,28 +1,35 @@
 """From the values of one column to a typed Arrow array, or the reason why a value has none. No I/O.
 
-A column whose dtype says what is in it is typed as a whole; of any other each value is checked by itself. The
-limits of the column are compared with the typed values in Arrow's vectorised code.
+A column whose dtype says what is in it, or whose values are all of one type of Python's, is typed as a whole;
+of any other each value is checked by itself. The limits of the column are compared with the typed values in
+Arrow's vectorised code.
 """
 
 from __future__ import annotations
 
+import datetime
+from decimal import Decimal
+from itertools import chain
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from citykit.encode.copy_values import text_bytes
 from citykit.encode.encodings import lacking
 from citykit.encode.rules import Rule
 from citykit.encode.text_lists import NO_LIST, list_in
-from citykit.encode.text_numbers import NUMBERS, numbers_in
+from citykit.encode.text_numbers import EXACT_DIGITS, NUMBERS, numbers_in, typed_numbers
 from citykit.encode.text_times import READ_FROM_TEXT, times_in
 from citykit.encode.values import as_text, checked, fits_numeric, is_missing, json_as_written, plain
 from citykit.pgtypes import PGTYPES, TEXT
 
 Reasons: TypeAlias = dict[int, str]  # position → why the value is bad; in the array it is null
 _FROM_TEXT = (*NUMBERS, *READ_FROM_TEXT)
+_LISTS = (list, tuple, np.ndarray)
 
 _A_UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -43,7 +50,7 @@ def convert(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons]:
     if rule.item is not None:
         array, reasons = _arrays(series, array, rule.item)
     else:
-        found = None if array is None else _typed_at_once(array, rule)
+        found = _typed_as_one(series, rule) if array is None else _typed_at_once(array, rule)
         array, reasons = found or _typed_one_by_one(series, rule)
         for reason, flawed in _flaws(array, rule):
             for position in _positions(flawed):
@@ -180,6 +187,65 @@ def _floats(array: pa.Array, rule: Rule) -> pa.Array | None:
     return array.cast(pa.float64()) if -(2**bits) <= least and most <= 2**bits else None
 
 
+# Arrow's types that hold all values of one of Python's, as they are; integers may be beyond 64 bits.
+_HOLDS: dict[type, pa.DataType] = {
+    str: TEXT, int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.large_binary(),
+    datetime.date: pa.date32(), datetime.time: pa.time64("us"), datetime.timedelta: pa.duration("us"),
+}  # fmt: skip
+
+
+def _typed_as_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons] | None:
+    """Type objects that are all of one type, or missing, as `checked` types each; None for others.
+
+    A subclass does not count: it may mean something else (a member of an Enum) or hold more (nanoseconds).
+    """
+    if series.dtype != object:
+        return None
+    values = series.to_numpy()
+    try:
+        missing = pd.isna(values)
+        present: Any = values[~missing] if missing.any() else values
+        if len(kinds := set(map(type, present))) != 1:
+            return None if kinds else (pa.nulls(len(values), rule.type and rule.type.typed), {})
+        [kind] = kinds
+        if issubclass(kind, np.generic) and kind not in (np.datetime64, np.timedelta64):
+            present = [value.item() for value in present]
+            [kind] = set(map(type, present))
+        typed = _typed_values(present, kind, rule)
+    except (pa.ArrowException, ArithmeticError, OverflowError, TypeError, ValueError):
+        return None  # a signalling NaN, a lone surrogate
+    if typed is None or len(typed[0]) == len(values):
+        return typed
+    array, reasons = typed
+    places = np.flatnonzero(~missing)
+    spread = array.take(pa.array(np.cumsum(~missing) - 1, mask=missing))
+    return spread, {int(places[position]): reason for position, reason in reasons.items()}
+
+
+def _typed_values(values: Any, kind: type, rule: Rule) -> tuple[pa.Array, Reasons] | None:
+    """Type values that are all of one type, none of them missing."""
+    check = rule.type and rule.type.check
+    if kind is UUID and check == "uuid":
+        return pa.array(list(map(str, values)), TEXT), {}
+    if check == "numeric" and kind in (Decimal, int, float):
+        return typed_numbers(pa.array(list(map(str, values)), TEXT), rule)
+    if kind is Decimal and check in ("integer", "float") and rule.type is not PGTYPES["float4"]:
+        texts = pa.array(list(map(str, values)), TEXT)
+        plain = r"^-?[0-9]+(?:\.0+)?$" if check == "integer" else rf"^-?[0-9.]{{1,{EXACT_DIGITS}}}$"
+        if not pc.all(pc.match_substring_regex(texts, plain)).as_py():
+            return None
+        return typed_numbers(texts, rule) if check == "integer" else (texts.cast(pa.float64()), {})
+    if kind is pd.Timestamp and not any(at.nanosecond or not 1 <= at.year <= 9999 for at in values):
+        values, kind = [at.to_pydatetime() for at in values], datetime.datetime
+    if kind is datetime.datetime:
+        zoned = {value.tzinfo is not None for value in values}
+        type_ = pa.timestamp("us", "UTC" if True in zoned else None)
+        return _typed_at_once(pa.array(values, type_), rule) if len(zoned) == 1 else None
+    if kind is datetime.time and any(value.tzinfo is not None for value in values):
+        return None
+    return _typed_at_once(pa.array(values, _HOLDS[kind]), rule) if kind in _HOLDS else None
+
+
 def _typed_one_by_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons]:
     assert rule.type is not None  # noqa: S101
     kept: list[object] = []
@@ -216,7 +282,7 @@ def _flaws(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
     check = rule.type and rule.type.check
     if rule.encoding and array.type == TEXT:
         flaws = []
-        if absent := lacking(rule.encoding, str(_bytes_of(array), "utf-8", "ignore")):
+        if absent := lacking(rule.encoding, str(text_bytes(array), "utf-8", "ignore")):
             has_one = [text is not None and not absent.isdisjoint(text) for text in array.to_pylist()]
             reason = f"with a character that the database's encoding {rule.encoding} lacks"
             flaws = [(reason, pa.array(has_one))]
@@ -232,7 +298,7 @@ def _flaws(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
 
 def _flaws_of_text(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
     flaws = []
-    if not np.frombuffer(_bytes_of(array), np.bool_).all():
+    if not np.frombuffer(text_bytes(array), np.bool_).all():
         flaws.append(("with a NUL character", pc.match_substring(array, "\0")))
     if not _surely_as_long(array, rule):
         length = pc.utf8_length(array)
@@ -245,15 +311,6 @@ def _flaws_of_text(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
         shown = ", ".join(map(repr, rule.labels[:8])) + (", …" if len(rule.labels) > 8 else "")
         flaws.append((f"not one of {shown}", pc.and_(pc.is_valid(array), pc.invert(known))))
     return flaws
-
-
-def _bytes_of(array: pa.Array) -> memoryview:
-    """Return the bytes of all texts at once; also those of a text that is NULL, if there are any."""
-    _, places, data = array.buffers()
-    if not len(array) or not data:
-        return memoryview(b"")
-    offsets = np.frombuffer(places, np.int64)
-    return memoryview(data)[offsets[array.offset] : offsets[array.offset + len(array)]]
 
 
 def _surely_as_long(array: pa.Array, rule: Rule) -> bool:
@@ -356,21 +413,21 @@ def _arrays(series: pd.Series[Any], array: pa.Array | None, item: Rule) -> tuple
 
 def _taken_apart(series: pd.Series[Any], item: Rule) -> tuple[Any, Any, pd.Series[Any], Reasons]:
     """Return the lengths of lists, a mask of those that are not NULL, their elements, and what is no list."""
-    lengths = np.zeros(len(series), dtype=np.int64)
-    present = np.ones(len(series), dtype=bool)
-    elements: list[object] = []
-    reasons: Reasons = {}
     of_json = item.type is not None and item.type.check == "json"
-    for position, value in enumerate(python_values(series)):
-        if isinstance(text := plain(value), str):
-            value = list_in(text, of_json=of_json)
-            if value is None:
-                reasons[position] = NO_LIST
-        if isinstance(value, (list, tuple, np.ndarray)):
-            lengths[position] = len(value)
-            elements += list(value)
-            continue
-        present[position] = False
-        if not is_missing(value):
-            reasons[position] = "not a list"
+    values = python_values(series)
+    lists = [value if isinstance(value, _LISTS) else _list_of(value, of_json=of_json) for value in values]
+    present = np.array([value is not None for value in lists], dtype=bool)
+    lengths = np.array([0 if value is None else len(value) for value in lists], dtype=np.int64)
+    elements = list(chain.from_iterable(value for value in lists if value is not None))
+    reasons = {
+        position: NO_LIST if isinstance(plain(values[position]), str) else "not a list"
+        for position in np.flatnonzero(~present).tolist()
+        if not is_missing(values[position])
+    }
     return lengths, present, pd.Series(elements, dtype=object), reasons
+
+
+def _list_of(value: Any, *, of_json: bool) -> list[Any] | None:
+    """Return the list that a text is, None where it is none."""
+    text = plain(value)
+    return list_in(text, of_json=of_json) if isinstance(text, str) else None

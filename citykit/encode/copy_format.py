@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from citykit.encode.copy_values import intervals, numeric, numerics, uuids
 from citykit.encode.rules import Rule
 from citykit.pgtypes import PGTYPES, PgType
 
@@ -41,14 +42,14 @@ def encode_binary(rows: pa.Table, types: Sequence[str]) -> memoryview:
     if not rows.num_rows:
         return memoryview(b"")
     pieces: list[pa.Array] = []  # each with the bytes of some adjacent columns, for every row
-    fixed: list[tuple[str, Any]] = [(">i2", len(types))]  # adjacent numbers: the next piece
+    fixed: list[tuple[Any, Any]] = [(">i2", len(types))]  # adjacent numbers: the next piece
     for column, type_ in zip((column.combine_chunks() for column in rows.columns), types, strict=True):
         into = PGTYPES[type_]
-        if into.binary != "bytes" and not column.null_count:
-            dtype = into.binary
-            fixed += [(">i4", np.dtype(dtype).itemsize), (dtype, _numbers(column) - into.epoch)]
+        packed = _packed(column, into)
+        if packed is not None and not column.null_count:
+            fixed += [(">i4", packed.itemsize), (packed.dtype, packed)]
         else:
-            value = _value(column, into)
+            value = _value(column, into) if packed is None else _spread(packed, column)
             fixed.append((">i4", pc.binary_length(value).fill_null(-1).to_numpy()))
             pieces += [_beside(fixed, rows.num_rows), value]
             fixed = []
@@ -59,7 +60,7 @@ def encode_binary(rows: pa.Table, types: Sequence[str]) -> memoryview:
     return memoryview(joined.buffers()[2])
 
 
-def _beside(fixed: Sequence[tuple[str, Any]], count: int) -> pa.Array:
+def _beside(fixed: Sequence[tuple[Any, Any]], count: int) -> pa.Array:
     """Put numbers side by side, as one value of bytes for each row."""
     packed = np.empty(count, dtype=[(f"f{place}", dtype) for place, (dtype, _) in enumerate(fixed)])
     for place, (_, numbers) in enumerate(fixed):
@@ -68,25 +69,39 @@ def _beside(fixed: Sequence[tuple[str, Any]], count: int) -> pa.Array:
     return _binary(offsets, packed.view(np.uint8))
 
 
-def _value(column: pa.Array, into: PgType) -> pa.Array:
-    """Return the bytes of each value, NULL where it is NULL."""
-    if into.binary == "bytes":
-        return column.cast(pa.large_binary())
-    present = column.is_valid()
-    packed = (_numbers(column) - into.epoch).astype(into.binary)[present.to_numpy(zero_copy_only=False)]
-    offsets = np.zeros(len(column) + 1, dtype=np.int64)
-    np.cumsum(present.cast(pa.int64()).to_numpy() * packed.itemsize, out=offsets[1:])
-    return pc.if_else(present, _binary(offsets, packed.view(np.uint8)), None)
-
-
-def _numbers(column: pa.Array) -> np.ndarray[Any, Any]:
-    has, type_ = pa.types, column.type
+def _packed(column: pa.Array, into: PgType) -> Any:
+    """Return the values that are not NULL as an array of NumPy; None where their lengths may differ."""
+    if into.binary in ("bytes", "jsonb"):
+        return None
+    values = column.drop_null() if column.null_count else column
+    if into.binary in _PACKED:
+        return _PACKED[into.binary](values)
+    has, type_ = pa.types, values.type
     if not has.is_floating(type_):
-        column = column.cast(
+        values = values.cast(
             pa.int32() if has.is_date32(type_) else pa.uint8() if has.is_boolean(type_) else pa.int64()
         )
-    numbers: np.ndarray[Any, Any] = column.fill_null(0).to_numpy(zero_copy_only=False)
-    return numbers
+    return (values.to_numpy(zero_copy_only=False) - into.epoch).astype(into.binary)
+
+
+_PACKED = {"numeric": numerics, "uuid": uuids, "interval": intervals}
+
+
+def _spread(packed: Any, column: pa.Array) -> pa.Array:
+    """Return the bytes of each value, NULL where the column has NULL."""
+    offsets = np.zeros(len(column) + 1, dtype=np.int64)
+    np.cumsum(column.is_valid().cast(pa.int64()).to_numpy() * packed.itemsize, out=offsets[1:])
+    return pc.if_else(column.is_valid(), _binary(offsets, packed.view(np.uint8)), None)
+
+
+def _value(column: pa.Array, into: PgType) -> pa.Array:
+    """Return the bytes of each value, NULL where it is NULL."""
+    if into.binary == "numeric":
+        values = [None if text is None else numeric(text) for text in column.to_pylist()]
+        return pa.array(values, pa.large_binary())
+    if into.binary == "jsonb":  # the version of the format, then the text
+        column = pc.binary_join_element_wise(_of("\1"), column, _of(""))
+    return column.cast(pa.large_binary())
 
 
 def _binary(offsets: np.ndarray[Any, Any], data: np.ndarray[Any, Any]) -> pa.Array:

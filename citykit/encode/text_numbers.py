@@ -34,7 +34,7 @@ _MARKS = {
     "narrow no-break spaces": "\u202f", "apostrophes": "'", "curly apostrophes": "\u2019", "underscores": "_",
 }  # fmt: skip
 _EITHER = "with a dot, for thousands or for decimals"
-_DIGITS = 15  # a double holds every decimal number of so many digits
+EXACT_DIGITS = 15  # a double holds every decimal number of so many digits
 
 
 def notes_of(frame: pd.DataFrame) -> dict[str, str]:
@@ -58,7 +58,7 @@ def numbers_in(texts: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
     if not (rule.decimal or rule.thousands) and (typed := _digits_alone(texts, rule)) is not None:
         return typed, {}
     plain = _plain(texts, rule)
-    typed, reasons = _typed(plain, rule)
+    typed, reasons = typed_numbers(plain, rule)
     other = pc.and_(texts.is_valid(), plain.is_null())
     if pc.any(other).as_py():
         positions = np.flatnonzero(other.to_numpy(zero_copy_only=False))
@@ -83,14 +83,14 @@ def _digits_alone(texts: pa.Array, rule: Rule) -> pa.Array | None:
         typed = texts.cast(pa.int64() if check == "integer" else pa.float64())
     except pa.ArrowInvalid:
         return None
-    if check == "integer" or np.diff(offsets).max() <= _DIGITS:
+    if check == "integer" or np.diff(offsets).max() <= EXACT_DIGITS:
         return typed
     return None if pc.any(pc.invert(_surely_held(typed, texts))).as_py() else typed
 
 
 def _surely_held(numbers: pa.Array, texts: pa.Array) -> pa.Array:
     """Return a mask of the doubles that are what was written: of few digits, or printed in the same way."""
-    short = pc.less_equal(pc.binary_length(texts), _DIGITS)
+    short = pc.less_equal(pc.binary_length(texts), EXACT_DIGITS)
     return pc.or_(short, pc.equal(numbers.cast(TEXT), texts))
 
 
@@ -130,7 +130,8 @@ def _plain(texts: pa.Array, rule: Rule) -> pa.Array:
     return pc.replace_substring(plain, rule.decimal, ".") if rule.decimal not in ("", ".") else plain
 
 
-def _typed(plain: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
+def typed_numbers(plain: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
+    """Type texts that are numbers as Python and PostgreSQL write them; for the result see `numbers_in`."""
     check = rule.type and rule.type.check
     nothing = pa.scalar(None, TEXT)
     if check == "float":
@@ -145,7 +146,7 @@ def _typed(plain: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
         typed = pc.if_else(sure, plain, nothing).cast(pa.int64())
     else:  # numeric: kept as it is written
         sure = pc.match_substring_regex(plain, _fitting(rule.precision, rule.scale or 0))
-        typed = pc.if_else(sure, pc.replace_substring_regex(plain, r"\.$", ""), nothing)
+        typed = pc.if_else(sure, pc.utf8_rtrim(plain, "."), nothing)
     doubtful = np.flatnonzero(pc.invert(sure).fill_null(False).to_numpy(zero_copy_only=False))
     if not len(doubtful):
         return typed, {}

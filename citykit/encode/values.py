@@ -118,7 +118,9 @@ def _float(value: Any, rule: Rule) -> Answer:
         return math.copysign(sys.float_info.max, 1 if value > 0 else -1), None  # beyond any limit
     if isinstance(value, float) or not finite:
         return number, None  # whether single precision holds it is asked of the whole column
-    if _is_held(value, np.float32(number) if single else np.float64(number)):
+    with np.errstate(over="ignore"):
+        held = np.float32(number) if single else np.float64(number)
+    if _is_held(value, held):
         return number, None
     return None, f"not exact in {'single' if single else 'double'} precision"
 
@@ -247,6 +249,8 @@ def _interval(value: Any, _rule: Rule) -> Answer:
         if value.nanoseconds:
             return None, "finer than a microsecond"
         value = value.to_pytimedelta()
+    if not -(2**63) < value // datetime.timedelta(microseconds=1) < 2**63:
+        return None, "longer than 292,271 years"
     return value, None
 
 

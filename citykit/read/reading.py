@@ -98,7 +98,7 @@ async def read(
     asked: Prepared, dtype_backend: DtypeBackend, numeric: Numeric | None, progress: Progress
 ) -> tuple[pd.DataFrame, str]:
     """Run a prepared statement; return its rows, and what to warn of, '' for nothing."""
-    result = await result_of(asked, _numeric(asked, numeric))
+    result = await result_of(asked, _numeric(asked, numeric), dtype_backend)
     columns: list[list[Values]] = [[] for _ in result.types]
     rows = 0
     with reporting(progress, None, "reading") as report:
@@ -177,7 +177,7 @@ async def stream_frames(
     async def work(connection: AsyncConnection) -> None:
         start = 0
         asked = await prepared(connection, statement, params)
-        result = await result_of(asked, _numeric(asked, numeric))
+        result = await result_of(asked, _numeric(asked, numeric), dtype_backend)
         warned: set[int] = set()
         async with aclosing(result.batches), aclosing(_cut(result, size)) as chunks:
             async for columns, rows in chunks:

@@ -17,7 +17,7 @@ import asyncpg
 import pyarrow as pa
 
 from citykit.database import Condition, ConnectionLostError, Numeric, sqlstate, transport_of
-from citykit.decode import UnfitColumnError, UnfitValueError, Values, decode, objects, values_of
+from citykit.decode import DtypeBackend, UnfitColumnError, UnfitValueError, Values, decode, objects, values_of
 from citykit.errors import CitykitError
 from citykit.pgtypes import DESCRIBE, EXACT, KNOWN, SETTINGS, TEXT, Setting, Type, type_from
 from citykit.read.copy_out import copy_out
@@ -42,7 +42,7 @@ class Result:
     lost: Mapping[int, str]
 
 
-async def result_of(asked: Prepared, numeric: Numeric) -> Result:
+async def result_of(asked: Prepared, numeric: Numeric, backend: DtypeBackend) -> Result:
     """Choose how the rows of a prepared statement come.
 
     As DataRow messages in binary, where every column has an exact binary form; else as the text of COPY;
@@ -53,7 +53,11 @@ async def result_of(asked: Prepared, numeric: Numeric) -> Result:
     names, oids = _columns(asked.statement)
     lost: dict[int, str] = {}
     with named(query):
-        types = await _types(raw, oids, numeric)
+        types = await _types(raw, oids)
+        if numeric == "float":
+            types = [type_.rounded() for type_ in types]
+        elif backend == "pyarrow":
+            types = [type_.in_arrow() for type_ in types]
         transport = transport_of(raw)
         if EXACT.issuperset(oids) and transport and _is_utf8(raw.get_settings().client_encoding):
             batches = _binary_rows(raw, transport, asked.statement, query, names, oids)
@@ -82,12 +86,11 @@ def _columns(prepared: Any) -> tuple[list[str], list[int]]:
     return [attribute.name for attribute in attributes], [a.type.oid for a in attributes]
 
 
-async def _types(raw: Any, oids: Sequence[int], numeric: Numeric) -> list[Type]:
+async def _types(raw: Any, oids: Sequence[int]) -> list[Type]:
     unknown = sorted({oid for oid in oids if oid not in KNOWN})
     rows = await raw.fetch(DESCRIBE, unknown) if unknown else []
     types = {**KNOWN, **{row["asked"]: type_from(row) for row in rows}}
-    wanted = [types.get(oid, Type("text")) for oid in oids]
-    return [type_.rounded() for type_ in wanted] if numeric == "float" else wanted
+    return [types.get(oid, Type("text")) for oid in oids]
 
 
 async def _records(

@@ -136,7 +136,7 @@ def test_what_exists_in_postgresql_alone_is_refused_with_its_place(kind: str, te
 
 FILLED = {
     **dict.fromkeys(("int2", "int4", "int8", "oid"), "1"),
-    **dict.fromkeys(("float4", "float8", "numeric", "numeric as float"), "1.5"),
+    **dict.fromkeys(("float4", "float8", "numeric", "numeric as float", "numeric in Arrow"), "1.5"),
     **dict.fromkeys(("text", "varchar", "bpchar", "name", "char", "unknown"), "x"),
     **dict.fromkeys(("json", "jsonb"), '"x"'),
     **dict.fromkeys(("inet", "cidr"), "10.0.0.0/8"),
@@ -151,6 +151,8 @@ def test_dtypes_are_those_of_the_table_for_no_rows_null_and_values(backend: Dtyp
     assert set(FILLED) == set(PGTYPES)
     types = [Type(name, labels=("b", "a") if name == "enum" else ()) for name in FILLED]
     types += [Type(name, array=True) for name in FILLED]
+    if backend == "pyarrow":
+        types = [type_.in_arrow() for type_ in types]
     full = (*FILLED.values(), *(["{}"] * len(FILLED)))
     none = (None,) * len(types)
     names = [str(number) for number in range(len(types))]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import uuid
 from typing import Any
 
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import INET
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
@@ -69,8 +69,8 @@ async def test_a_large_bytea_is_sent_in_binary(
 async def test_a_row_that_is_too_long_as_text_is_named_with_the_limit(
     engine: AsyncEngine, size: int, count: int, streamed: bool, policy: Any
 ) -> None:
-    into = table(sa.Column("id", sa.Uuid))
-    given = frame(size, count).assign(id=str(uuid.UUID(int=5)))
+    into = table(sa.Column("address", INET))  # which is not sent in binary
+    given = frame(size, count).assign(address="10.0.0.1")
     async with created(engine, into):
         source = iter([given]) if streamed else given
         options: dict[str, Any] = {"on_conflict": policy}
