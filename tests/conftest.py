@@ -52,16 +52,18 @@ MARKS = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests by what they need; leave the slow ones out where -m selects and does not name them."""
+    """Mark the tests by what they need; leave those out that take long and that -m does not name."""
     for item in items:
         for mark, fixtures in MARKS.items():
             if not fixtures.isdisjoint(getattr(item, "fixturenames", ())):
                 item.add_marker(mark)
     selected = config.option.markexpr
-    if selected and "slow" not in selected:
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+    long = {"campaign", "slow"} if selected else {"campaign"}
+    left_out = {
+        item for item in items for mark in long if mark not in selected and item.get_closest_marker(mark)
+    }
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session", autouse=True)

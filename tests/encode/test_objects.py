@@ -255,7 +255,7 @@ def test_column_of_objects_is_typed_as_its_values_are_one_by_one(name: str, valu
     assert_same_as_one_by_one(values, RULES[name])
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), name=st.sampled_from(sorted(TYPES)))

@@ -123,7 +123,7 @@ async def test_server_has_the_same_of_binary_as_of_text(
     await assert_same(engine, name, data)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.parametrize("name", ["numeric", "uuid", "interval", "jsonb"])
