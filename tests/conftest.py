@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
 from citykit.database import embedded
+from tests.support.grids import beyond
 
 matplotlib.use("agg")
 sys.dont_write_bytecode = False  # here and in the processes that tests start: each would compile citykit anew
@@ -52,11 +53,17 @@ MARKS = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests by what they need; leave those out that take long and that -m does not name."""
+    """Mark the tests by what they need; leave those out that take long and that -m does not name.
+
+    Who names a test, by -k or as file::test, gets all of its cases.
+    """
     for item in items:
         for mark, fixtures in MARKS.items():
             if not fixtures.isdisjoint(getattr(item, "fixturenames", ())):
                 item.add_marker(mark)
+    if not config.option.keyword and not any("::" in argument for argument in config.args):
+        for item in beyond(items):
+            item.add_marker("campaign")
     selected = config.option.markexpr
     long = {"campaign", "slow"} if selected else {"campaign"}
     left_out = {

@@ -442,9 +442,11 @@ async def cell():
     cells()
 def cells():
     try:
-        citykit.run(waiting())
+        try:
+            citykit.run(waiting())
+        finally:
+            enough.set()
     except KeyboardInterrupt:
-        enough.set()
         print("interrupted")
     time.sleep(0.5)
     print(citykit.run(asyncio.sleep(0, "works")))
