@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, get_args
@@ -343,6 +344,20 @@ async def test_other_names_are_in_the_transaction_of_their_city(engine: AsyncEng
     with pytest.raises(citykit.DuplicateCityError):
         await citykit.load_cities(engine, both)
     assert await scalar(engine, "SELECT count(*) FROM city_names") == 0
+
+
+@pytest.mark.parametrize("policy", ["skip", "update"])
+async def test_a_load_beside_one_that_writes_the_same_city_is_as_if_it_came_after_it(
+    engine: AsyncEngine, policy: Policy
+) -> None:
+    frame = pd.DataFrame({"name": ["Vienna"], "population": [2], "other_names": [["Wien"]]})
+    async with engine.begin() as connection:
+        await citykit.load_cities(connection, frame.assign(other_names=[["Bécs"]]))
+        load = asyncio.ensure_future(citykit.load_cities(engine, frame, on_conflict=policy))
+        await asyncio.sleep(3)  # longer than any wait that is given up silently
+    await load
+    names = {"skip": ["Bécs"], "update": ["Wien"]}[policy]
+    assert await names_stored(engine) == {("Vienna", "", ""): names}
 
 
 async def test_a_load_without_other_names_does_nothing_about_them(engine: AsyncEngine) -> None:
