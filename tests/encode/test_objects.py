@@ -205,7 +205,7 @@ KINDS: dict[str, st.SearchStrategy[Any]] = {
     "np.str_": TEXTS.map(np.str_),
     "np.bool_": st.booleans().map(np.bool_),
     "np.datetime64": st.sampled_from(
-        [np.datetime64("2024-01-31"), np.datetime64("NaT"), np.datetime64(1, "ns")]
+        [np.datetime64("2024-01-31"), np.datetime64("NaT", "ns"), np.datetime64(1, "ns")]
     ),
     "ndarray": st.lists(FLOATS, max_size=3).map(np.array),
     "Word": TEXTS.map(Word),
