@@ -105,11 +105,13 @@ async def measure(rows: int, only: str, disk: Path, many: int) -> list[str]:
         typer.echo("\n".join(lines[-6:]))
     await run(await reading.jobs(server, rows, many))
     if only.lower() in "web":
-        lines += await web.lines(server, rows)
+        lines += (of_web := await web.lines(server, rows))
+        typer.echo("\n".join(of_web))
     await engine.dispose()
     items = await asyncio.to_thread(lineitem.rows_of, rows, disk)
-    for where, settings in (("the embedded server's settings", servers.EMBEDDED), ("stock settings", {})):
-        with servers.started(disk / where.replace(" ", "-"), settings) as (uri, processes):
+    ways = {"embedded": ("the embedded server's settings", servers.EMBEDDED), "stock": ("stock settings", {})}
+    for folder, (where, settings) in ways.items():
+        with servers.started(disk / folder, settings) as (uri, processes):
             engine = await citykit.connect(uri)
             await run(lineitem.jobs(engine, uri, processes, items, where))
             if settings:
