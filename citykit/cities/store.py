@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import insert
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import make_transient_to_detached
 
@@ -23,7 +23,7 @@ from citykit.cities.other_names import (
 from citykit.cities.schema import UNDONE
 from citykit.database import Bind, Condition, Work, driver_of, in_transaction, lock_bound, sqlstate
 from citykit.encode import Rule, in_encoding, rejects_frame, rules_of, validate_row
-from citykit.errors import DuplicateCityError, DuplicateKeyError, InvalidFrameError
+from citykit.errors import CitykitError, DuplicateCityError, DuplicateKeyError, InvalidFrameError
 from citykit.load import LoadReport, OnConflict, OnInvalid, Source, load_rows, settle_numbers, violated_by
 from citykit.runtime import Progress, says_await
 
@@ -189,7 +189,9 @@ def adding(bind: Bind, city: Mapping[str, Any]) -> Work[City]:
             except DBAPIError as exc:
                 if isinstance(bind, AsyncEngine) and not exc.connection_invalidated:
                     await connection.rollback()  # then the server answers questions again
-                raise await _refused(connection, values, exc) from exc
+                if taken := await _taken(connection, values, exc):
+                    raise taken from exc
+                raise
             if names:
                 await check_table(connection, UNDONE)
                 await write_names(connection, ONE_CITY, *(values[column] for column in KEY), names)
@@ -223,10 +225,12 @@ async def _insert(connection: AsyncConnection, city: City) -> None:
     make_transient_to_detached(city)
 
 
-async def _refused(connection: AsyncConnection, values: Mapping[str, Any], exc: DBAPIError) -> Exception:
-    """Return the error that says which key is taken; the server's own where it is another."""
-    if not isinstance(exc, IntegrityError) or sqlstate(exc) != Condition.UNIQUE_VIOLATION:
-        return exc
+async def _taken(
+    connection: AsyncConnection, values: Mapping[str, Any], exc: DBAPIError
+) -> CitykitError | None:
+    """Return the error that says which key is taken; None where the server refused for another reason."""
+    if sqlstate(exc) != Condition.UNIQUE_VIOLATION:
+        return None
     violated = await violated_by(connection, CITIES.name, exc)
     if violated.columns == set(KEY):
         key = tuple(values[column] for column in KEY)

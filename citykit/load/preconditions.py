@@ -60,15 +60,7 @@ def check_possible(facts: Facts, wanted: Wanted, table: str, quote: Callable[[st
 
 
 def missing_grants(facts: Facts, wanted: Wanted, table: str) -> list[str]:
-    """Return the statements that give the role the rights without which no plan is possible.
-
-    Parameters
-    ----------
-    facts : Facts
-    wanted : Wanted
-    table : str
-        Its name in SQL.
-    """
+    """Return the statements that give the role the rights without which no plan is possible."""
     needed = {"INSERT": wanted.columns}
     if wanted.on_conflict != "error":
         needed["SELECT"] = wanted.key if wanted.on_conflict == "skip" else wanted.columns

@@ -219,12 +219,11 @@ async def stream_frames(
     except asyncio.CancelledError as exc:
         await cancelled(reading)
         said = "the stream was interrupted when its statement had ended"
-        try:
-            reading.result()
-        except asyncio.CancelledError as ended:
-            said = str(ended)
-        except Exception:  # noqa: S110  the cancel was first
-            pass
+        if reading.cancelled():
+            try:
+                reading.result()
+            except asyncio.CancelledError as ended:
+                said = str(ended)
         say_interrupted(exc, said)
         raise
     finally:

@@ -593,6 +593,15 @@ async def test_another_constraint_than_the_key_is_no_stored_city(engine: AsyncEn
         assert not isinstance(caught.value, citykit.DuplicateCityError)
 
 
+async def test_an_error_of_the_server_is_not_its_own_cause(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE cities ADD CHECK (population <> 5)"))
+    with pytest.raises(citykit.CitykitError, match="nothing was changed") as caught:
+        await citykit.add_city(engine, "new", 5)
+    assert isinstance(refused := caught.value.__cause__, DBAPIError)
+    assert refused.__cause__ is not refused
+
+
 async def test_an_error_of_another_pending_object_is_not_blamed_on_the_new_city(engine: AsyncEngine) -> None:
     async with citykit.sessions(engine)() as session:
         session.add_all([citykit.City(name="twice", population=1), citykit.City(name="twice", population=2)])
