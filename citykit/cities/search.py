@@ -170,7 +170,7 @@ def find_other_statement(encoding: str, letters: int, *, in_country: bool = Fals
         SELECT n.other_names[one.position]
         FROM unnest({every}) WITH ORDINALITY AS one (name, position), sought
         WHERE CASE found.rank {ranks} END
-        ORDER BY strpos(lower(n.other_names[one.position] COLLATE "C"), lower($4::text)) = 0, one.position
+        ORDER BY strpos(lower(n.other_names[one.position]), lower($4::text)) = 0, one.position
         LIMIT 1
     )"""
     names = f"SELECT other_names, folded FROM city_names n WHERE {_same('n', 'found')} LIMIT 1"

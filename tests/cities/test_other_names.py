@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -107,6 +107,7 @@ QUESTIONS = st.lists(
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example([("1", "", 0, ["a1", "aÄ"])], [("Ä", 1, None)])
 @given(CITIES, QUESTIONS)
 async def test_exact_comes_before_beginning_before_part_whichever_name_it_is(
     engine: AsyncEngine,
