@@ -320,6 +320,7 @@ class _Server:
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = (_programs() / "postgres", "-D", self.pgdata, *options)
         # pg_ctl would put the directory's name into a shell's command; here it is an argument.
+        written = self.log.stat().st_size if self.log.exists() else 0
         in_background = 'log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
         pid = int(self._run(owner, "/bin/sh", "-c", in_background, "sh", self.log, *command))
         for _ in _polls(SERVER_SECONDS):
@@ -329,8 +330,9 @@ class _Server:
             if ended:
                 if lines := self._running():  # another program has started one without the lock
                     return lines
-                last_words = "; ".join(self.log.read_text(errors="replace").splitlines()[-3:])
-                raise OSError(f"it ended at once, and its log {self.log} with: {last_words}")
+                said = self.log.read_bytes()[written:].decode(errors="replace").splitlines()
+                causes = [line for line in said if "FATAL:" in line or "PANIC:" in line]
+                raise OSError(f"it ended at once; its log {self.log} says: {'; '.join(causes or said[-3:])}")
         raise OSError(f"it is not ready after {SERVER_SECONDS} s, see its log {self.log}")
 
     def _stop(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import threading
@@ -23,6 +22,7 @@ import citykit
 from citykit.database import embedded
 from citykit.read.result import _is_utf8
 from tests.support.cancelling import plain_connection
+from tests.support.database import crash
 from tests.support.proxy import proxied
 
 CITIES = pd.DataFrame({"name": [f"n{number}" for number in range(50)], "population": range(50)})
@@ -558,8 +558,7 @@ async def test_an_engine_starts_the_embedded_server_again_after_it_died(
     monkeypatch.setenv("CITYKIT_HOME", str(tmp_path / "of-its-own"))
     other = await citykit.connect()
     await citykit.create_tables(other)
-    pid_file = tmp_path / "of-its-own" / "postgres" / "postmaster.pid"
-    os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+    crash(tmp_path / "of-its-own", signal.SIGKILL)
     for name in ("a", "b"):
         await citykit.add_city(other, name, 1)
     assert (await citykit.biggest_cities(other))["name"].tolist() == ["a", "b"]

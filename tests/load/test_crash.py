@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -19,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import citykit
 from citykit.load.plan import FEW_ROWS
 from tests.load.test_plan import execute, many
-from tests.support.database import copy_home, scalar
+from tests.support.database import copy_home, crash, scalar
 
 # CITYKIT_TEST_CRASHES=1 crashes at every statement of every load; without it, at a few of one.
 EVERY = bool(os.environ.get("CITYKIT_TEST_CRASHES"))
@@ -46,22 +44,6 @@ async def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, initialised: Pat
     yield tmp_path / "home"
     with contextlib.suppress(FileNotFoundError):
         crash(tmp_path / "home", signal.SIGQUIT)
-
-
-def crash(home: Path, how: signal.Signals) -> None:
-    postmaster = psutil.Process(int((home / "postgres" / "postmaster.pid").read_text().split()[0]))
-    family = [postmaster, *postmaster.children(recursive=True)]
-    with contextlib.suppress(psutil.NoSuchProcess):
-        postmaster.send_signal(how)
-    while any(_runs(process) for process in family):
-        time.sleep(0.01)
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)  # process 1 may be slow to reap it
-    except psutil.NoSuchProcess:
-        return False
 
 
 class CrashesAt:

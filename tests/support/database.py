@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -29,3 +33,20 @@ def copy_home(initialised: Path, home: Path) -> None:
     """Give a new CITYKIT_HOME what the first start would make there."""
     home.mkdir(mode=0o700)
     subprocess.run(["cp", "-a", initialised / "postgres", home], check=True)
+
+
+def crash(home: Path, how: signal.Signals) -> None:
+    """Kill the embedded server, and return when the last of its processes has ended."""
+    postmaster = psutil.Process(int((home / "postgres" / "postmaster.pid").read_text().split()[0]))
+    family = [postmaster, *postmaster.children(recursive=True)]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        postmaster.send_signal(how)
+    while any(_runs(process) for process in family):
+        time.sleep(0.01)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)  # process 1 may be slow to reap it
+    except psutil.NoSuchProcess:
+        return False
