@@ -181,15 +181,15 @@ def fitting(unknown: Sequence[str], rules: Sequence[Rule], there: Collection[str
         found[name] = column
         del open_[column]
 
+    plain_names = {name: plain(name) for name in unknown}
     for rule in list(open_.values()):
-        for word in (rule.name, *rule.also):
-            taken = next((name for name in unknown if name not in found and plain(name) == plain(word)), None)
-            if taken is not None:
+        for word in map(plain, (rule.name, *rule.also)):
+            alike = (name for name, as_plain in plain_names.items() if as_plain == word and name not in found)
+            if (taken := next(alike, None)) is not None:
                 match(taken, rule.name)
                 break
     words = {plain(word) for rule in rules for word in rule.also}
-    for name in unknown:
-        word = plain(name)
+    for name, word in plain_names.items():
         if name in found or not word or word in words:  # a county is no country
             continue
         by_plain = {plain(column): column for column in open_}

@@ -26,25 +26,27 @@ class Columns:
             If one is not there, has no name, or a name of which there are several.
         """
         given = {new: name for name, new in self.rename.items()}
+        place = {name: number for number, name in reversed(list(enumerate(names)))}  # the first of each name
         picked = None if self.wanted is None else [given.get(name, name) for name in self.wanted]
+        chosen = set(picked or ())
         named = [*(picked or ()), *self.rename]
-        if lacking := [name for name in named if name not in names]:
+        if lacking := [name for name in named if name not in place]:
             raise ReadError(
                 f"it has no column {', '.join(map(repr, lacking))}{did_you_mean(lacking[0], names)}",
                 f"Its columns are {listed(names)}.",
             )
-        self._check(names if picked is None else [name for name in names if name in picked], names)
+        self._check(names if picked is None else [name for name in names if name in chosen], names)
         wanted = names if picked is None else picked
         renamed = [self.rename.get(name, name) for name in wanted]
         if twice := [name for name, count in Counter(renamed).items() if count > 1]:
             raise ReadError(
                 f"two of its columns would be called {twice[0]!r}", "Look at columns= and rename=."
             )
-        return [names.index(name) for name in wanted], renamed
+        return [place[name] for name in wanted], renamed
 
     def _check(self, taken: Sequence[str], names: Sequence[str]) -> None:
         counts = Counter(taken)
-        good = [name for name in dict.fromkeys(names) if name and names.count(name) == 1][:20]
+        good = [name for name, count in Counter(names).items() if name and count == 1][:20]
         options = {"columns": good} if good and self.wanted is None else {}
         hint = "" if options else "Give each column a name of its own in the header."
         if twice := [name for name, count in counts.items() if name and count > 1]:
