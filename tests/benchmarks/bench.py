@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import inspect
+import re
 import statistics
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
+import pyarrow as pa
 
 from tests.benchmarks.servers import Processes
 
@@ -35,8 +42,11 @@ class Job:
     rounds: int = 3
     limit: float | None = None  # of citykit's time, in seconds
     server: Processes | None = None  # whose use of the processors is shown, beside that of this process
+    source: float | None = None  # MiB of what is loaded
     seconds: dict[str, list[float]] = field(default_factory=dict)
     cpu: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # of the client, of the server
+    peak: dict[str, float] = field(default_factory=dict)  # MiB above what this process held before, at most
+    result: float | None = None  # MiB of the frame that citykit returned
     failed: dict[str, str] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -51,10 +61,12 @@ class Job:
                     continue
                 if self.prepare:
                     await self.prepare()
+                forget()
+                held = memory("VmRSS")
                 server = self.server.seconds() if self.server else 0.0
                 client, started = time.process_time(), time.perf_counter()
                 try:
-                    await called(contender)
+                    result = await called(contender)
                 except Exception as exc:
                     if name == "citykit":
                         raise
@@ -65,6 +77,10 @@ class Job:
                 await asyncio.sleep(0.05 if self.server else 0)  # until the postmaster has seen who ended
                 server = self.server.seconds() - server if self.server else 0.0
                 self.cpu.setdefault(name, []).append((client, server))
+                self.peak[name] = max(self.peak.get(name, 0.0), memory("VmHWM") - held)
+                if name == "citykit" and isinstance(result, pd.DataFrame):
+                    self.result = mebibytes(result)
+                del result
 
     def median(self, name: str) -> float:
         """Return the median time of a contender, in seconds."""
@@ -85,8 +101,8 @@ class Job:
         lines = [
             f"### {self.name}",
             "",
-            "| contender | median | least | most | client CPU | server CPU | citykit is |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
+            "| contender | median | least | most | client CPU | server CPU | memory | citykit is |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         ours = self.median("citykit")
         for name in sorted(self.seconds, key=self.median):
@@ -95,8 +111,9 @@ class Job:
             client, server = (statistics.median(each) for each in zip(*self.cpu[name], strict=True))
             figures = [*map(shown, (self.median(name), min(times), max(times), client))]
             figures.append(shown(server) if self.server else "")
+            figures.append(f"{self.peak[name]:.0f} MiB")
             lines.append(f"| {name} | {' | '.join(figures)} | {ratio} |")
-        lines += [f"| {name} | cannot: {reason} | | | | | |" for name, reason in self.failed.items()]
+        lines += [f"| {name} | cannot: {reason} | | | | | | |" for name, reason in self.failed.items()]
         lines.append("")
         for target, peer, times_as_long in self.outcomes():
             verdict = "reached" if times_as_long <= target.ratio else "**missed**"
@@ -104,20 +121,49 @@ class Job:
         if self.limit is not None:
             verdict = "reached" if ours <= self.limit else "**missed**"
             lines.append(f"- {shown(ours)}; the target is {shown(self.limit)}: {verdict}")
+        bound, of = None, ""
+        if self.source is not None:
+            bound, of = 64 + 0.1 * self.source, f"beside a frame of {self.source:.0f} MiB"
+        elif self.result is not None and self.server:
+            bound, of = 2 * self.result, f"with a result of {self.result:.0f} MiB"
+        if bound is not None:
+            verdict = "reached" if self.peak["citykit"] <= bound else "**missed**"
+            lines.append(f"- {self.peak['citykit']:.0f} MiB {of}; the target is {bound:.0f} MiB: {verdict}")
         return [*lines, ""]
 
 
-async def called(contender: Contender) -> None:
-    """Call a contender, in a thread where it blocks."""
+async def called(contender: Contender) -> Any:
+    """Call a contender, in a thread where it blocks; return what it does."""
     if inspect.iscoroutinefunction(contender):
-        await contender()
-    else:
-        result = await asyncio.to_thread(contender)
-        if inspect.isawaitable(result):
-            await result
+        return await contender()
+    result = await asyncio.to_thread(contender)
+    return await result if inspect.isawaitable(result) else result
 
 
 def shown(seconds: float) -> str:
     if seconds >= 1:
         return f"{seconds:.2f} s"
     return f"{seconds * 1e3:.1f} ms" if seconds >= 0.01 else f"{seconds * 1e6:.0f} µs"
+
+
+def memory(word: str) -> float:
+    """Return a figure of this process, in MiB: VmRSS now, VmHWM at most since `forget`."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(rf"{word}:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def forget() -> None:
+    """Begin the peak anew at what is used now; what is free goes back to the system before."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def mebibytes(rows: pa.Table | pd.DataFrame) -> float:
+    """Return what the rows hold in memory."""
+    if isinstance(rows, pa.Table):
+        return float(rows.nbytes) / 2**20
+    return float(rows.memory_usage(deep=True).sum()) / 2**20

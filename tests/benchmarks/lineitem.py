@@ -18,7 +18,7 @@ from pyarrow import parquet
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
-from tests.benchmarks.bench import Job, Target
+from tests.benchmarks.bench import Job, Target, mebibytes
 from tests.benchmarks.servers import Processes
 
 ROWS_OF_SCALE_ONE = 6_001_215
@@ -224,8 +224,10 @@ def jobs(engine: AsyncEngine, uri: str, server: Processes, rows: pa.Table, where
         return ours
 
     def read(**options: Any) -> Callable[[], Awaitable[Any]]:
-        async def ours() -> None:
-            assert len(await citykit.read_frame(engine, ALL, **options)) == count
+        async def ours() -> pd.DataFrame:
+            frame = await citykit.read_frame(engine, ALL, **options)
+            assert len(frame) == count
+            return frame
 
         return ours
 
@@ -268,19 +270,22 @@ def jobs(engine: AsyncEngine, uri: str, server: Processes, rows: pa.Table, where
         ),
         Job(
             f"Load {n} from Arrow ({where})", {"citykit": load(rows), **others},
-            [Target("best", 0.6)], empty, rounds=5, server=server,
+            [Target("best", 0.6)], empty, rounds=5, server=server, source=mebibytes(rows),
         ),
         Job(
             f"Load {n} from pandas, Decimals and dates as objects ({where})",
-            {"citykit": load(objects), **others}, [Target("best", 0.7)], empty, rounds=5, server=server,
+            {"citykit": load(objects), **others},
+            [Target("best", 0.7)], empty, rounds=5, server=server, source=mebibytes(objects),
         ),
         Job(
             f"Load {n} from pandas, floats and datetimes ({where})",
-            {"citykit": load(floats), **others}, [Target("best", 0.7)], empty, rounds=5, server=server,
+            {"citykit": load(floats), **others},
+            [Target("best", 0.7)], empty, rounds=5, server=server, source=mebibytes(floats),
         ),
         Job(
             f"Load {n} from polars ({where})",
-            {"citykit": load(of_polars), **others}, [Target("best", 0.7)], empty, rounds=5, server=server,
+            {"citykit": load(of_polars), **others},
+            [Target("best", 0.7)], empty, rounds=5, server=server, source=mebibytes(rows),
         ),
         Job(
             f"Upsert {n} (a tenth changed, a tenth new) into as many ({where})",

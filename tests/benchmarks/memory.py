@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import sys
 import time
 from pathlib import Path
 
 import citykit
+from tests.benchmarks.bench import forget, memory
 from tests.benchmarks.loading import cities
-
-
-def memory(word: str) -> float:
-    """Return a figure of this process, in MiB: VmRSS now, VmHWM at most since `forget`."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    found = re.search(rf"{word}:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) / 1024
-
-
-def forget() -> None:
-    """Begin the peak anew at what is used now."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 async def main(kind: str, rows: int, path: Path) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 import citykit
-from tests.benchmarks.bench import Job, Target
+from tests.benchmarks.bench import Job, Target, mebibytes
 from tests.benchmarks.lineitem import duckdb, execute, loaders
 from tests.benchmarks.servers import Processes
 
@@ -115,12 +115,14 @@ def of_shape(engine: AsyncEngine, uri: str, server: Processes, name: str, rows: 
     async def load() -> None:
         await citykit.load_frame(engine, rows, "shape")
 
-    async def read() -> None:
-        assert len(await citykit.read_frame(engine, "SELECT * FROM shape")) == rows.num_rows
+    async def read() -> pd.DataFrame:
+        frame = await citykit.read_frame(engine, "SELECT * FROM shape")
+        assert len(frame) == rows.num_rows
+        return frame
 
     yield Job(
         f"Load {name}", {"citykit": load, **loaders(uri, "shape", plain)}, [Target("best", 1.0)],
-        empty, rounds=5, server=server,
+        empty, rounds=5, server=server, source=mebibytes(rows),
     )  # fmt: skip
     yield Job(
         f"Read {name}", {"citykit": read, **readers(uri, rows.num_rows)}, [Target("best", 1.0)],
