@@ -638,6 +638,7 @@ def test_the_demo_works_the_first_time_and_the_second() -> None:
     assert "No such cities" in typed("biggest")  # the default database is the user's own
 
 
+@pytest.mark.campaign
 def test_the_demo_from_a_relative_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CITYKIT_URL", raising=False)
     monkeypatch.setenv("CITYKIT_HOME", "data")

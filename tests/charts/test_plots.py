@@ -372,6 +372,7 @@ def test_the_most_frequent_countries_have_a_colour_and_the_rest_is_grey() -> Non
     assert colours(ax)[0] == colours(ax)[2]
 
 
+@pytest.mark.slow
 def test_a_country_has_its_colour_in_every_chart() -> None:
     codes = ["CN", "IN", "US", "BR", "RU", "IS", "FO", "DE", "TR", "Freedonia", "Ελλάς"]
     alone = {code: colours(drawn("biggest", made(2, country=code)))[0] for code in codes}
@@ -382,6 +383,7 @@ def test_a_country_has_its_colour_in_every_chart() -> None:
     assert alone["CN"] == "#0072b2"  # by its code alone: in every process
 
 
+@pytest.mark.slow
 def test_countries_of_one_colour_are_told_apart_and_the_legend_shows_how() -> None:
     every = [f"{a}{b}" for a in "QX" for b in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
     by_colour: dict[str, list[str]] = {}
@@ -477,6 +479,7 @@ def test_bars_without_room_are_left_out_and_counted(name: str, things: str, rows
     assert_apart([label.get_window_extent() for label in ax.get_yticklabels()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["biggest", "countries"])
 def test_a_new_figure_has_room_for_500_bars(name: str) -> None:
     ax = CHARTS[name](made(501).drop(columns="largest_population"))
@@ -698,6 +701,7 @@ def test_the_outlines_are_those_of_the_world() -> None:
     assert not any(inside(*place) for place in [(-30, 40), (80, -30), (-150, 10), (51, 42), (0, 89.9)])
 
 
+@pytest.mark.slow
 def test_the_largest_cities_are_named_without_overlaps_at_every_size() -> None:
     frame = citykit.world_cities(1_000_000)
     for size in ((1.5, 1), (4, 3), (9, 5), (20, 12)):

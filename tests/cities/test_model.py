@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 import citykit
 from citykit.cities import CITIES, COLUMNS
 
@@ -49,6 +51,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_a_new_column_of_the_model_is_in_the_schemas_the_form_and_the_readers() -> None:
     command = [sys.executable, "-c", WITH_ELEVATION]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -53,32 +53,30 @@ async def large_cities(
     return engine
 
 
-@pytest.mark.parametrize(
-    ("part", "name", "matched"),
-    [
-        ("Wien", "Vienna", "Wien"),
-        ("WIEN", "Vienna", "Wien"),
-        ("München", "Munich", "München"),
-        ("mu\u0308nchen", "Munich", "Munchen"),
-        ("Napoli", "Naples", "Napoli"),
-        ("bombay", "Mumbai", "Bombay"),
-        ("Kiev", "Kyiv", "Kiev"),
-        ("Peking", "Beijing", "Peking"),
-        ("nyc", "New York City", "NYC"),
-        ("東京", "Tokyo", "東京"),
-        ("МОСКВА", "Moscow", "Москва"),  # noqa: RUF001
-        ("القاهرة", "Cairo", "القاهرة"),
-        ("İSTANBUL", "Istanbul", "Istanbul"),
-    ],
-)
-async def test_a_city_is_found_by_the_name_that_people_know(
-    large_cities: AsyncEngine, part: str, name: str, matched: str
-) -> None:
+KNOWN_AS = [
+    ("Wien", "Vienna", "Wien"),
+    ("WIEN", "Vienna", "Wien"),
+    ("München", "Munich", "München"),
+    ("mu\u0308nchen", "Munich", "Munchen"),
+    ("Napoli", "Naples", "Napoli"),
+    ("bombay", "Mumbai", "Bombay"),
+    ("Kiev", "Kyiv", "Kiev"),
+    ("Peking", "Beijing", "Peking"),
+    ("nyc", "New York City", "NYC"),
+    ("東京", "Tokyo", "東京"),
+    ("МОСКВА", "Moscow", "Москва"),  # noqa: RUF001
+    ("القاهرة", "Cairo", "القاهرة"),
+    ("İSTANBUL", "Istanbul", "Istanbul"),
+]
+
+
+async def test_a_city_is_found_by_the_name_that_people_know(large_cities: AsyncEngine) -> None:
     if await scalar(large_cities, "SHOW server_encoding") != "UTF8":
         pytest.skip("the encoding has no such names; without CITYKIT_TEST_URL it does: pytest")
-    first, how = (await found(large_cities, part))[0]
-    assert first == name
-    assert unicodedata.normalize("NFC", how) == unicodedata.normalize("NFC", matched)
+    for part, name, matched in KNOWN_AS:
+        first, how = (await found(large_cities, part))[0]
+        assert first == name, part
+        assert unicodedata.normalize("NFC", how) == unicodedata.normalize("NFC", matched), part
 
 
 def folded(name: str) -> str:

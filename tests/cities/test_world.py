@@ -61,8 +61,8 @@ def test_world_cities_are_tidy() -> None:
 @pytest.mark.parametrize(
     ("least", "list_"),
     [
-        pytest.param(500, 500, marks=pytest.mark.slow),  # seconds, to read so long a list
-        pytest.param(700, 500, marks=pytest.mark.slow),
+        pytest.param(500, 500, marks=pytest.mark.campaign),  # seconds, to read so long a list
+        pytest.param(700, 500, marks=pytest.mark.campaign),
         pytest.param(1_000, 1_000, marks=pytest.mark.slow),
         (7_000, 5_000),
     ],

@@ -140,6 +140,7 @@ def test_names_of_another_table_are_compared_without_case_blanks_and_underscores
     assert stored(frame, rules, **call)
 
 
+@pytest.mark.slow
 def test_ten_thousand_columns_are_not_all_said() -> None:
     error = refused(a_row([f"c{n}" for n in range(10_000)]))
     assert len(str(error)) < 1_000

@@ -503,6 +503,7 @@ def test_a_stream_that_comes_once_names_its_line_too() -> None:
     assert b"line 3 has 1 field where the header has 2" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.ndjson"])
 @pytest.mark.parametrize("ends", ["", "del rows", "rows.close()"])
 def test_a_process_ends_while_a_file_is_half_read(tmp_path: Path, name: str, ends: str) -> None:

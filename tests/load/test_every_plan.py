@@ -436,7 +436,7 @@ def wide(kind: str, count: int, values: list[Any], keys: list[int]) -> tuple[Cas
     return empty, replace(empty, sql="; ".join([made, "INSERT INTO t (k) VALUES (1)"]))
 
 
-@pytest.mark.parametrize("policy", ["error", "update"])
+@pytest.mark.parametrize("policy", [pytest.param("error", marks=pytest.mark.campaign), "update"])
 async def test_rows_that_fill_a_page_have_the_same_outcome_under_every_plan(
     engine: AsyncEngine, policy: str
 ) -> None:
@@ -457,7 +457,7 @@ async def test_rows_that_fill_a_page_have_the_same_outcome_under_every_plan(
             assert repr(other) == repr(first)
 
 
-@pytest.mark.parametrize("plan", ["few", "large", "rebuilt"])
+@pytest.mark.parametrize("plan", [pytest.param("few", marks=pytest.mark.campaign), "large", "rebuilt"])
 async def test_a_table_of_as_many_columns_as_there_may_be_is_updated(engine: AsyncEngine, plan: str) -> None:
     for stored, case in enumerate(wide("int", 1_599, [1, 2, 3], [2, 1, 2])):
         if plan != "rebuilt" or not stored:

@@ -157,6 +157,7 @@ asyncio.run(main())
     assert output(script) == "a\nnothing\nb\n"
 
 
+@pytest.mark.slow
 def test_many_runs_inside_of_a_loop_return_one_after_the_other() -> None:
     script = """
 import asyncio, citykit
@@ -282,6 +283,7 @@ print(citykit.run(asyncio.sleep(0, "works")))
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_an_interrupt_before_the_first_step_leaves_nothing_that_was_never_awaited() -> None:
     script = """
 import asyncio, citykit, os, signal

@@ -504,6 +504,7 @@ async def test_a_405_names_every_method_of_the_path(client: httpx.AsyncClient) -
     assert (await client.get("/docs")).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["fastapi", "fastapi_offline", "jinja2", "pydantic"])
 def test_without_the_extra_the_error_has_the_pip_command(package: str) -> None:
     script = f"import sys, citykit; sys.modules[{package!r}] = None\nimport citykit.web"

@@ -147,6 +147,7 @@ def test_serve_warns_that_others_may_write_without_a_token(monkeypatch: pytest.M
         assert "CITYKIT_TOKEN" in said[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said", "code"),
     [
