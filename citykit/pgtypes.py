@@ -176,7 +176,18 @@ _ROWS = (
 )
 # fmt: on
 # Every enum, which has an oid of its own.
-ENUM = PgType("enum", "enum", 0, 0, ("category",) * 3, TEXT, declared=(sa.Enum,), check="enum", typed=TEXT)
+ENUM = PgType(
+    "enum",
+    "enum",
+    0,
+    0,
+    ("category",) * 3,
+    TEXT,
+    binary="bytes",
+    declared=(sa.Enum,),
+    check="enum",
+    typed=TEXT,
+)
 _BY_NAME = {row.name: row for row in _ROWS}
 # A numeric that is read as double precision, for numeric="float".
 ROUNDED = replace(

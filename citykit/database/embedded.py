@@ -331,8 +331,9 @@ class _Server:
                 if lines := self._running():  # another program has started one without the lock
                     return lines
                 said = self.log.read_bytes()[written:].decode(errors="replace").splitlines()
-                causes = [line for line in said if "FATAL:" in line or "PANIC:" in line]
-                raise OSError(f"it ended at once; its log {self.log} says: {'; '.join(causes or said[-3:])}")
+                while said[1:] and not {"FATAL:", "PANIC:"} & set(said[-1].split()):
+                    said.pop()  # what followed from it
+                raise OSError(f"it ended at once; its log {self.log} says: {'; '.join(said[-3:])}")
         raise OSError(f"it is not ready after {SERVER_SECONDS} s, see its log {self.log}")
 
     def _stop(self) -> None:

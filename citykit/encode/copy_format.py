@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from datetime import date
 from typing import Any
@@ -15,14 +16,19 @@ from citykit.encode.copy_values import intervals, numeric, numerics, uuids
 from citykit.encode.rules import Rule
 from citykit.pgtypes import PGTYPES, PgType
 
+_ARRAY = "_"  # begins the server's names of arrays
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 
 
-def is_in_binary(rule: Rule, name: str | None) -> bool:
+def is_in_binary(rule: Rule, name: str) -> bool:
     """Tell whether the server's type, by its name, has a binary form of every value that the rule allows."""
-    type_, into = rule.type, PGTYPES.get(name or "")
-    if type_ is None or into is None or rule.item or not into.binary or into.check != type_.check:
+    if rule.item is not None:
+        return name.startswith(_ARRAY) and is_in_binary(rule.item, name.removeprefix(_ARRAY))
+    type_, into = rule.type, PGTYPES.get(name)
+    if type_ is None or into is None or not into.binary:
+        return False
+    if into.check != type_.check and not {into.check, type_.check} <= {"enum", "text"}:
         return False
     if type_.check == "integer":
         limits = np.iinfo(into.binary)
@@ -41,23 +47,26 @@ def encode_binary(rows: pa.Table, types: Sequence[str]) -> memoryview:
     """
     if not rows.num_rows:
         return memoryview(b"")
+    columns = [column.combine_chunks() for column in rows.columns]
+    return memoryview(_joined([(">i2", len(types))], columns, types).buffers()[2])
+
+
+def _joined(fixed: list[tuple[Any, Any]], columns: Sequence[pa.Array], types: Sequence[str]) -> pa.Array:
+    """Return the bytes of each row: the numbers that are given, then each value behind its length."""
     pieces: list[pa.Array] = []  # each with the bytes of some adjacent columns, for every row
-    fixed: list[tuple[Any, Any]] = [(">i2", len(types))]  # adjacent numbers: the next piece
-    for column, type_ in zip((column.combine_chunks() for column in rows.columns), types, strict=True):
-        into = PGTYPES[type_]
-        packed = _packed(column, into)
+    count = len(columns[0])
+    for column, type_ in zip(columns, types, strict=True):
+        packed = None if type_.startswith(_ARRAY) else _packed(column, PGTYPES[type_])
         if packed is not None and not column.null_count:
             fixed += [(">i4", packed.itemsize), (packed.dtype, packed)]
         else:
-            value = _value(column, into) if packed is None else _spread(packed, column)
+            value = _value(column, type_) if packed is None else _spread(packed, column)
             fixed.append((">i4", pc.binary_length(value).fill_null(-1).to_numpy()))
-            pieces += [_beside(fixed, rows.num_rows), value]
-            fixed = []
+            pieces += [_beside(fixed, count), value]
+            fixed = []  # adjacent numbers: the next piece
     if fixed:
-        pieces.append(_beside(fixed, rows.num_rows))
-    nothing = pa.scalar(b"", pa.large_binary())
-    joined = pc.binary_join_element_wise(*pieces, nothing, null_handling="replace", null_replacement=b"")
-    return memoryview(joined.buffers()[2])
+        pieces.append(_beside(fixed, count))
+    return pc.binary_join_element_wise(*pieces, _NOTHING, null_handling="replace", null_replacement=b"")
 
 
 def _beside(fixed: Sequence[tuple[Any, Any]], count: int) -> pa.Array:
@@ -94,14 +103,37 @@ def _spread(packed: Any, column: pa.Array) -> pa.Array:
     return pc.if_else(column.is_valid(), _binary(offsets, packed.view(np.uint8)), None)
 
 
-def _value(column: pa.Array, into: PgType) -> pa.Array:
+def _value(column: pa.Array, type_: str) -> pa.Array:
     """Return the bytes of each value, NULL where it is NULL."""
+    if type_.startswith(_ARRAY):
+        return _lists(column, type_.removeprefix(_ARRAY))
+    into = PGTYPES[type_]
     if into.binary == "numeric":
         values = [None if text is None else numeric(text) for text in column.to_pylist()]
         return pa.array(values, pa.large_binary())
     if into.binary == "jsonb":  # the version of the format, then the text
         column = pc.binary_join_element_wise(_of("\1"), column, _of(""))
     return column.cast(pa.large_binary())
+
+
+_HEAD = np.dtype([(name, ">i4") for name in ("dimensions", "nulls", "oid", "size", "first")])
+_NOTHING = pa.scalar(b"", pa.large_binary())
+
+
+def _lists(lists: pa.Array, type_: str) -> pa.Array:
+    """Return the bytes of arrays of elements of a type: a head, then each element behind its length."""
+    sizes = pc.list_value_length(lists).fill_null(0).to_numpy()
+    heads = np.zeros(len(lists), _HEAD)
+    heads["dimensions"], heads["nulls"], heads["oid"], heads["first"] = 1, 1, PGTYPES[type_].oid, 1
+    heads["size"] = sizes
+    head = _beside([(_HEAD, heads)], len(lists))
+    of_none = pa.scalar(struct.pack(">3i", 0, 0, PGTYPES[type_].oid), pa.large_binary())
+    head = pc.if_else(pc.equal(sizes, 0), of_none, head)
+    elements = _joined([], [lists.flatten()], [type_])
+    _, places, data = elements.buffers()
+    ends = np.concatenate(([0], np.cumsum(sizes)))
+    body = _binary(np.frombuffer(places, np.int64)[ends], np.frombuffer(data, np.uint8))
+    return pc.if_else(lists.is_valid(), pc.binary_join_element_wise(head, body, _NOTHING), None)
 
 
 def _binary(offsets: np.ndarray[Any, Any], data: np.ndarray[Any, Any]) -> pa.Array:

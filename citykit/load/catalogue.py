@@ -296,10 +296,13 @@ def rules_of_the_server(rules: Sequence[Rule], facts: Facts) -> list[Rule]:
             return replace(rule, binary="")
         if rule.item is not None:
             item = _narrowed(rule.item, column)
-            return replace(rule, type=item.type, item=item, binary="")
-        rule = _narrowed(rule, column)
-        in_binary = facts.kind in ("r", "p") and is_in_binary(rule, column.type)
-        return replace(rule, binary=column.type if in_binary else "")
+            rule = replace(rule, type=item.type, item=item)
+        else:
+            rule = _narrowed(rule, column)
+        of_enum = column.labels and rule.item is None
+        name = ENUM.name if of_enum else column.type or ""
+        in_binary = facts.kind in ("r", "p") and is_in_binary(rule, name)
+        return replace(rule, binary=name if in_binary else "")
 
     return [ruled(rule) for rule in rules]
 

@@ -8,6 +8,7 @@ import json
 from decimal import Context, Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -105,6 +106,7 @@ VALUES: dict[str, st.SearchStrategy[list[Any]]] = {
         st.lists(st.none() | st.text(st.characters(codec="utf-8", exclude_characters="\0"))),
     ),
     "json": st.lists(st.none() | st.integers().map(str)),
+    "enum": st.lists(st.none() | st.sampled_from(["glad", "a b,", "é"])),
 }
 SEND = {name: f"{name}send" for name in ("bool", "text", "varchar", "bpchar", "float4", "float8", "bytea")}
 SEND |= {name: f"{name}send" for name in ("int2", "int4", "int8")}
@@ -120,7 +122,20 @@ def test_every_type_that_is_sent_in_binary_is_here() -> None:
 async def test_server_has_the_same_of_binary_as_of_text(
     engine: AsyncEngine, name: str, data: st.DataObject
 ) -> None:
-    await assert_same(engine, name, data)
+    await assert_same(engine, name, typed(name, data.draw(VALUES[name])), data)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+@pytest.mark.parametrize("name", [name for name in VALUES if name != "enum"])
+async def test_server_has_the_same_of_arrays_in_binary_as_in_text(
+    engine: AsyncEngine, name: str, data: st.DataObject
+) -> None:
+    elements = typed(name, data.draw(VALUES[name]))
+    ends = sorted(data.draw(st.lists(st.integers(0, len(elements)), max_size=9)))
+    nothing = data.draw(st.lists(st.booleans(), min_size=len(ends), max_size=len(ends)))
+    places = pa.array([0, *ends], pa.int64(), mask=np.array([*nothing, False]))
+    await assert_same(engine, f"_{name}", pa.LargeListArray.from_arrays(places, elements), data)
 
 
 @pytest.mark.campaign
@@ -130,17 +145,20 @@ async def test_server_has_the_same_of_binary_as_of_text(
 async def test_server_has_the_same_of_forms_of_their_own(
     engine: AsyncEngine, name: str, data: st.DataObject
 ) -> None:
-    await assert_same(engine, name, data)
+    await assert_same(engine, name, typed(name, data.draw(VALUES[name])), data)
 
 
-async def assert_same(engine: AsyncEngine, name: str, data: st.DataObject) -> None:
-    typed: Any = PGTYPES[name].typed
-    values = data.draw(VALUES[name])
-    beside = data.draw(st.lists(st.none() | st.integers(-5, 5), min_size=len(values), max_size=len(values)))
-    narrow = pa.int32() if pa.types.is_date32(typed) else pa.int64()
-    array = pa.array(values, narrow).cast(typed) if pa.types.is_temporal(typed) else pa.array(values, typed)
+def typed(name: str, values: list[Any]) -> pa.Array:
+    """Return values of a type as they are when they were checked."""
+    type_: Any = PGTYPES[name].typed
+    narrow = pa.int32() if pa.types.is_date32(type_) else pa.int64()
+    return pa.array(values, narrow).cast(type_) if pa.types.is_temporal(type_) else pa.array(values, type_)
+
+
+async def assert_same(engine: AsyncEngine, name: str, array: pa.Array, data: st.DataObject) -> None:
+    beside = data.draw(st.lists(st.none() | st.integers(-5, 5), min_size=len(array), max_size=len(array)))
     rows = pa.table({"value": array, "beside": pa.array(beside, pa.int64()), "again": array})
-    start = data.draw(st.integers(0, len(values)))
+    start = data.draw(st.integers(0, len(array)))
     part = data.draw(st.sampled_from([rows, rows.slice(start), rows.slice(0, start)]))
     encoded = {
         "csv": encode_csv(part),
@@ -148,6 +166,7 @@ async def assert_same(engine: AsyncEngine, name: str, data: st.DataObject) -> No
     }
     async with engine.connect() as connection:
         await connection.exec_driver_sql("SELECT set_config('TimeZone', 'UTC', true)")
+        await connection.exec_driver_sql("CREATE TYPE enum AS ENUM ('glad', 'a b,', 'é')")
         for form, sent in encoded.items():
             await connection.exec_driver_sql(
                 f"CREATE TEMPORARY TABLE {form}_rows "
@@ -156,7 +175,7 @@ async def assert_same(engine: AsyncEngine, name: str, data: st.DataObject) -> No
             await driver_of(connection).copy_to_table(
                 f"{form}_rows", columns=["value", "beside", "again"], format=form, source=io.BytesIO(sent)
             )
-        send = SEND.get(name, f"{name}_send")
+        send = "array_send" if name.startswith("_") else SEND.get(name, f"{name}_send")
         columns = f"SELECT number, {send}(value), beside, {send}(again), value::text"
         found = [
             (await connection.exec_driver_sql(f"{columns} FROM {form}_rows ORDER BY number")).all()
