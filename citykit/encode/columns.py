@@ -8,7 +8,7 @@ Arrow's vectorised code.
 from __future__ import annotations
 
 import datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from itertools import chain
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from citykit.encode.copy_values import text_bytes
 from citykit.encode.encodings import lacking
-from citykit.encode.rules import Rule
+from citykit.encode.rules import MOST_DIGITS, Rule
 from citykit.encode.text_lists import NO_LIST, list_in
 from citykit.encode.text_numbers import EXACT_DIGITS, NUMBERS, numbers_in, typed_numbers
 from citykit.encode.text_times import READ_FROM_TEXT, times_in
@@ -64,7 +64,24 @@ def convert(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons]:
         good = np.ones(len(array), dtype=bool)
         good[list(reasons)] = False
         array = pc.if_else(pa.array(good), array, pa.scalar(None, array.type))
-    return (array if rule.item else array.cast(rule.type.typed, safe=False)), reasons
+    if array.type == TEXT and pa.types.is_decimal(rule.typed):
+        return _decimals(array, rule.typed), reasons
+    return (array if rule.item else array.cast(rule.typed, safe=False)), reasons
+
+
+def _decimals(texts: pa.Array, type_: pa.DataType) -> pa.Array:
+    """Return texts of numbers that fit a decimal type as such.
+
+    Of more digits than the type has, Arrow makes a wrong number and no error, were they but zeros.
+    """
+    short = (pc.max(pc.binary_length(texts)).as_py() or 0) <= MOST_DIGITS
+    if short and np.frombuffer(text_bytes(texts), np.uint8).max(initial=0) <= ord("9"):  # without an exponent
+        return texts.cast(type_)
+    step, exact = Decimal(1).scaleb(-type_.scale), Context(prec=MOST_DIGITS)
+    values = (
+        None if text is None else Decimal(text).quantize(step, context=exact) for text in texts.to_pylist()
+    )
+    return pa.array(values, type_)
 
 
 def python_values(series: pd.Series[Any]) -> list[Any]:
@@ -125,7 +142,7 @@ def _typed_at_once(array: pa.Array, rule: Rule) -> tuple[pa.Array, Reasons] | No
     assert rule.type is not None  # noqa: S101
     try:
         if pa.types.is_null(array.type):
-            return array.cast(rule.type.typed), {}
+            return array.cast(rule.typed), {}
         if isinstance(array.type, pa.JsonType):
             return _as_written(array.storage, rule)
         if rule.type.check in _FROM_TEXT and _is_text(array.type):
@@ -162,8 +179,11 @@ def _same_in_arrow(array: pa.Array, rule: Rule) -> pa.Array | None:
             return _floats(array, rule)
         return array.cast(TEXT) if check == "numeric" and fits_numeric(array, rule) else None
     if has.is_decimal(type_) and check == "numeric":
-        limited = array if rule.precision is None else array.cast(pa.decimal128(rule.precision, rule.scale))
-        return limited.cast(TEXT)
+        if rule.precision is None:
+            return array.cast(TEXT)
+        limited = pa.decimal128(rule.precision, rule.scale or 0)
+        # Of more digits than it has for a while, Arrow makes a wrong number and no error.
+        return array.cast(limited) if type_.precision - type_.scale + limited.scale <= MOST_DIGITS else None
     if has.is_date(type_) and check in ("date", "timestamp"):
         days = array.cast(pa.date32())
         return days if check == "date" else days.cast(pa.timestamp("s"))
@@ -193,6 +213,8 @@ _HOLDS: dict[type, pa.DataType] = {
     datetime.date: pa.date32(), datetime.time: pa.time64("us"), datetime.timedelta: pa.duration("us"),
 }  # fmt: skip
 
+_NEVER_MISSING = _HOLDS.keys() - {float} | {UUID}  # a Decimal may be NaN
+
 
 def _typed_as_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons] | None:
     """Type objects that are all of one type, or missing, as `checked` types each; None for others.
@@ -201,12 +223,14 @@ def _typed_as_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons
     """
     if series.dtype != object:
         return None
-    values = series.to_numpy()
+    values: Any = series.to_numpy()
     try:
-        missing = pd.isna(values)
-        present: Any = values[~missing] if missing.any() else values
-        if len(kinds := set(map(type, present))) != 1:
-            return None if kinds else (pa.nulls(len(values), rule.type and rule.type.typed), {})
+        kinds, present = set(map(type, values)), values
+        if not kinds <= _NEVER_MISSING and (missing := pd.isna(values)).any():
+            present = values[~missing]
+            kinds = set(map(type, present))
+        if len(kinds) != 1:
+            return None if kinds else (pa.nulls(len(values), rule.typed), {})
         [kind] = kinds
         if issubclass(kind, np.generic) and kind not in (np.datetime64, np.timedelta64):
             present = [value.item() for value in present]

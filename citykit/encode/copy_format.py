@@ -109,7 +109,8 @@ def _value(column: pa.Array, type_: str) -> pa.Array:
         return _lists(column, type_.removeprefix(_ARRAY))
     into = PGTYPES[type_]
     if into.binary == "numeric":
-        values = [None if text is None else numeric(text) for text in column.to_pylist()]
+        texts = column.cast(pa.large_string()).to_pylist()
+        values = [None if text is None else numeric(text) for text in texts]
         return pa.array(values, pa.large_binary())
     if into.binary == "jsonb":  # the version of the format, then the text
         column = pc.binary_join_element_wise(_of("\1"), column, _of(""))

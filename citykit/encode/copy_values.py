@@ -33,33 +33,45 @@ def uuids(texts: pa.Array) -> Any:
     return np.frombuffer(unhexlify(bytes(text_bytes(texts)).replace(b"-", b"")), "V16")
 
 
-def numerics(texts: pa.Array) -> Any:
-    """Return numbers in text, without NULL, as an array of NumPy with as many digits each.
+def numerics(numbers: pa.Array) -> Any:
+    """Return decimals or numbers in text, without NULL, as an array of NumPy with as many digits each.
 
     The server strips zeros before and after the digits. None where the numbers are not all of at most 38
     digits, before and after the point, without an exponent.
     """
-    data = np.frombuffer(text_bytes(texts), np.uint8)
-    if len(data) and (data.min() < ord("-") or data.max() > ord("9")):
+    if (scaled := _scaled(numbers)) is None:
         return None
-    points = pc.find_substring(texts, ".").to_numpy()
-    lengths = pc.binary_length(texts).to_numpy()
-    scales = np.where(points < 0, 0, lengths - 1 - points)
-    after = -(-int(scales.max(initial=0)) // 4)  # groups of four digits after the point
-    # Arrow's cast of more digits than the type has is wrong without an error.
-    if int(np.where(points < 0, lengths, points).max(initial=0)) > 38 - 4 * after:
-        return None
-    try:
-        numbers = texts.cast(pa.decimal128(38, 4 * after))
-    except pa.ArrowInvalid:
-        return None
-    groups = _groups(pc.abs(numbers))
-    packed = np.empty(len(texts), [*_HEAD, ("groups", ">i2", (len(groups),))])
+    decimals, scales = scaled
+    groups, after = _groups(pc.abs(decimals)), decimals.type.scale // 4
+    packed = np.empty(len(numbers), [*_HEAD, ("groups", ">i2", (len(groups),))])
     packed["digits"], packed["weight"] = len(groups), len(groups) - after - 1
-    packed["sign"], packed["scale"] = np.where(_words(numbers, np.int64)[:, 1] < 0, _NEGATIVE, 0), scales
+    packed["sign"], packed["scale"] = np.where(_words(decimals, np.int64)[:, 1] < 0, _NEGATIVE, 0), scales
     for place, group in enumerate(reversed(groups)):
         packed["groups"][:, place] = group
     return packed
+
+
+def _scaled(numbers: pa.Array) -> tuple[pa.Array, Any] | None:
+    """Return numbers as decimals with whole groups of four digits after the point, and how many it were."""
+    if pa.types.is_decimal(numbers.type):
+        scales: Any = numbers.type.scale
+        whole, most = numbers.type.precision - scales, scales
+    else:
+        data = np.frombuffer(text_bytes(numbers), np.uint8)
+        if len(data) and (data.min() < ord("-") or data.max() > ord("9")):
+            return None
+        points = pc.find_substring(numbers, ".").to_numpy()
+        lengths = pc.binary_length(numbers).to_numpy()
+        scales = np.where(points < 0, 0, lengths - 1 - points)
+        whole = int(np.where(points < 0, lengths, points).max(initial=0))
+        most = int(scales.max(initial=0))
+    after = -(-most // 4) * 4
+    if whole > 38 - after:  # Arrow's cast of more digits than the type has is wrong without an error
+        return None
+    try:
+        return numbers.cast(pa.decimal128(38, after)), scales
+    except pa.ArrowInvalid:
+        return None
 
 
 def _words(numbers: pa.Array, dtype: Any) -> Any:

@@ -68,7 +68,7 @@ def validate(
             columns[rule.name], reasons = convert(frame[rule.name], rule)
             bad += [(position, number, reason) for position, reason in reasons.items()]
         elif rule.missing is not None and rule.type is not None:
-            columns[rule.name] = pa.repeat(pa.scalar(rule.missing, rule.type.typed), count)
+            columns[rule.name] = pa.repeat(pa.scalar(rule.missing, rule.typed), count)
     bad += _too_long(columns, rules)
     typed = pa.table({POSITION: pa.array(np.arange(start, start + count)), **columns})
     if bad:

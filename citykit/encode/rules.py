@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from sqlalchemy import Column, Table, UniqueConstraint, types
 from sqlalchemy import inspect as inspect_sql
 from sqlalchemy.exc import NoInspectionAvailable
@@ -19,6 +20,7 @@ _SUPPORTED = (
     ", ".join(row.sql for row in PGTYPES.values() if row.check and row is not ENUM)
     + ", enums, and one-dimensional arrays of these"
 )
+MOST_DIGITS = 38  # of an Arrow decimal of 128 bits
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,14 @@ class Rule:
     def compared_alike(self) -> str:
         """Whether Arrow finds values equal, and sorts them, as the server does (see `PgType`)."""
         return "never" if self.type is None or self.item else self.type.compared_alike
+
+    @property
+    def typed(self) -> pa.DataType | None:
+        """The Arrow type of its checked values: of a numeric decimals, where its digits are limited."""
+        precision, scale = self.precision or 0, self.scale or 0
+        if self.type is PGTYPES["numeric"] and 0 < precision <= MOST_DIGITS and 0 <= scale <= precision:
+            return pa.decimal128(precision, scale)
+        return self.type and self.type.typed
 
     @property
     def takes_fractions(self) -> bool:

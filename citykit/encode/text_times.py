@@ -49,8 +49,8 @@ def _typed(written: pa.Array, rule: Rule) -> pa.Array:
         return pc.starts_with(pc.utf8_lower(written), "t")
     if rule.type.check == "time":  # which Arrow does not read, but as a part of a timestamp
         dated = pc.binary_join_element_wise(pa.scalar("1970-01-01 ", TEXT), written, pa.scalar("", TEXT))
-        return dated.cast(pa.timestamp("us")).cast(rule.type.typed)
-    return written.cast(rule.type.typed)
+        return dated.cast(pa.timestamp("us")).cast(rule.typed)
+    return written.cast(rule.typed)
 
 
 def _or_null(written: pa.Array, rule: Rule) -> pa.Array:
@@ -58,4 +58,4 @@ def _or_null(written: pa.Array, rule: Rule) -> pa.Array:
     try:
         return _typed(written, rule)
     except pa.ArrowInvalid:
-        return pa.nulls(1, rule.type.typed)
+        return pa.nulls(1, rule.typed)

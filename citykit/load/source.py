@@ -30,9 +30,9 @@ from citykit.errors import InvalidFrameError
 from citykit.files import FileSource, open_file
 from citykit.runtime import callers_code
 
-CHUNK_ROWS = 65_536  # checked, typed and encoded at a time: a few megabytes, a few milliseconds
+CHUNK_ROWS = 65_536  # checked and typed at a time: a few megabytes, a few milliseconds
 LOCATED_ROWS = 1_000_000  # those whose line in a file is looked for: a second, at most
-KEPT_BYTES = 128 * 2**20  # of typed rows that need not be typed again when they are sent
+KEPT_BYTES = 96 * 2**20  # of rows that were typed from objects, which is slow, until they are sent
 
 
 class ArrowStream(Protocol):
@@ -145,7 +145,7 @@ class Rows:
             self.report(start + len(chunk))
             kept += rows.nbytes
             self._large = self._large or 2 * rows.nbytes > ROW_BYTES
-            if kept <= KEPT_BYTES:
+            if kept <= KEPT_BYTES and any(column.dtype == object for _, column in chunk.items()):
                 self._kept[start] = rows
         self.refuse()
 

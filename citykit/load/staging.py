@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -23,6 +24,7 @@ Arrange: TypeAlias = Callable[[pa.Table, int], pa.Table]  # of a batch, after so
 WIDE_COLUMNS = 500  # of 16 bytes fill a page of 8 kB; a table has 1,600 at most
 SENT_BYTES = 2**26  # in one CopyData message, which has 1 GB at most
 SENT_ROWS = 16_384  # encoded at once: it fits into the processor's cache, and the driver copies no more
+AHEAD = 2  # parts of so many rows that are encoded while another one is sent
 
 
 @dataclass(frozen=True)
@@ -151,33 +153,41 @@ async def copy(
     columns = list(into.c.keys())
     taken = [*([POSITION] if target.position in into.c else []), *target.columns]
 
-    def encode(rows: pa.Table, before: int) -> list[Encoded]:
-        rows = (arrange(rows, before) if arrange else rows).select(taken)
-        parts = (rows.slice(start, SENT_ROWS) for start in range(0, rows.num_rows, SENT_ROWS))
-        whole = (encode_binary(part, types) if types else encode_csv(part) for part in parts)
-        return [p[start : start + SENT_BYTES] for p in whole for start in range(0, len(p), SENT_BYTES)]
+    def encode(rows: pa.Table) -> list[Encoded]:
+        whole = encode_binary(rows, types) if types else encode_csv(rows)
+        return [whole[start : start + SENT_BYTES] for start in range(0, len(whole), SENT_BYTES)]
 
     async def chunks() -> AsyncIterator[Encoded]:
-        begun = done = 0
-        ahead: list[tuple[int, asyncio.Future[list[Encoded]]]] = []  # one is made while another is sent
+        done = 0
+        # Parts that are made while another is sent, each with what is done after it, if it ends a batch.
+        ahead = deque[tuple[asyncio.Future[list[Encoded]], int | None]]()
+
+        def sent() -> None:
+            _, after = ahead.popleft()
+            if after is not None:
+                rows_done(after)
+
         if types:
             yield HEADER
         try:
             async for batch in batches:
-                begun, before = begun + batch.num_rows, begun
-                ahead.append((begun, asyncio.ensure_future(asyncio.to_thread(encode, batch, before))))
-                if len(ahead) > 1:
-                    done, parts = ahead.pop(0)
-                    for part in await parts:
-                        yield part
-                    rows_done(done)
-            for done, parts in ahead:
-                for part in await parts:
+                rows = (await asyncio.to_thread(arrange, batch, done) if arrange else batch).select(taken)
+                done += rows.num_rows
+                for start in range(0, rows.num_rows, SENT_ROWS):
+                    encoding = asyncio.to_thread(encode, rows.slice(start, SENT_ROWS))
+                    is_last = start + SENT_ROWS >= rows.num_rows
+                    ahead.append((asyncio.ensure_future(encoding), done if is_last else None))
+                    if len(ahead) > AHEAD:
+                        for part in await ahead[0][0]:
+                            yield part
+                        sent()
+            while ahead:
+                for part in await ahead[0][0]:
                     yield part
-                rows_done(done)
+                sent()
         finally:
-            for _, parts in ahead:
-                parts.cancel()
+            for encoded, _ in ahead:
+                encoded.cancel()
         if types:
             yield TRAILER
 

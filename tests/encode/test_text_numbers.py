@@ -296,3 +296,25 @@ def test_leaving_rows_out_is_not_advised_where_most_would_be_lost() -> None:
     assert advice(rejected(texts), 3, {}) is None
     assert advice(rejected(texts), 300, {}) == "on_invalid='skip' loads the valid rows."
     assert advice(rejected(["12.000"]), 300, {}) == "on_invalid='skip' loads the valid rows."
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"),
+    [
+        ("1.5", Decimal("1.50")), ("0001.50", Decimal("1.50")), ("1e2", Decimal("100.00")),
+        ("-0", Decimal("0.00")), (f"1.5{'0' * 60}", Decimal("1.50")), (f"{'0' * 60}1", Decimal("1.00")),
+        ("1.5E-1", Decimal("0.15")), ("999.99", Decimal("999.99")),
+        ("1000", None), ("0.005", None), ("Infinity", None), ("1e400000", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("beside", ["0.25", "1e1"])
+def test_texts_are_decimals_of_a_column_of_limited_digits(
+    text: str, stored: Decimal | None, beside: str
+) -> None:
+    columns = (sa.Column("n", sa.Integer), sa.Column("v", sa.Numeric(5, 2), nullable=False))
+    rules = rules_of(sa.Table("t", sa.MetaData(), *columns))
+    frame = pd.DataFrame({"n": [1, 2], "v": [beside, text]})
+    for each in (frame, frame.astype({"v": object}), frame.assign(v=frame["v"].map(Decimal))):
+        rows, rejects = validate(each, rules)
+        assert rows["v"].to_pylist() == [Decimal(beside), *([stored] if stored is not None else [])]
+        assert len(rejects) == (stored is None)

@@ -148,6 +148,17 @@ async def test_server_has_the_same_of_forms_of_their_own(
     await assert_same(engine, name, typed(name, data.draw(VALUES[name])), data)
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+async def test_server_has_the_same_of_decimals(engine: AsyncEngine, data: st.DataObject) -> None:
+    digits = data.draw(st.integers(1, 38))
+    places = data.draw(st.integers(0, digits))
+    whole = st.integers(1 - 10**digits, 10**digits - 1)
+    exact = Context(prec=digits)
+    values = data.draw(st.lists(st.none() | whole.map(lambda n: Decimal(n).scaleb(-places, exact))))
+    await assert_same(engine, "numeric", pa.array(values, pa.decimal128(digits, places)), data)
+
+
 def typed(name: str, values: list[Any]) -> pa.Array:
     """Return values of a type as they are when they were checked."""
     type_: Any = PGTYPES[name].typed
