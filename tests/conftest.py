@@ -129,7 +129,7 @@ def tutorial(database: dict[str, str]) -> Iterator[AsyncEngine]:
     On another server than the embedded one, it is made first, and no other worker has it meanwhile.
     """
     with contextlib.ExitStack() as held:
-        if url := database.get("CITYKIT_URL"):
+        if url := database.get("CITYKIT_URL", "").replace("+asyncpg", ""):
             taken = (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation)
             with psycopg.connect(url, autocommit=True) as connection, contextlib.suppress(*taken):
                 connection.execute("CREATE DATABASE tutorial")

@@ -661,6 +661,7 @@ def test_a_database_of_ones_own_is_made_listed_and_dropped() -> None:
     typed("--database", name, "add", "Brigadoon", "1000")
     assert "Brigadoon" in typed("--database", name, "biggest")
     os.environ["CITYKIT_DATABASE"] = ""
+    typed("init")
     assert "Brigadoon" not in typed("biggest")
     assert [line.split("  ")[0] for line in typed("databases").splitlines() if name in line] == [name]
     refused = typed("drop", name, code=1, run=ran)  # its stdin is no terminal
