@@ -22,6 +22,7 @@ Check: TypeAlias = Literal[
 ]  # fmt: skip
 
 TEXT = pa.large_string()
+MOST_DIGITS = 38  # of an Arrow decimal of 128 bits; its casts overflow beyond without an error
 # Exact for 38 digits before and 38 after the point: asyncpg does not tell a column's own scale.
 DECIMAL = pa.decimal256(76, 38)
 # Arrow counts from 1970, PostgreSQL's binary format from 2000; the difference in each unit.
@@ -174,20 +175,10 @@ _ROWS = (
     PgType("cidr", "cidr", 650, 651, **_STRING, declared=(pg.CIDR,), check="cidr", typed=TEXT),
     PgType("macaddr", "macaddr", 829, 1040, **_STRING, declared=(pg.MACADDR,), check="macaddr", typed=TEXT),
 )
-# fmt: on
 # Every enum, which has an oid of its own.
-ENUM = PgType(
-    "enum",
-    "enum",
-    0,
-    0,
-    ("category",) * 3,
-    TEXT,
-    binary="bytes",
-    declared=(sa.Enum,),
-    check="enum",
-    typed=TEXT,
-)
+ENUM = PgType("enum", "enum", 0, 0, ("category",) * 3, TEXT, binary="bytes", declared=(sa.Enum,),
+              check="enum", typed=TEXT)
+# fmt: on
 _BY_NAME = {row.name: row for row in _ROWS}
 # A numeric that is read as double precision, for numeric="float".
 ROUNDED = replace(

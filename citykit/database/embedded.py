@@ -331,9 +331,11 @@ class _Server:
                 if lines := self._running():  # another program has started one without the lock
                     return lines
                 said = self.log.read_bytes()[written:].decode(errors="replace").splitlines()
-                while said[1:] and not {"FATAL:", "PANIC:"} & set(said[-1].split()):
-                    said.pop()  # what followed from it
-                raise OSError(f"it ended at once; its log {self.log} says: {'; '.join(said[-3:])}")
+                fatal = [
+                    number for number, line in enumerate(said, 1) if {"FATAL:", "PANIC:"} & {*line.split()}
+                ]
+                causes = said[: fatal[-1]] if fatal else said  # without what followed from it
+                raise OSError(f"it ended at once; its log {self.log} says: {'; '.join(causes[-3:])}")
         raise OSError(f"it is not ready after {SERVER_SECONDS} s, see its log {self.log}")
 
     def _stop(self) -> None:

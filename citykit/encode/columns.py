@@ -20,12 +20,12 @@ import pyarrow.compute as pc
 
 from citykit.encode.copy_values import text_bytes
 from citykit.encode.encodings import lacking
-from citykit.encode.rules import MOST_DIGITS, Rule
+from citykit.encode.rules import Rule
 from citykit.encode.text_lists import NO_LIST, list_in
 from citykit.encode.text_numbers import EXACT_DIGITS, NUMBERS, numbers_in, typed_numbers
 from citykit.encode.text_times import READ_FROM_TEXT, times_in
 from citykit.encode.values import as_text, checked, fits_numeric, is_missing, json_as_written, plain
-from citykit.pgtypes import PGTYPES, TEXT
+from citykit.pgtypes import MOST_DIGITS, PGTYPES, TEXT
 
 Reasons: TypeAlias = dict[int, str]  # position → why the value is bad; in the array it is null
 _FROM_TEXT = (*NUMBERS, *READ_FROM_TEXT)
@@ -70,9 +70,9 @@ def convert(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons]:
 
 
 def _decimals(texts: pa.Array, type_: pa.DataType) -> pa.Array:
-    """Return texts of numbers that fit a decimal type as such.
+    """Return texts of numbers, all of which fit a decimal type, as decimals of that type.
 
-    Of more digits than the type has, Arrow makes a wrong number and no error, were they but zeros.
+    Arrow reads a wrong number from more than `MOST_DIGITS` digits, even where the last of them are zeros.
     """
     short = (pc.max(pc.binary_length(texts)).as_py() or 0) <= MOST_DIGITS
     if short and np.frombuffer(text_bytes(texts), np.uint8).max(initial=0) <= ord("9"):  # without an exponent
@@ -182,8 +182,8 @@ def _same_in_arrow(array: pa.Array, rule: Rule) -> pa.Array | None:
         if rule.precision is None:
             return array.cast(TEXT)
         limited = pa.decimal128(rule.precision, rule.scale or 0)
-        # Of more digits than it has for a while, Arrow makes a wrong number and no error.
-        return array.cast(limited) if type_.precision - type_.scale + limited.scale <= MOST_DIGITS else None
+        overflows = type_.precision - type_.scale + limited.scale > MOST_DIGITS  # possibly, and silently
+        return None if overflows else array.cast(limited)
     if has.is_date(type_) and check in ("date", "timestamp"):
         days = array.cast(pa.date32())
         return days if check == "date" else days.cast(pa.timestamp("s"))
@@ -213,7 +213,7 @@ _HOLDS: dict[type, pa.DataType] = {
     datetime.date: pa.date32(), datetime.time: pa.time64("us"), datetime.timedelta: pa.duration("us"),
 }  # fmt: skip
 
-_NEVER_MISSING = _HOLDS.keys() - {float} | {UUID}  # a Decimal may be NaN
+_NEVER_MISSING = _HOLDS.keys() - {float} | {UUID}  # unlike floats and Decimals, which may be NaN
 
 
 def _typed_as_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons] | None:
@@ -285,7 +285,7 @@ def _typed_one_by_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Rea
         kept.append(stored)
         if reason:
             reasons[position] = reason
-    array = pa.array(kept, rule.type.typed)
+    array = pa.array(kept, rule.type.typed)  # a numeric as its text
     if texts:
         read, why = _read_texts(pa.array(texts.values(), TEXT), rule)
         positions = np.array(list(texts))

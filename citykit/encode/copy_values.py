@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from citykit.pgtypes import TEXT
+from citykit.pgtypes import MOST_DIGITS, TEXT
 
 _DAY = 86_400_000_000  # microseconds
 _INTERVAL = np.dtype([("microseconds", ">i8"), ("days", ">i4"), ("months", ">i4")])
@@ -52,7 +52,7 @@ def numerics(numbers: pa.Array) -> Any:
 
 
 def _scaled(numbers: pa.Array) -> tuple[pa.Array, Any] | None:
-    """Return numbers as decimals with whole groups of four digits after the point, and how many it were."""
+    """Return numbers as decimals with whole groups of four digits after the point, and their own scales."""
     if pa.types.is_decimal(numbers.type):
         scales: Any = numbers.type.scale
         whole, most = numbers.type.precision - scales, scales
@@ -66,10 +66,10 @@ def _scaled(numbers: pa.Array) -> tuple[pa.Array, Any] | None:
         whole = int(np.where(points < 0, lengths, points).max(initial=0))
         most = int(scales.max(initial=0))
     after = -(-most // 4) * 4
-    if whole > 38 - after:  # Arrow's cast of more digits than the type has is wrong without an error
+    if whole + after > MOST_DIGITS:
         return None
     try:
-        return numbers.cast(pa.decimal128(38, after)), scales
+        return numbers.cast(pa.decimal128(MOST_DIGITS, after)), scales
     except pa.ArrowInvalid:
         return None
 

@@ -188,14 +188,14 @@ def fitting(unknown: Sequence[str], rules: Sequence[Rule], there: Collection[str
             if (taken := next(alike, None)) is not None:
                 match(taken, rule.name)
                 break
+    open_by_plain = {plain(column): column for column in open_}
     words = {plain(word) for rule in rules for word in rule.also}
     for name, word in plain_names.items():
         if name in found or not word or word in words:  # a county is no country
             continue
-        by_plain = {plain(column): column for column in open_}
-        begun = [column for column in by_plain if len(word) > 2 and column.startswith(word)]
-        if close := begun or difflib.get_close_matches(word, by_plain, n=1, cutoff=0.7):
-            match(name, by_plain[close[0]])
+        begun = [column for column in open_by_plain if len(word) > 2 and column.startswith(word)]
+        if close := begun or difflib.get_close_matches(word, open_by_plain, n=1, cutoff=0.7):
+            match(name, open_by_plain.pop(close[0]))
     return found
 
 

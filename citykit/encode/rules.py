@@ -13,14 +13,13 @@ from sqlalchemy import Column, Table, UniqueConstraint, types
 from sqlalchemy import inspect as inspect_sql
 from sqlalchemy.exc import NoInspectionAvailable
 
-from citykit.pgtypes import ENUM, PGTYPES, PgType
+from citykit.pgtypes import ENUM, MOST_DIGITS, PGTYPES, PgType
 
 _BY_CLASS = {class_: row for row in PGTYPES.values() for class_ in row.declared}
 _SUPPORTED = (
     ", ".join(row.sql for row in PGTYPES.values() if row.check and row is not ENUM)
     + ", enums, and one-dimensional arrays of these"
 )
-MOST_DIGITS = 38  # of an Arrow decimal of 128 bits
 
 
 @dataclass(frozen=True)

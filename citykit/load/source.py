@@ -32,7 +32,9 @@ from citykit.runtime import callers_code
 
 CHUNK_ROWS = 65_536  # checked and typed at a time: a few megabytes, a few milliseconds
 LOCATED_ROWS = 1_000_000  # those whose line in a file is looked for: a second, at most
-KEPT_BYTES = 96 * 2**20  # of rows that were typed from objects, which is slow, until they are sent
+# Of typed rows that are kept from the check until they are sent. Only those with objects are: to type others
+# again takes little time, and to keep them as much memory as a second frame.
+KEPT_BYTES = 128 * 2**20
 
 
 class ArrowStream(Protocol):

@@ -24,7 +24,7 @@ Arrange: TypeAlias = Callable[[pa.Table, int], pa.Table]  # of a batch, after so
 WIDE_COLUMNS = 500  # of 16 bytes fill a page of 8 kB; a table has 1,600 at most
 SENT_BYTES = 2**26  # in one CopyData message, which has 1 GB at most
 SENT_ROWS = 16_384  # encoded at once: it fits into the processor's cache, and the driver copies no more
-AHEAD = 2  # parts of so many rows that are encoded while another one is sent
+AHEAD = 2  # parts that are encoded while another one is sent
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ async def copy(
 
     async def chunks() -> AsyncIterator[Encoded]:
         done = 0
-        # Parts that are made while another is sent, each with what is done after it, if it ends a batch.
+        # Parts that are encoded ahead. The last one of a batch has the number of rows that are done with it.
         ahead = deque[tuple[asyncio.Future[list[Encoded]], int | None]]()
 
         def sent() -> None:

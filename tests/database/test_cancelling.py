@@ -97,6 +97,7 @@ async def test_cancelled_at_any_await_the_first_search_leaves_nothing_behind(
         assert f"after {number}" in await watch.names()
         number += STEP
     assert number > 10
+    assert await scalar(cancelling, "SELECT to_regclass('cities_by_name') IS NOT NULL")
 
 
 async def test_cancelled_after_the_server_has_refused_it_a_copy_does_not_wait_for_another_answer(

@@ -42,27 +42,6 @@ class Moment(datetime.datetime):
     """A datetime of somebody's own class."""
 
 
-@given(
-    digits=st.integers(1, 38), places=st.integers(0, 38), into=st.integers(1, 38), scale=st.integers(0, 38),
-    number=st.integers(-(10**38), 10**38),
-)  # fmt: skip
-@example(digits=10, places=6, into=38, scale=37, number=1_607_527_753)
-def test_decimals_of_arrow_are_stored_as_they_are_or_refused(
-    digits: int, places: int, into: int, scale: int, number: int
-) -> None:
-    places, scale = min(places, digits), min(scale, into)
-    value = Decimal(number % 10**digits * (1 if number > 0 else -1)).scaleb(-places, Context(prec=digits))
-    table = sa.Table("t", sa.MetaData(), sa.Column("v", sa.Numeric(into, scale)))
-    decimals = pa.array([value], pa.decimal128(digits, places))
-    for array in (decimals, pa.array([f"{value:f}"]), pa.array([value], pa.decimal256(76, places))):
-        frame = pd.DataFrame({"v": pd.Series(pd.arrays.ArrowExtensionArray(array))})
-        rows, rejects = validate(frame, rules_of(table))
-        exact = value.quantize(Decimal(1).scaleb(-scale), context=Context(prec=99))
-        fits = exact == value and abs(value) < 10 ** (into - scale)
-        assert rows["v"].to_pylist() == [value] * fits
-        assert len(rejects) == (not fits)
-
-
 TYPES: dict[str, Any] = {
     "smallint": sa.SmallInteger,
     "integer": sa.Integer,
@@ -284,3 +263,24 @@ def test_values_of_one_type_are_typed_as_they_are_one_by_one(kind: str, name: st
     values = data.draw(st.lists(KINDS[kind], min_size=1, max_size=4))
     missing = data.draw(st.lists(MISSING, max_size=2))
     assert_same_as_one_by_one(missing + values + missing, RULES[name])
+
+
+@given(
+    digits=st.integers(1, 38), places=st.integers(0, 38), into=st.integers(1, 38), scale=st.integers(0, 38),
+    number=st.integers(-(10**38), 10**38),
+)  # fmt: skip
+@example(digits=10, places=6, into=38, scale=37, number=1_607_527_753)
+def test_decimals_of_arrow_are_stored_as_they_are_or_refused(
+    digits: int, places: int, into: int, scale: int, number: int
+) -> None:
+    places, scale = min(places, digits), min(scale, into)
+    value = Decimal(number % 10**digits * (1 if number > 0 else -1)).scaleb(-places, Context(prec=digits))
+    table = sa.Table("t", sa.MetaData(), sa.Column("v", sa.Numeric(into, scale)))
+    decimals = pa.array([value], pa.decimal128(digits, places))
+    for array in (decimals, pa.array([f"{value:f}"]), pa.array([value], pa.decimal256(76, places))):
+        frame = pd.DataFrame({"v": pd.Series(pd.arrays.ArrowExtensionArray(array))})
+        rows, rejects = validate(frame, rules_of(table))
+        exact = value.quantize(Decimal(1).scaleb(-scale), context=Context(prec=99))
+        fits = exact == value and abs(value) < 10 ** (into - scale)
+        assert rows["v"].to_pylist() == [value] * fits
+        assert len(rejects) == (not fits)
