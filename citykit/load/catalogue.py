@@ -17,11 +17,16 @@ from citykit.pgtypes import ENUM, PGTYPES
 
 Mode: TypeAlias = Literal["ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"]
 
-# `rebuildable` is false where dropping and building the indexes would show to others: to tables that inherit,
-# to event triggers, to subscribers (who get the TRUNCATE of a published table), to a logical decoding plugin
+# The type of each column of a table c, to tell whether they are still the same.
+_TYPES = """(
+    SELECT string_agg(format('%I %s %s', a.attname, a.atttypid, a.atttypmod), ', ' ORDER BY a.attname)
+    FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
+# `rebuildable` is false where others would see that the indexes are dropped and built: tables that inherit,
+# event triggers, subscribers (who get the TRUNCATE of a published table), a logical decoding plugin
 # other than that of publications.
-_FACTS = text("""
+_FACTS = text(f"""
 SELECT json_build_object(
+'types', {_TYPES},
 'oid', c.oid::bigint,
 'name', c.relname,
 'kind', c.relkind,
@@ -68,6 +73,8 @@ SELECT json_build_object(
                LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typlen = -1
                WHERE t.oid = a.atttypid AND 'd' IN (t.typtype, e.typtype)),
     'not_null', a.attnotnull,
+    'needed', a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typdefault IS NOT NULL),
     'refuses', CASE WHEN a.attgenerated <> '' THEN 'generated' WHEN a.attidentity = 'a' THEN 'identity' END,
     'sequence', coalesce(pg_get_serial_sequence(CAST(:name AS text), a.attname), (
         SELECT s.oid::regclass::text FROM pg_catalog.pg_attrdef f
@@ -78,7 +85,15 @@ SELECT json_build_object(
     'granted', array_remove(ARRAY[
         CASE WHEN has_column_privilege(c.oid, a.attnum, 'INSERT') THEN 'INSERT' END,
         CASE WHEN has_column_privilege(c.oid, a.attnum, 'SELECT') THEN 'SELECT' END,
-        CASE WHEN has_column_privilege(c.oid, a.attnum, 'UPDATE') THEN 'UPDATE' END], NULL)
+        CASE WHEN has_column_privilege(c.oid, a.attnum, 'UPDATE') THEN 'UPDATE' END,
+        CASE WHEN NOT EXISTS (  -- a sequence whose nextval() is the default; an identity's needs no right
+            SELECT FROM pg_catalog.pg_attrdef f
+            JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = f.oid
+                 AND d.refclassid = 'pg_catalog.pg_class'::regclass
+            JOIN pg_catalog.pg_class s ON s.oid = d.refobjid
+            WHERE f.adrelid = c.oid AND f.adnum = a.attnum
+                  AND CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE, UPDATE') END
+        ) THEN 'USAGE' END], NULL)
     ) ORDER BY a.attnum)
     FROM pg_catalog.pg_attribute a
     CROSS JOIN LATERAL (  -- a domain's base type; its CHECK is left to the table
@@ -97,6 +112,7 @@ SELECT json_build_object(
     LEFT JOIN pg_catalog.pg_type e ON e.oid = b.typelem AND b.typlen = -1
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
 'keys', (SELECT json_agg(json_build_object('immediate', i.indimmediate, 'primary', i.indisprimary,
+                    'nulls_equal', to_jsonb(i)->>'indnullsnotdistinct' = 'true',  -- from PostgreSQL 15 on
                     'columns', (SELECT json_agg(a.attname ORDER BY k.place)
                      FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k (attnum, place)
                      JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum))
@@ -158,7 +174,10 @@ SELECT json_build_object(
 )::text
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = to_regclass(:name)
-""")
+""")  # noqa: S608  a text of its own
+_NOW = text(f"""
+SELECT c.oid::bigint AS oid, {_TYPES} AS types FROM pg_catalog.pg_class c WHERE c.oid = to_regclass(:name)
+""")  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -166,10 +185,10 @@ class Column:
     """A column of the table, as the server has it."""
 
     name: str
-    type: str | None = None  # where it is one of PostgreSQL's own
+    type: str | None = None  # its typname, if it is in pg_catalog
     definition: str = "text"  # the type in SQL; of a domain, its base type
     collation: str = ""  # COLLATE … in SQL, where it is not the database's
-    element: str = "text"  # the name of that type, or of an array its elements'; "" if not PostgreSQL's own
+    element: str = "text"  # typname of the base type, or of an array's elements; "" if not in pg_catalog
     array: bool = False
     generated: str | None = None  # the expression of SQL by which the server computes it
     default: str | None = None  # an expression of SQL
@@ -177,9 +196,17 @@ class Column:
     labels: tuple[str, ...] = ()  # of an enum, or an array of one
     domain: str | None = None  # the type in SQL, where it is a domain or an array of one
     not_null: bool = False
+    needed: bool = False  # NOT NULL, and nothing of the server fills it but a trigger
     refuses: str | None = None  # "generated" or "identity" (ALWAYS), where it takes no value
-    sequence: str | None = None  # that numbers it, its name in SQL
-    granted: frozenset[str] = frozenset({"INSERT", "SELECT", "UPDATE"})  # what the role may do
+    sequence: str | None = None  # the sequence that numbers it, by its name in SQL
+    # What the role may do; USAGE: of the sequences that its default names.
+    granted: frozenset[str] = frozenset({"INSERT", "SELECT", "UPDATE", "USAGE"})
+
+    @property
+    def digits(self) -> tuple[int, int] | None:
+        """Of a numeric with limits: its precision and its scale, which may be negative, or more than that."""
+        limits = self.typmod - 4
+        return None if limits < 0 else (limits >> 16 & 0xFFFF, ((limits & 0x7FF) ^ 0x400) - 0x400)
 
 
 @dataclass(frozen=True)
@@ -200,20 +227,22 @@ class Facts:
     columns: Mapping[str, Column]
     keys: Mapping[
         frozenset[str], bool
-    ]  # each set of columns that is unique; whether ON CONFLICT takes it: none is DEFERRABLE
+    ]  # each unique set of columns; False: a constraint on it is DEFERRABLE, which ON CONFLICT refuses
     primary: tuple[str, ...] = ()  # the columns of the primary key, in its order
     unique: tuple[tuple[str, ...], ...] = ()  # those of each other unique key
+    nulls_equal: frozenset[frozenset[str]] = frozenset()  # those that are NULLS NOT DISTINCT
     oid: int = 0
+    types: str = ""  # of all columns, to be compared
     name: str = ""
     kind: str = "r"  # pg_class.relkind
     instead: bool = False  # a view with INSTEAD OF triggers, which takes no ON CONFLICT
     secured: bool = False  # row security holds for the role
     inherited: bool = False  # other tables inherit from it, or are its partitions
     rewritten: bool = False  # a BEFORE trigger may replace values, before its other rules are checked
-    only_keys_refuse: bool = True  # but for NOT NULL and `checks`, unique keys alone can refuse a row
+    only_keys_refuse: bool = True  # besides NOT NULL and `checks`, only unique keys can refuse a row
     checks: frozenset[str] = frozenset()  # the names of its check constraints
     constraints: Mapping[str, Sequence[str]] = field(default_factory=dict)  # the columns of each
-    orders: tuple[tuple[str, ...], ...] = ()  # in which b-trees sort it, if no index needs the file's order
+    orders: tuple[tuple[str, ...], ...] = ()  # columns of each b-tree; none if a BRIN index needs the order
     counter: Counter | None = None
     deferred: tuple[str, ...] = ()  # constraints that are INITIALLY DEFERRED, their names in SQL
     deferrable: bool = False  # a constraint or trigger of it, or one that refers to it, can be deferred
@@ -222,7 +251,7 @@ class Facts:
     selectable: bool = True  # the role may read all of it, with the system columns
     may_lock: Mode | None = "SHARE ROW EXCLUSIVE"  # the strongest mode in which the role may LOCK it
     truncatable: bool = True
-    rebuildable: bool = True  # its indexes can be dropped and built again, and nobody else sees that
+    rebuildable: bool = True  # its indexes can be dropped and built again unseen by others
     temporary: bool = True  # the role may make temporary tables
     database: str = "postgres"  # its name in SQL
     role: str = "postgres"  # its name in SQL
@@ -236,18 +265,26 @@ async def facts_of(connection: AsyncConnection, table: str) -> Facts | None:
 
 
 async def is_still(connection: AsyncConnection, table: str, facts: Facts) -> bool:
-    """Tell whether a table, by its name in SQL, is the one that the facts are about."""
-    oid = await connection.scalar(text("SELECT CAST(to_regclass(:name) AS oid)"), {"name": table})
-    return bool(oid == facts.oid)
+    """Tell whether a table, by its name in SQL, is the one that the facts are about.
+
+    Raises
+    ------
+    CitykitError
+        If the types of its columns are others now: the rows were checked by those of the facts.
+    """
+    now = (await connection.execute(_NOW, {"name": table})).one_or_none()
+    if now and now.types != facts.types:
+        raise CitykitError(f"table {table} was altered meanwhile; nothing was loaded. Run it again")
+    return bool(now and now.oid == facts.oid)
 
 
-# By pg_class.relkind: what takes no rows, and what takes them and is no table.
+# By pg_class.relkind: kinds that take no rows, and kinds that take rows and are no tables.
 _TAKES_NO_ROWS = {"m": "MATERIALIZED VIEW", "S": "SEQUENCE", "i": "INDEX", "I": "INDEX", "c": "TYPE"}
 _TAKES_ROWS = {"v": "VIEW", "f": "FOREIGN TABLE"}
 
 
 def refuse_no_table(name: str, facts: Facts, undone: str, *, views: bool = True) -> None:
-    """Raise the error for what is no table under a name in SQL; `views`: a view or foreign table will do."""
+    """Raise an error if the name is that of something else; `views`: views and foreign tables may pass."""
     if kind := _TAKES_NO_ROWS.get(facts.kind) or (not views and _TAKES_ROWS.get(facts.kind)):
         raise CitykitError(
             f"{name} is a {kind.lower()}, no table; {undone}. Give it another name with SQL, "
@@ -272,6 +309,7 @@ def _facts(found: dict[str, Any]) -> Facts:
             **found,
             "columns": {column.name: column for column in columns},
             "keys": keys,
+            "nulls_equal": frozenset(frozenset(key["columns"]) for key in listed if key["nulls_equal"]),
             "primary": next((tuple(key["columns"]) for key in listed if key["primary"]), ()),
             "unique": tuple(tuple(key["columns"]) for key in listed if not key["primary"]),
             "constraints": found["constraints"] or {},
@@ -286,8 +324,8 @@ def _facts(found: dict[str, Any]) -> Facts:
 def rules_of_the_server(rules: Sequence[Rule], facts: Facts) -> list[Rule]:
     """Return the rules with the labels of the server's enums, and its types where those hold less.
 
-    Without this the server would refuse a value without its row (an integer into a smallint), or change it (a
-    timestamp into a date).
+    Otherwise the server would refuse a value without naming its row (an integer into a smallint), or change
+    it (a timestamp into a date).
     """
 
     def ruled(rule: Rule) -> Rule:
@@ -301,7 +339,7 @@ def rules_of_the_server(rules: Sequence[Rule], facts: Facts) -> list[Rule]:
             rule = _narrowed(rule, column)
         of_enum = column.labels and rule.item is None
         name = ENUM.name if of_enum else column.type or ""
-        in_binary = facts.kind in ("r", "p") and is_in_binary(rule, name)
+        in_binary = facts.kind in ("r", "p") and not is_converted(rule, column) and is_in_binary(rule, name)
         return replace(rule, binary=name if in_binary else "")
 
     return [ruled(rule) for rule in rules]
@@ -309,7 +347,7 @@ def rules_of_the_server(rules: Sequence[Rule], facts: Facts) -> list[Rule]:
 
 _WHOLE = {"int2": 5, "int4": 10, "int8": 19}  # digits of the largest value
 _MOMENTS = frozenset({"date", "timestamp", "timestamptz"})
-# The numbers that hold every value of the type of a column in Python.
+# By the declared type, the stored types that hold each of its values.
 _HOLD = {
     "int2": {"int4", "int8", "float4", "float8"},
     "int4": {"int8", "float8"},
@@ -321,7 +359,7 @@ _HOLD = {
 
 
 def is_converted(rule: Rule, column: Column) -> bool:
-    """Tell whether the server makes the column's value of the text of a checked one, and may refuse it."""
+    """Tell whether the server casts the column's values from text, and may refuse one."""
     declared, stored = (rule.item or rule).type, PGTYPES.get(column.element)
     if column.array is not (rule.item is not None) or declared is None:
         return True
@@ -329,12 +367,14 @@ def is_converted(rule: Rule, column: Column) -> bool:
         return declared.check not in ("text", "enum")
     if stored is None or {stored.name, declared.name} <= _HOLD.keys():
         return stored is None
-    return stored.check != ("text" if declared is ENUM else declared.check)
+    # An interval of some fields only (interval day) drops the others; the mask of all is 0x7FFF.
+    in_part = stored.check == "interval" and column.typmod >> 16 & 0x7FFF != 0x7FFF
+    return in_part or stored.check != ("text" if declared is ENUM else declared.check)
 
 
 # Types that have no operator =, or one that finds different values equal (boxes of the same area).
 NOT_COMPARED = frozenset({"box", "circle", "json", "line", "lseg", "path", "point", "polygon", "xml"})
-# For types that hold less than a text can say: one that holds all of it.
+# For types that may round or cut a text: a type that keeps all of it.
 _WIDER = {
     "bit": "varbit", "bpchar": "text", "date": "timestamptz", "float4": "numeric", "float8": "numeric",
     "interval": "interval", "numeric": "numeric", "time": "timetz", "timestamp": "timestamptz",
@@ -342,8 +382,15 @@ _WIDER = {
 }  # fmt: skip
 
 
+def sorted_alike(rule: Rule, column: Column | None) -> bool:
+    """Tell whether Arrow finds a column's values equal, and sorts them, as the server does."""
+    if rule.compared_alike == "in the C collation":
+        return column is not None and column.collation == ' COLLATE pg_catalog."C"'
+    return rule.compared_alike == "always"
+
+
 def wider(column: Column) -> str | None:
-    """Return the type in SQL that holds what a column's type drops of a text; None: it drops nothing."""
+    """Return the SQL type that keeps what the column's type may round or cut; None: it keeps every text."""
     drops = column.typmod >= 0 or column.element in ("date", "float4", "float8", "time", "timestamp")
     type_ = _WIDER.get(column.element) if drops else None
     return type_ and type_ + ("[]" if column.array else "")
@@ -355,7 +402,7 @@ def _narrowed(rule: Rule, column: Column) -> Rule:
         return replace(rule, labels=column.labels or rule.labels)
     if declared is None or stored is None:
         return rule
-    limits = column.typmod - 4  # of a text its characters, of a numeric its precision and scale
+    limits = column.typmod - 4  # of a text: its characters
     if stored.check == declared.check == "text":
         short = limits >= 0 and (rule.high is None or limits < rule.high)
         return replace(rule, high=limits) if short else rule
@@ -366,13 +413,16 @@ def _narrowed(rule: Rule, column: Column) -> Rule:
     if not {stored.name, declared.name} <= _HOLD.keys():
         return rule
     if stored.name == "numeric":
-        precision, scale = limits >> 16 & 0xFFFF, limits & 0x7FF
-        if limits < 0 or scale > precision or _WHOLE.get(declared.name, 10**6) <= precision - scale:
+        if column.digits is None:
+            return rule
+        precision, scale = column.digits
+        before = precision - scale  # digits before the point
+        if scale >= 0 and _WHOLE.get(declared.name, 10**6) <= before:
             return rule
         if declared is stored and rule.precision is not None:
+            before = min(before, rule.precision - (rule.scale or 0))
             scale = min(scale, rule.scale or 0)
-            precision = scale + min(precision - scale, rule.precision - (rule.scale or 0))
-        return replace(rule, type=stored, precision=precision, scale=scale)
+        return replace(rule, type=stored, precision=before + scale, scale=scale)
     if stored is declared or stored.name in _HOLD[declared.name]:
         return rule
     rule = replace(rule, type=stored, precision=None, scale=None)

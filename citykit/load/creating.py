@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
@@ -20,6 +19,7 @@ from citykit.database import (
     CREATING,
     Bind,
     Condition,
+    ConditionClass,
     in_transaction,
     lock_bound,
     lock_without_queueing,
@@ -31,6 +31,7 @@ from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError
 from citykit.load.catalogue import facts_of, refuse_no_table
 from citykit.load.named import ServerType, creating, described, parsed
 from citykit.load.source import ArrowStream, whole_of
+from citykit.load.staging import in_utf8
 from citykit.runtime import says_await
 
 IfExists: TypeAlias = Literal["error", "skip", "replace"]
@@ -41,7 +42,9 @@ _ALONE = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, :seed))")
 # numeric(10, 2)[]: a name, its numbers, whether it is an array.
 _LIMITS = r"(\(\s*\d+\s*(?:,\s*\d+\s*)?\))"
 _TYPE = re.compile(rf"([^()\[\]]+?)\s*(?:{_LIMITS}([^()\[\]]*?))?\s*(\[\s*\])?", re.DOTALL)
-_INTERVAL = re.compile(r"\s*interval\s+[a-z]", re.IGNORECASE)  # of its fields the catalogue has a bit mask
+_INTERVAL = re.compile(r"\s*interval\s+[a-z]", re.IGNORECASE)  # the catalogue has its fields as a bit mask
+# Of to_regtype(): it is no name of a type, has another database in front, or a NUL in it.
+_NO_TYPE = (Condition.SYNTAX_ERROR, Condition.FEATURE_NOT_SUPPORTED, ConditionClass.DATA_EXCEPTION)
 _TYPE_NAMED = text("""
 SELECT format('%I.%I', n.nspname, t.typname) FROM pg_catalog.pg_type t
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
@@ -100,9 +103,9 @@ async def create_table(
     DuplicateKeyError
         If rows have the same key; ``error.keys`` has each.
     CitykitError
-        If the table exists, or what has its name is no table.
+        If the table exists, or something else has its name.
     ValueError
-        If the name, the key or a type is none.
+        If the name, the key or a type is not valid.
 
     Examples
     --------
@@ -125,7 +128,11 @@ async def create_table(
 
     async def work(connection: AsyncConnection) -> Table:
         name = connection.dialect.identifier_preparer.format_table(named)
-        async with lock_bound(connection, name, UNDONE) as seconds, connection.begin_nested():
+        async with (
+            lock_bound(connection, name, UNDONE) as seconds,
+            connection.begin_nested(),
+            in_utf8(connection),
+        ):
             made = await _table(connection, named, columns, found)
             return await _made(connection, made, name, if_exists, seconds)
 
@@ -141,7 +148,7 @@ async def create_for(
     key: Sequence[str] | str | None,
     names: Names,
 ) -> None:
-    """Make a table for what is to be loaded into it, by the dtypes of a piece, in the load's transaction.
+    """Make the table of a load from the dtypes of a piece, in the load's transaction.
 
     `names` are those of its columns in the table. The load itself checks the values of the key.
     """
@@ -159,7 +166,7 @@ async def create_for(
 def _checked(
     source: pd.DataFrame | pa.Table, table: Table, key: tuple[str, ...], types: Types, *, values: bool = True
 ) -> dict[str, TypeEngine[Any] | str]:
-    """Return the type of each column, or its name on the server; refuse what no table can be made of."""
+    """Return the type of each column, or its name on the server; refuse what cannot be stored."""
     if wrong := [type_ for type_ in types.values() if not isinstance(type_, (str, TypeEngine, type))]:
         raise TypeError(f"types has {wrong[0]!r}, which is neither a type of SQLAlchemy's nor a type's name")
     found = {**types_of(source, types, creating(table)), **types}
@@ -257,11 +264,14 @@ async def _known(connection: AsyncConnection, column: str, name: str) -> ServerT
     found, limits, is_array = None, "", ""
     if (parts := _TYPE.fullmatch(name.strip())) and not _INTERVAL.match(name):
         base, limits, rest, is_array = parts.groups(default="")
-        with contextlib.suppress(DBAPIError):  # a syntax error
+        try:
             async with connection.begin_nested():
                 found = await connection.scalar(_TYPE_NAMED, {"name": f"{base}{rest}"})
+        except DBAPIError as exc:
+            if not (sqlstate(exc) or "").startswith(_NO_TYPE):
+                raise
         if not limits and base.lower() in ("char", "character", "nchar", "bit"):
-            limits = "(1)"  # which SQL takes these to mean
+            limits = "(1)"  # as in the SQL standard
     if not found:
         raise ValueError(
             f"types={{{column!r}: {name!r}}}: the server knows no such type; {UNDONE}. "
@@ -270,10 +280,37 @@ async def _known(connection: AsyncConnection, column: str, name: str) -> ServerT
     return ServerType(f"{found}{limits}{'[]' if is_array else ''}")
 
 
+_SCHEMA = text("""
+SELECT quote_ident(n.nspname) AS schema, quote_ident(current_user) AS role FROM pg_catalog.pg_namespace n
+WHERE n.nspname = coalesce(CAST(:name AS text), current_schema())
+  AND NOT has_schema_privilege(n.oid, 'CREATE')
+""")
+
+
+async def _create(connection: AsyncConnection, table: Table) -> None:
+    """Make a table; say what its schema lacks."""
+    try:
+        async with connection.begin_nested():
+            await connection.run_sync(table.create)
+    except DBAPIError as exc:
+        if sqlstate(exc) == Condition.INVALID_SCHEMA_NAME and table.schema is not None:
+            mend = f"CREATE SCHEMA {connection.dialect.identifier_preparer.quote(table.schema)}"
+            raise CitykitError(f"{server_message(exc)}; {UNDONE}. Make it with SQL: {mend}") from exc
+        if sqlstate(exc) != Condition.INSUFFICIENT_PRIVILEGE:
+            raise
+        lacking = (await connection.execute(_SCHEMA, {"name": table.schema})).one_or_none()
+        if lacking is None:  # another right: on the type of a column
+            raise
+        raise CitykitError(
+            f"{server_message(exc)}; {UNDONE}. The schema's owner gives the right with SQL: "
+            f"GRANT CREATE ON SCHEMA {lacking.schema} TO {lacking.role}"
+        ) from exc
+
+
 async def _made(
     connection: AsyncConnection, table: Table, name: str, if_exists: IfExists, seconds: float
 ) -> Table:
-    """Make a table, or deal with the one that is there; return the one that is there afterwards."""
+    """Make a table, or apply `if_exists` to the one that is there; return the table that is there then."""
     # Held until the commit: two processes may make the table at the same time.
     await connection.execute(_ALONE, {"name": name, "seed": CREATING})
     if facts := await facts_of(connection, name):
@@ -295,7 +332,7 @@ async def _made(
                 f"{server_message(exc)}; nothing was changed. Something else was built on the table. "
                 f"With SQL, which drops that too: DROP TABLE {name} CASCADE"
             ) from exc
-    await connection.run_sync(table.create)
+    await _create(connection, table)
     facts = await facts_of(connection, name)
     if facts is not None:
         stored = described(table, facts)

@@ -15,7 +15,7 @@ from sqlalchemy import FromClause, RowMapping, Table, column, exists, select, te
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database import Condition, driver_of, local_setting, lock, server_message, sqlstate
+from citykit.database import Condition, driver_of, lock, server_message, sqlstate
 from citykit.encode import POSITION, Rule, in_encoding, rejects_frame
 from citykit.errors import CitykitError, InvalidFrameError
 from citykit.load.catalogue import (
@@ -26,9 +26,10 @@ from citykit.load.catalogue import (
     is_converted,
     is_still,
     rules_of_the_server,
+    sorted_alike,
     wider,
 )
-from citykit.load.indexes import build_indexes, drop_indexes
+from citykit.load.indexes import build_indexes, drop_indexes, memory
 from citykit.load.join import MEMORY, Join, Keys, unload
 from citykit.load.merge import Merge, OnConflict, refuse_duplicates
 from citykit.load.order import Arrangement, Given, costliest, numbered
@@ -60,10 +61,10 @@ PlanName: TypeAlias = Literal["copy", "copy and rebuild", "merge", "join", "join
 Outcome: TypeAlias = tuple[int, int, PlanName]  # rows inserted, rows updated, and how
 SERVER_ERRORS = (DBAPIError, asyncpg.PostgresError)
 
-LOCK_MILLISECONDS = 2_000  # that a large load waits for other writers before it goes in beside them
-STREAM_ROWS = 2**40  # at most, of what has no length
+LOCK_MILLISECONDS = 2_000  # that a large load waits for other writers; then it loads while they write
+STREAM_ROWS = 2**40  # a stream is assumed to have no more
 
-_NOT_BY_COPY = (Condition.FEATURE_NOT_SUPPORTED, Condition.WRONG_OBJECT_TYPE)  # only by INSERT
+_NOT_BY_COPY = (Condition.FEATURE_NOT_SUPPORTED, Condition.WRONG_OBJECT_TYPE)  # it takes INSERT, but no COPY
 
 
 class Beside(Protocol):
@@ -72,7 +73,7 @@ class Beside(Protocol):
     rule: Rule
 
     async def prepare(self, connection: AsyncConnection, rows: Target, on_conflict: OnConflict) -> None:
-        """Remember what is stored, before the rows are; they are in the staging table of `rows` already."""
+        """Keep what is stored before the load changes it; the rows are in the staging table of `rows`."""
 
     async def store(self, refused: Collection[int]) -> int:
         """Store the column of the rows, without those at the positions that were refused.
@@ -99,24 +100,24 @@ class Load:
     wanted: Wanted = field(init=False)
     facts: Facts = field(init=False)
     by: list[str] = field(default_factory=list)  # columns by which each batch is sorted
-    check: str | None = None  # the statement that has deferred constraints checked
+    check: str | None = None  # the statement that checks deferred constraints; None: they are not
     given: Given = field(init=False)
     keys: Keys = field(init=False)
     staged: int = 0  # rows in the temporary table
-    positions: dict[int, int] = field(default_factory=dict)  # in the frame, of a wide table's staged rows
+    positions: dict[int, int] = field(default_factory=dict)  # of a wide table: staged to original position
 
     async def run(self) -> Outcome:
         """Load the rows by the first plan that is possible and that the server lets through."""
         facts = await facts_of(self.connection, self._name)
-        rules = rules_of_the_server(self.rows.rules, facts) if facts else self.rows.rules
+        if facts is None:
+            await self.rows.check_by(self.rows.rules)  # bad values of a frame are said first
+            facts = await self._look_up()
         encoding = driver_of(self.connection).get_settings().server_encoding
-        await self.rows.check_by(in_encoding(rules, encoding))
+        await self.rows.check_by(in_encoding(rules_of_the_server(self.rows.rules, facts), encoding))
         async with aclosing(self.rows.batches()) as batches:
             first = await anext(batches, None)
             self.rows.refuse()
             if first is None:
-                if facts is None:
-                    await self._look_up()
                 return 0, 0, "copy"
             self.beside = self.beside if self.beside and self.beside.rule.name in first.column_names else None
             every = [first, *[batch async for batch in batches]] if self.beside else []
@@ -126,13 +127,13 @@ class Load:
                 _each([self._without_beside(batch) for batch in every]) if every else _chain(first, batches)
             )
             self.target = _target(self.table, self.key, first)
-            await self._read_facts(facts)
+            self._plan_by(facts)
             if self.beside:
                 staged = await self._stage_beside(self.beside.rule.name, every)
                 await self.beside.prepare(self.connection, staged, self.on_conflict)
             held = await self._lock()
             while held and not await is_still(self.connection, self._name, self.facts):
-                await self._read_facts()  # the table was replaced before the lock was granted
+                self._plan_by(await self._look_up())  # it was replaced before the lock was granted
             if held == "SHARE ROW EXCLUSIVE" and not self.target.wide:
                 self.by = await asyncio.to_thread(costliest, first, self.facts.orders)
             inserted, updated, plan = await self._follow(held)
@@ -141,16 +142,16 @@ class Load:
                 updated += await self.beside.store(self.rows.refused)
             return inserted, updated, plan
 
-    async def _read_facts(self, facts: Facts | None = None) -> None:
-        while facts is None:
-            await self._look_up()  # succeeds if it was replaced just now
-            facts = await facts_of(self.connection, self._name)
+    def _plan_by(self, facts: Facts) -> None:
+        """Note what the choice of the plan, and the plans themselves, need to know of the table."""
         rules = {rule.name: rule for rule in rules_of_the_server(self.rows.rules, facts)}
         self.facts = facts
         known = [facts.columns[name] for name in self.target.columns if name in facts.columns]
         converted = {c.name: c.definition for c in known if is_converted(rules[c.name], c)}
         as_text = frozenset(c.name for c in known if c.element in NOT_COMPARED)
-        self.target = replace(self.target, converted=converted, as_text=as_text)
+        nullable = any(c.nullable for c in self.table.columns if c.name in self.key)
+        nullable = nullable and frozenset(self.key) not in facts.nulls_equal
+        self.target = replace(self.target, converted=converted, as_text=as_text, nullable_key=nullable)
         self.wanted = Wanted(
             columns=self.target.columns,
             key=self.key,
@@ -159,14 +160,7 @@ class Load:
             repeatable=self.rows.can_repeat,
             callers=self.callers,
             sortable=bool(self.key)
-            and all(
-                rules[name].compared_alike == "always"
-                or (
-                    rules[name].compared_alike == "in the C collation"
-                    and getattr(self.table.c[name].type, "collation", None) == "C"
-                )
-                for name in self.key
-            )
+            and all(sorted_alike(rules[name], facts.columns.get(name)) for name in self.key)
             and converted.keys().isdisjoint(self.key),
             wide=self.target.wide,
             converted=bool(converted),
@@ -186,9 +180,15 @@ class Load:
         types = tuple(rules[name].binary or "" for name in self.target.columns)
         self.target = replace(self.target, types=types if all(types) else None)
 
-    async def _look_up(self) -> None:
-        """Raise the server's error (42P01) if there is no such table."""
-        await self._execute(f"SELECT FROM {self._name} LIMIT 0")
+    async def _look_up(self) -> Facts:
+        """Return the facts of the table; raise the server's error (42P01) if there is none."""
+        facts = await facts_of(self.connection, self._name)
+        if facts is None:
+            await self._execute(f"SELECT FROM {self._name} LIMIT 0")  # succeeds if it was replaced just now
+            facts = await facts_of(self.connection, self._name)
+        if facts is None:  # a transaction that is not READ COMMITTED still sees the old catalogue
+            raise CitykitError(f"table {self._name} was altered meanwhile; nothing was loaded. Run it again")
+        return facts
 
     async def _lock(self) -> Mode | None:
         """Lock the table, if the role may, until the transaction ends, so that it cannot be replaced."""
@@ -202,7 +202,7 @@ class Load:
         return asked.mode
 
     async def _follow(self, held: Mode | None) -> Outcome:
-        """Follow one plan after the other until one is through; the last, "merge", names what is refused."""
+        """Try one plan after the other until one succeeds; the last, "merge", names the refused rows."""
         ways: dict[Plan, Callable[[], Awaitable[Outcome | None]]] = {
             "fill": partial(self._rebuild, fill=True),
             "copy and rebuild": self._rebuild,
@@ -237,6 +237,8 @@ class Load:
 
     def _another_plan_may_help(self, exc: BaseException) -> bool:
         """Tell whether another plan may load the rows, or name those that the server refuses."""
+        if sqlstate(exc) == Condition.OBJECT_IN_USE:
+            return True  # a cursor of the session is open on the table: it was said before a row was sent
         at_hand = self.wanted.repeatable or self.wanted.staged
         refused = refuses_rows(exc, self.facts) or sqlstate(exc) in _NOT_BY_COPY
         refused = refused or (self.wanted.converted and refuses_a_text(exc))
@@ -245,7 +247,7 @@ class Load:
     # The plans
 
     async def _rebuild(self, *, fill: bool = False) -> Outcome | None:
-        """Copy into the table without its indexes; None if keys repeat in an empty one, now staged."""
+        """COPY into the table without its indexes; None if keys repeat in a filled table, now staged."""
         indexes = await drop_indexes(self.connection, self.target)
         if fill:  # into the new file of a TRUNCATE, COPY writes no WAL where wal_level is minimal
             await self._execute(f"TRUNCATE {self._name}")
@@ -260,12 +262,12 @@ class Load:
             async with self.connection.begin_nested():
                 await self._build(indexes)
         except DBAPIError as exc:
-            # A frame is sent again where the table need not have its rows: a trigger may have changed them.
+            # If a trigger may have changed the rows, they are sent again and not taken from the table.
             again = self.wanted.repeatable and (self.target.wide or not self.facts.only_keys_refuse)
             if again or not (fill and self.facts.temporary and sqlstate(exc) == Condition.UNIQUE_VIOLATION):
                 raise
         else:
-            self.given.number(arranged, copied)
+            self.given.number(arranged, self.rows.valid)  # also those that a trigger has dropped
             return copied, 0, "copy and rebuild"
         self.staged = await unload(self.connection, self.target, arranged.counter)
         self.wanted = replace(self.wanted, rows=self.staged, staged=True)
@@ -286,7 +288,7 @@ class Load:
     async def _join(self) -> Outcome:
         self.meter.begin("merging")
         join = Join(self._merging(), self.on_conflict, self.staged, self.keys)
-        async with local_setting(self.connection, "work_mem", MEMORY):
+        async with memory(self.connection, "work_mem", MEMORY):
             changes = await join.find()
             rebuild = (
                 is_worth_a_rebuild(self.facts, changes, self.limits)
@@ -321,7 +323,7 @@ class Load:
                     raise
                 await self._reject(found, exc)
 
-    # What they have in common
+    # Steps of the plans
 
     async def _build(self, indexes: Sequence[RowMapping]) -> None:
         if indexes:
@@ -370,7 +372,8 @@ class Load:
             staged = await self.connection.scalars(select(position).order_by(position))
             self.positions = dict(zip(staged, sent, strict=True))
         self.rows.refuse()
-        await self._reject(await find_unfit(self._merging(), self.facts))
+        while found := await find_unfit(self._merging(), self.facts):
+            await self._reject(found)
         self.wanted = replace(self.wanted, rows=self.staged, staged=True)
 
     async def _numbered(self) -> Arrangement:
@@ -382,10 +385,10 @@ class Load:
         return not await self.connection.scalar(stored)
 
     async def _checks_deferred(self) -> str | None:
-        """Return the statement that has the deferred constraints of the rows checked, as others are.
+        """Return the statement that checks deferred constraints at once; None if there are none.
 
-        In a caller's transaction they are those of this table, unless rows that the caller has written break
-        them for the time being.
+        In a caller's transaction: those of this table only, and None if rows that the caller has written
+        break them for now.
         """
         if not self.callers:
             return "SET CONSTRAINTS ALL IMMEDIATE" if self.facts.deferred or self.facts.kind != "r" else None
@@ -463,7 +466,7 @@ class Load:
     async def _unexplained(self, exc: BaseException | None) -> CitykitError:
         """Return the error of rows that are refused where the role may make no temporary table."""
         grant = (
-            f"nothing was loaded. Which rows, citykit finds out if the role may make temporary tables: "
+            f"nothing was loaded. Let the role make temporary tables, by which refused rows are found: "
             f"GRANT TEMPORARY ON DATABASE {self.facts.database} TO {self.facts.role}"
         )
         if exc is None:
@@ -481,7 +484,7 @@ class Load:
         await self._execute(f"DROP TABLE pg_temp.{self.target.staging}")
 
     async def _reject(self, found: Sequence[Violation], exc: BaseException | None = None) -> None:
-        """Take staged rows out, and count them among the rejects; raise where one is enough to refuse all."""
+        """Delete staged rows and count them among the rejects; raise if one reject refuses the load."""
         if not found:
             return
         self.rows.reject([(self.positions.get(place, place), *what) for place, *what in found])
@@ -509,8 +512,7 @@ class Load:
 
 def _target(table: Table, key: tuple[str, ...], first: pa.Table) -> Target:
     columns = tuple(name for name in first.column_names if name != POSITION)
-    nullable = any(column.nullable for column in table.columns if column.name in key)
-    return Target(table, columns, key, nullable)
+    return Target(table, columns, key)
 
 
 async def _chain(first: pa.Table, rest: AsyncIterator[pa.Table]) -> AsyncIterator[pa.Table]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -10,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.database import local_setting
 from citykit.load.staging import Target
 
-# For an index build, at least.
-_MEMORY = text("""
-SELECT greatest(pg_size_bytes(current_setting('maintenance_work_mem')), 256 * 1024 * 1024) / 1024 || 'kB'
+MEMORY = 256 * 2**20  # for index builds
+_MORE = text("""
+SELECT greatest(pg_size_bytes(current_setting(:setting)), CAST(:least AS bigint)) / 1024 || 'kB'
 """)
 
 _INDEXES = text("""
@@ -39,6 +40,14 @@ ORDER BY i.indexrelid
 """)
 
 
+@asynccontextmanager
+async def memory(connection: AsyncConnection, setting: str, least: int) -> AsyncIterator[None]:
+    """Give the server so many bytes of memory in a block, or the session's own setting if that is more."""
+    more = await connection.scalar(_MORE, {"setting": setting, "least": least})
+    async with local_setting(connection, setting, more):
+        yield
+
+
 async def drop_indexes(connection: AsyncConnection, target: Target) -> Sequence[RowMapping]:
     """Drop the indexes of a locked table that can be built again as they are; return their definitions."""
     table, quote = target.named(connection), connection.dialect.identifier_preparer.quote
@@ -55,9 +64,8 @@ async def build_indexes(connection: AsyncConnection, target: Target, indexes: Se
     """Build dropped indexes again, in their order, with their comments."""
     if not indexes:
         return
-    memory = await connection.scalar(_MEMORY)
     async with (
-        local_setting(connection, "maintenance_work_mem", memory),
+        memory(connection, "maintenance_work_mem", MEMORY),
         local_setting(connection, "default_tablespace", ""),  # where they were: see _INDEXES
     ):
         await _build(connection, target, indexes)

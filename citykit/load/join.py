@@ -15,7 +15,7 @@ from citykit.load.merge import Merge, OnConflict, refuse_duplicates
 from citykit.load.staging import Target, staging_of
 
 KEYS_BYTES = 64 * 2**20  # of keys that are kept to compare them: some 2,000,000 of the names of cities
-MEMORY = "128MB"  # for the join's hash table; the server's default of 4 MB would send it to the disk
+MEMORY = 128 * 2**20  # for the join's hash table; the server's default of 4 MB would send it to the disk
 
 
 class Keys:
@@ -56,10 +56,10 @@ class Join:
     The temporary table has the ctid of the stored row. The caller's lock keeps rows in their places.
     """
 
-    def __init__(self, merge: Merge, on_conflict: OnConflict, staged: int, keys: Keys | None = None) -> None:
+    def __init__(self, merge: Merge, on_conflict: OnConflict, staged: int, keys: Keys) -> None:
         self.merge, self.connection, self.target = merge, merge.connection, merge.target
         self.on_conflict = on_conflict
-        self.keys = keys or Keys(())  # of the staged rows, where they were noted
+        self.keys = keys  # of the staged rows, where they were noted
         self.staged = staged
         self.inserted = self.updated = 0
         columns = (*self.target.columns, self.target.place)
@@ -68,7 +68,7 @@ class Join:
     async def find(self) -> int:
         """Find the rows that change something; return how many they are."""
         written = distinct = False
-        if self.keys.known:  # most likely they are distinct: write the changes while that is being found out
+        if self.keys.known:  # write the changes as if they were distinct, while a thread finds out
             telling = asyncio.ensure_future(asyncio.to_thread(self.keys.distinct))
             try:  # the statement is awaited here: cancelled, it must end before the connection is used
                 await self._write(self.merge.staging)

@@ -27,6 +27,7 @@ from citykit.load.order import settle_numbers
 from citykit.load.plan import Limits
 from citykit.load.refusals import missing_table, used_up, without_identity
 from citykit.load.source import Rows, Source
+from citykit.load.staging import in_utf8
 from citykit.pgtypes import ENUM
 from citykit.runtime import CallersError, Meter, Phase, Progress, reporting, says_await
 
@@ -82,9 +83,9 @@ class LoadReport:
     seconds : float
         From the call to the end of the transaction (to the end of the work, in a caller's own one).
     plan : {"copy", "copy and rebuild", "merge", "join", "join and rebuild"}
-        How it was done: "copy" (straight into the table), "merge" (staged, then inserted by key order
-        beside others who write), "join" (staged, then joined with the table while no other writes); the
-        first and the last also "… and rebuild" (the indexes dropped before and built again after).
+        "copy": COPY straight into the table. "merge": staged in a temporary table, then inserted in the order
+        of the keys while others may write. "join": staged, then joined with the table while it is locked
+        against other writers. "… and rebuild": the indexes were dropped before and built again after.
     left_out : tuple of str
         Columns of the frame that were not loaded, because the database alone fills them (``id``).
     """
@@ -134,10 +135,10 @@ async def load_frame(
 ) -> LoadReport:
     """Load a frame into any table: all of its rows or none.
 
-    It equals adding the rows one by one, in order (in which a large load may not write them: only ORDER BY
-    tells). The frame is not changed. Constraints that are deferred are checked before the load ends. The
-    sequence of a column that the frame fills goes on after its values, if the role has the UPDATE privilege
-    on it.
+    It equals adding the rows one by one, in order; only their places in the table's file, and numbers that
+    the database gives, may follow another order. The frame is not changed. Deferred constraints are checked
+    before the load ends. The sequence of a column that the frame fills goes on after its values, if the role
+    has the privileges SELECT and UPDATE on it.
 
     Parameters
     ----------
@@ -146,7 +147,7 @@ async def load_frame(
         transaction, which the caller commits.
     source : DataFrame, shape (n, any of the table's columns in any order)
         Or a path or an open file (see `read_file`; with options: `open_file`), Arrow data (a table, a
-        record-batch reader, whatever has ``__arrow_c_stream__``: polars, DuckDB), or an iterable or async
+        record-batch reader, anything with ``__arrow_c_stream__``: polars, DuckDB), or an iterable or async
         iterable of frames, for what is larger than memory. Columns that it lacks keep their server defaults;
         one that the database alone fills (``GENERATED ALWAYS``) is left out, and the report's ``left_out``
         names it. NaN, NaT, None and NA are NULL. Text in a column of numbers is read where it is
@@ -157,13 +158,13 @@ async def load_frame(
         takes an INSERT; its columns and keys are read from the server's catalogue. It is taken as it is
         written (``Readings`` is not ``readings``). One with a dot or a quote in it stands in double quotes.
     key : sequence of str, optional
-        The columns that tell its rows apart, which have to be a unique constraint of it. None: its only
+        The columns that identify a row; they have to be a unique constraint of the table. None: its only
         one, besides a primary key that the database numbers. A table that has none takes each row as a
         new one, with ``on_conflict="error"``.
     create : bool
         Make the table first, if there is none of that name: as `create_table` does, with `key` as its
         primary key, and in the same transaction, so that a load that fails leaves no table. Of a stream the
-        first piece decides: of a file its types, all text where it is a text file.
+        first piece decides the types; the columns of a text file are all text.
     rename : mapping of str to str, optional
         The table's name for a column of the source: ``{"city": "name"}``. None: none is renamed. Columns of
         a file that `open_file` has renamed or picked are known by their names there.
@@ -181,7 +182,7 @@ async def load_frame(
         None: a bar from 200,000 rows up, in terminals and notebooks. A callable with two parameters gets
         ``(rows_done, rows_total)`` while rows are sent; the total of a stream is None. One with three gets
         ``(rows_done, rows_total, phase)`` in each phase: "checking" (not of a stream), "sending", "merging"
-        or "indexing" (where there are such), "committing", and at the end "done". What it raises before
+        or "indexing" (if the plan has them), "committing", and at the end "done". What it raises before
         "done" undoes the load.
 
     Returns
@@ -200,10 +201,10 @@ async def load_frame(
     MissingTableError
         If there is no such table; it names those with similar names.
     CitykitError
-        If others hold a lock on it for longer than the engine waits for one (30 s), or its own numbering of
-        rows gives a number that is there already.
+        If others hold a lock on it for longer than the engine waits for one (30 s), or the table's own
+        sequence gives a number that is there already.
     ValueError
-        If the key is no unique constraint, or there is not just one to choose from, or a name cannot be one.
+        If the key is no unique constraint, `key` is None and the table has several, or a name is not valid.
 
     Examples
     --------
@@ -270,7 +271,7 @@ async def load_rows(
 
 @dataclass
 class _Into:
-    """Where the rows of a load go; known of a table that is given by name once it is looked up."""
+    """The table and the key of a load; if the table is given by its name, they are known after `look_up`."""
 
     rows: Rows
     table: Table
@@ -287,7 +288,7 @@ class _Into:
         self.rows.names.unused = unused_by(self.table, self.key)
 
     async def look_up(self, connection: AsyncConnection) -> None:
-        """Find the table of that name as the server has it, made first if it is to be."""
+        """Read the table of that name from the catalogue; make it first if it is missing and `create`."""
         name = connection.dialect.identifier_preparer.format_table(self.table)
         facts = await facts_of(connection, name)
         if facts is None and self.create:
@@ -316,14 +317,14 @@ async def _load(bind: Bind, into: _Into, meter: Meter, limits: Limits, *, by_nam
         nonlocal begun
         name = connection.dialect.identifier_preparer.format_table(into.table)
         try:
-            async with lock_bound(connection, name, UNDONE), connection.begin_nested():
+            async with lock_bound(connection, name, UNDONE), connection.begin_nested(), in_utf8(connection):
                 repeated, begun = begun, True
                 if by_name:
                     await into.look_up(connection)
                 if repeated and rows.can_repeat:  # forgets the rejects of the attempt before
                     meter.begin("checking")
                     await rows.check()
-                # Off, the server takes NULL in the text of an array for a text.
+                # With array_nulls off, the server reads NULL in an array literal as the text 'NULL'.
                 arrays = any(rule.item for rule in rows.rules if rule.name in into.table.columns)
                 nulls = local_setting(connection, "array_nulls", "on") if arrays else nullcontext()
                 load = Load(
@@ -332,7 +333,7 @@ async def _load(bind: Bind, into: _Into, meter: Meter, limits: Limits, *, by_nam
                 )  # fmt: skip
                 async with nulls:
                     outcome = await load.run()
-                if callers:  # whose transaction may have made the table
+                if callers:  # their transaction may have made the table
                     await settle_numbers(connection, name)
         except SERVER_ERRORS as exc:
             for explain in (missing_table, without_identity, used_up):

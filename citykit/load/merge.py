@@ -19,7 +19,6 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import Insert, distinct_on, insert
@@ -68,7 +67,7 @@ class Merge:
     async def conflicts(self) -> tuple[list[tuple[Any, ...]], int]:
         """Return the keys that staged rows share with each other or with the table, and a number of rows.
 
-        It is that of the rows that on_conflict='skip' would skip: of a new key, all but the first.
+        It counts the rows that on_conflict='skip' would skip: of a new key, all but the first.
         """
         stored = and_(*(self.table.c[name] == self.staging.c[name] for name in self.target.key))
         there = func.count(self.table.c[self.target.key[0]]) > 0
@@ -106,13 +105,14 @@ class Merge:
 
     def first_or_last(self, *, last: bool = False, only_repeated: bool = False) -> Select[Any]:
         """SELECT one staged row of each key, the first or the last, in the order of the keys."""
+        if only_repeated:  # not by IN, which finds no NULL
+            times = func.count().over(partition_by=self._same).label(self.target.place)
+            counted = select(self.staging, times).subquery("counted")
+            rows = replace(self, staging=counted).first_or_last(last=last)
+            return rows.where(counted.c[self.target.place] > 1)
         position = self.staging.c[self.target.position]
         order = position.desc() if last else position
-        rows = select(*self._columns).ext(distinct_on(*self._same)).order_by(*self._same, order)
-        if only_repeated:
-            repeated = select(*self._key).group_by(*self._key).having(func.count() > 1)
-            rows = rows.where(tuple_(*self._key).in_(repeated))
-        return rows
+        return select(*self._columns).ext(distinct_on(*self._same)).order_by(*self._same, order)
 
     def _insert_all(self) -> Insert:
         order = self._key or [self.staging.c[self.target.position]]
@@ -178,7 +178,7 @@ class Merge:
         return statement.on_conflict_do_update(index_elements=self.target.key, set_=new, where=differs)
 
     def differs(self, one: Any, other: Any) -> Any:
-        """Compare the columns that are not the key; of a json, which has no equality operator, the text."""
+        """Compare the columns that are not the key; a json, which has no equality operator, by its text."""
         pairs = [(name, one[name], other[name]) for name in self.target.values]
         told_apart = [
             cast(left, Text).is_distinct_from(cast(right, Text))

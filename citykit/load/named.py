@@ -44,13 +44,13 @@ class ServerType(UserDefinedType[Any]):
 def parsed(name: str) -> sa.Table:
     """Return a Table without columns for ``name`` or ``schema.name``.
 
-    A dot outside of quotes parts the two. A part in double quotes is what they enclose, where ``""`` is one
-    quote; any other is taken as it is written: ``Readings`` and ``readings`` are two tables.
+    A dot outside of quotes separates the two. In a part in double quotes ``""`` is one quote. A part is taken
+    as it is written: ``Readings`` and ``readings`` are two tables.
 
     Raises
     ------
     ValueError
-        If it is no such name.
+        If it is not such a name.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def parsed(name: str) -> sa.Table:
 
 
 def described(table: sa.Table, facts: Facts) -> sa.Table:
-    """Return the Table of that name as the server has it."""
+    """Return the Table with the columns and keys that the catalogue has."""
     keys = [sa.UniqueConstraint(*columns) for columns in facts.unique]
     if facts.primary:
         keys.append(sa.PrimaryKeyConstraint(*facts.primary))  # type: ignore[arg-type]
@@ -103,22 +103,22 @@ def _literal(expression: str) -> str:
 
 def _type(column: Column) -> TypeEngine[Any]:
     row = PGTYPES.get(column.element)
-    limits = column.typmod - 4  # of a text its characters, of a numeric its precision and scale
+    limits = column.typmod - 4  # of a text: its characters
     if column.labels:
         found: TypeEngine[Any] = sa.Enum(*column.labels, name=column.definition.removesuffix("[]"))
     elif row is None or row.check is None:
         return ServerType(column.definition)
     elif limits >= 0 and row.check == "text":
         found = declared(row, limits)
-    elif limits >= 0 and row.check == "numeric" and limits & 0x7FF <= limits >> 16:
-        found = sa.Numeric(limits >> 16, limits & 0x7FF)
+    elif row.check == "numeric" and column.digits:
+        found = sa.Numeric(*column.digits)
     else:
         found = declared(row)
     return sa.ARRAY(found) if column.array else found
 
 
 async def missing(connection: AsyncConnection, table: sa.Table, undone: str) -> MissingTableError:
-    """Return the error for a table that does not exist, with the names that are near."""
+    """Return the error for a table that does not exist, with similar names."""
     wanted = written(table.name, table.schema)
     found: dict[str, str] = {}
     for row in await connection.execute(_TABLES):
@@ -134,7 +134,7 @@ async def missing(connection: AsyncConnection, table: sa.Table, undone: str) -> 
 
 
 def key_in_sql(connection: AsyncConnection, table: sa.Table, facts: Facts, columns: Sequence[str]) -> str:
-    """Return how a table on the server gets a unique constraint on columns; none: the user's choice."""
+    """Return the hint with the SQL that makes columns unique; without columns, the user puts them in."""
     if facts.kind not in ("r", "p"):
         return "Load into the table behind it"
     preparer = connection.dialect.identifier_preparer
@@ -145,7 +145,7 @@ def key_in_sql(connection: AsyncConnection, table: sa.Table, facts: Facts, colum
 
 
 def key_in_python(columns: Sequence[str]) -> str:
-    """Return how a Table of SQLAlchemy's gets a unique constraint on columns; none: the user's choice."""
+    """Return the hint with the Python that makes columns unique; without columns, the user puts them in."""
     add = "in Python: table.append_constraint(sqlalchemy.UniqueConstraint"
     if columns:
         return f"If it is one in the database, say so {add}({', '.join(map(repr, columns))}))"

@@ -1,4 +1,4 @@
-"""The order in which rows are sent, by which indexes are built faster, and the numbers that they get."""
+"""The order in which rows are sent, so that indexes are built faster, and the numbers that they get."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database import locked_by
@@ -16,7 +16,7 @@ from citykit.load.catalogue import Counter, Facts
 from citykit.load.staging import Target
 
 SEQUENCE_MILLISECONDS = 100  # to wait for a session that has locked the sequence by hand
-REPEATED = 10  # rows for each distinct value of a column, from which on sorting by it is worth its time
+REPEATED = 10  # rows per distinct value of a column, from which on sorting by it pays off
 
 
 def costliest(rows: pa.Table, orders: Sequence[Sequence[str]]) -> list[str]:
@@ -45,7 +45,7 @@ class Arrangement:
 
     by: Sequence[str] = ()  # columns to sort it by
     counter: Counter | None = None
-    next: int = 0  # of the counter
+    next: int = 0  # number of the counter
 
     def of(self, rows: pa.Table, before: int) -> pa.Table:
         """Return rows that come after so many others, numbered in their order, then sorted."""
@@ -110,19 +110,33 @@ class Given:
     async def settle(self, connection: AsyncConnection) -> None:
         """Set each sequence past those values, unless it is already, or the role may not set it."""
         for name, (lowest, highest) in self.limits.items():
-            given = {"sequence": self.sequences[name], "lowest": lowest, "highest": highest}
-            await connection.execute(_GO_PAST, given)
+            sequence = self.sequences[name]
+            if await connection.scalar(_MAY_SET, {"sequence": sequence}):
+                given = {"sequence": sequence, "lowest": lowest, "highest": highest}
+                await connection.execute(_go_past(sequence), given)
 
 
-_GO_PAST = text("""
+_MAY_SET = text("""
+SELECT has_sequence_privilege(CAST(:sequence AS text), 'UPDATE')
+   AND has_sequence_privilege(CAST(:sequence AS text), 'SELECT')
+""")
+
+
+def _go_past(sequence: str) -> TextClause:
+    """Return the statement that sets a sequence, by its name in SQL, past a value that was given.
+
+    Where it stands is read from the sequence itself: pg_sequence_last_value() is NULL until it has given a
+    number, also if setval(…, false) has set it.
+    """
+    state = sequence.replace(":", "\\:")  # which text() would take for a parameter
+    return text(f"""
 SELECT setval(seqrelid::regclass, given) FROM (
     SELECT *, CASE WHEN seqincrement > 0 THEN CAST(:highest AS bigint) ELSE CAST(:lowest AS bigint) END given
     FROM pg_catalog.pg_sequence WHERE seqrelid = CAST(CAST(:sequence AS text) AS regclass)
-) sequence
-WHERE has_sequence_privilege(seqrelid, 'UPDATE') AND has_sequence_privilege(seqrelid, 'USAGE, SELECT')
-  AND given BETWEEN seqmin AND seqmax
-  AND sign(given - coalesce(pg_sequence_last_value(seqrelid), seqstart - seqincrement)) = sign(seqincrement)
-""")
+) sequence CROSS JOIN {state} AS state
+WHERE given BETWEEN seqmin AND seqmax
+  AND sign(given - last_value + CASE WHEN is_called THEN 0 ELSE seqincrement END) = sign(seqincrement)
+""")  # noqa: S608  the server's own name
 
 
 async def settle_numbers(connection: AsyncConnection, table: str) -> None:

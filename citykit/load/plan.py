@@ -18,7 +18,7 @@ from citykit.load.merge import OnConflict
 Plan: TypeAlias = Literal["fill", "copy and rebuild", "copy", "join", "merge"]
 PLANS: tuple[Plan, ...] = (
     "fill",  # an empty table: drop its indexes, TRUNCATE, COPY, build the indexes
-    "copy and rebuild",  # the same beside the rows that are there
+    "copy and rebuild",  # drop the indexes, COPY beside the rows that are there, build the indexes
     "copy",  # COPY into the table as it is
     "join",  # COPY into a temporary table, one join finds what changes, then UPDATE and INSERT
     "merge",  # COPY into a temporary table, then INSERT … ON CONFLICT in the order of the keys
@@ -40,7 +40,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be loaded, as far as the choice depends on it."""
+    """The properties of a load on which the choice of its plan depends."""
 
     columns: tuple[str, ...]
     key: tuple[str, ...]  # none: each row is a new one (on_conflict is "error" then)
@@ -51,8 +51,8 @@ class Wanted:
     callers: bool = False  # the transaction is the caller's
     sortable: bool = True  # Arrow sorts the keys as the server does
     wide: bool = False  # a row may fill a page, without room for a column of the loader's own
-    converted: bool = False  # the server makes values of texts, and may refuse some
-    rounded: bool = False  # of which it may keep less than they say
+    converted: bool = False  # the server casts some columns from text, and may refuse a value
+    rounded: bool = False  # such a cast may round or cut a value
     checked: frozenset[str] = frozenset()  # names of check constraints that no typed row violates
     not_null: frozenset[str] = frozenset()  # columns that have a value in each typed row
 
@@ -66,12 +66,14 @@ class Wanted:
 class Lock:
     """The lock with which a load begins."""
 
-    mode: Mode | None  # None: what each statement takes by itself
-    required: bool = False  # no plan is possible without it, so that the load waits for it as for any other
+    mode: Mode | None  # None: no LOCK TABLE, only the locks that each statement takes
+    required: bool = False  # every plan needs it: the load waits for it as long as for any lock
 
 
 def first_lock(facts: Facts, wanted: Wanted, limits: Limits) -> Lock:
     """Return the lock to ask for before the plan is chosen."""
+    if facts.kind not in ("r", "p"):  # LOCK refuses a foreign table, and needs rights on a view's own tables
+        return Lock(None)
     if facts.may_lock == "SHARE ROW EXCLUSIVE":
         if needs_lock(facts, wanted):
             return Lock("SHARE ROW EXCLUSIVE", required=True)
@@ -116,13 +118,15 @@ def choose(
 def _possible(
     facts: Facts, wanted: Wanted, held: Mode | None, limits: Limits, *, empty: bool
 ) -> Iterator[Plan]:
-    alone = held == "SHARE ROW EXCLUSIVE"  # no other session writes to the table
+    # No other session writes to the table, and what was written before is seen: a transaction that is not
+    # READ COMMITTED sees the table as it was before the lock was granted.
+    alone = held == "SHARE ROW EXCLUSIVE" and facts.read_committed
     if not wanted.staged:
         # If keys repeat, the rows of a stream are moved from the table to the temporary table, because the
-        # stream cannot be sent again. Rows that something else refuses would be lost: none may be possible.
+        # stream cannot be sent again. If anything but a key refused a row, they would be lost.
         explained = wanted.repeatable or (facts.temporary and _only_keys_refuse(facts, wanted))
         fills = facts.truncatable and may_rebuild(facts, wanted) and explained and not wanted.rounded
-        if alone and empty and fills:
+        if alone and empty and fills and _is_large(wanted, limits):
             yield "fill"
         copied = wanted.on_conflict == "error" and facts.kind in ("r", "p")
         copied = copied and not facts.secured and not wanted.rounded
@@ -138,13 +142,14 @@ def _possible(
     if facts.temporary:
         # A trigger BEFORE INSERT also sees the rows that ON CONFLICT turns into updates.
         joined = facts.kind == "r" and facts.selectable and not facts.rewritten and not wanted.wide
+        joined = joined and frozenset(wanted.key) not in facts.nulls_equal  # it compares keys with =
         if alone and joined and wanted.key and _is_large(wanted, limits):
             yield "join"
         yield "merge"
 
 
 def may_rebuild(facts: Facts, wanted: Wanted) -> bool:
-    """Tell whether indexes may be dropped: not under triggers that are pending in a caller's transaction."""
+    """Tell whether indexes may be dropped: not with trigger events pending in a caller's transaction."""
     return facts.rebuildable and not (wanted.callers and facts.deferrable)
 
 

@@ -1,4 +1,4 @@
-"""What no plan of a load can do: the table, or the rights of the role, do not allow it. No I/O."""
+"""Loads that no plan can do, because of the table or of the rights of the role, are refused. No I/O."""
 
 from __future__ import annotations
 
@@ -50,6 +50,15 @@ def check_possible(facts: Facts, wanted: Wanted, table: str, quote: Callable[[st
             reason = _TAKES_NO_VALUE[how].format(table=table, column=quote(name))
             rejects = rejects_frame([(None, name, None, reason)])
             raise InvalidFrameError(f"column {name!r}: {reason}; nothing was loaded.", rejects)
+    needed = [name for name, column in facts.columns.items() if column.needed and name not in wanted.columns]
+    if needed and facts.kind in ("r", "p") and not facts.rewritten:  # a trigger may fill it
+        names = ", ".join(map(repr, needed))
+        raise InvalidFrameError(
+            f"table {table} in the database needs a value for {names} (NOT NULL, no default); nothing was "
+            "loaded. Add it to the frame, and to Python's table, or put a default in place of … with SQL: "
+            f"ALTER TABLE {table} ALTER COLUMN {quote(needed[0])} SET DEFAULT …",
+            rejects_frame([(None, name, None, "needed and missing") for name in needed]),
+        )
     if grants := missing_grants(facts, wanted, table):
         error = CitykitError(
             f"table {table}: the role {facts.role} lacks a right that on_conflict="
@@ -74,6 +83,11 @@ def missing_grants(facts: Facts, wanted: Wanted, table: str) -> list[str]:
     if needs_lock(facts, wanted) and facts.may_lock != "SHARE ROW EXCLUSIVE" and "UPDATE" not in lacking:
         lacking.append("UPDATE")
     grants = [f"GRANT {', '.join(lacking)} ON {table} TO {facts.role}"] if lacking else []
+    grants += [
+        f"GRANT USAGE ON SEQUENCE {column.sequence} TO {facts.role}"
+        for name, column in facts.columns.items()
+        if column.sequence and "USAGE" not in column.granted and name not in wanted.columns
+    ]
     if wanted.on_conflict != "error" and not facts.temporary:
         grants.append(f"GRANT TEMPORARY ON DATABASE {facts.database} TO {facts.role}")
     return grants

@@ -19,8 +19,9 @@ from citykit.load.merge import Merge, OnConflict
 Violation: TypeAlias = tuple[int, str, Any, str]  # position, column, value, reason
 TRIED_ROWS = 1_000  # refused rows that are found one by one, before those are reported or left out
 
-# Each row of this is a rule of the table: what it is called, the columns that it is about, and a condition
-# that the rows breaking it fulfil. The conditions are made of the server's own texts and quoted names.
+# Each row is a rule of the table: its columns, a condition that holds for rows that break it, and the reason
+# to report. The conditions are made of the server's own texts and quoted names; that of a foreign key with
+# PERIOD is NULL. Before PostgreSQL 18 there are no `conenforced` and no `conperiod`.
 _RULES = text("""
 SELECT array_agg(a.attname::text ORDER BY u.place) AS columns,
        format('(%s) IS FALSE', pg_get_expr(k.conbin, k.conrelid)) AS broken,
@@ -29,22 +30,27 @@ FROM pg_catalog.pg_constraint k
 CROSS JOIN LATERAL unnest(k.conkey) WITH ORDINALITY AS u (number, place)
 JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number
 WHERE k.conrelid = to_regclass(:name) AND k.contype = 'c'
+  AND to_jsonb(k)->>'conenforced' IS DISTINCT FROM 'false'
 GROUP BY k.oid
 UNION ALL
 SELECT array_agg(a.attname::text ORDER BY u.place),
-       format('(%s) IS NOT NULL AND NOT EXISTS (SELECT FROM %s AS referred WHERE %s)%s',
-              string_agg(format('staged.%I', a.attname), ', ' ORDER BY u.place), k.confrelid::regclass,
-              string_agg(format('referred.%I = staged.%I', b.attname, a.attname), ' AND '),
-              CASE WHEN k.confrelid = k.conrelid THEN
-                  format(' AND NOT EXISTS (SELECT FROM (%s) AS referred WHERE %s)',
-                         CAST(:staged AS text),
-                         string_agg(format('referred.%I = staged.%I', b.attname, a.attname), ' AND ')) END),
+       CASE WHEN to_jsonb(k)->>'conperiod' IS DISTINCT FROM 'true' THEN format(
+           '%s AND NOT EXISTS (SELECT FROM %s AS referred WHERE %s)%s',
+           format(CASE k.confmatchtype WHEN 'f' THEN 'NOT (%s) IS NULL' ELSE '(%s) IS NOT NULL' END,  -- FULL
+                  string_agg(format('staged.%I', a.attname), ', ' ORDER BY u.place)),
+           k.confrelid::regclass,
+           string_agg(format('referred.%I = staged.%I', b.attname, a.attname), ' AND '),
+           CASE WHEN k.confrelid = k.conrelid THEN
+               format(' AND NOT EXISTS (SELECT FROM (%s) AS referred WHERE %s)',
+                      CAST(:staged AS text),
+                      string_agg(format('referred.%I = staged.%I', b.attname, a.attname), ' AND ')) END) END,
        format('not in %s (%s)', k.confrelid::regclass, string_agg(b.attname, ', ' ORDER BY u.place))
 FROM pg_catalog.pg_constraint k
 CROSS JOIN LATERAL unnest(k.conkey, k.confkey) WITH ORDINALITY AS u (number, referred, place)
 JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number
 JOIN pg_catalog.pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.referred
 WHERE k.conrelid = to_regclass(:name) AND k.contype = 'f'
+  AND to_jsonb(k)->>'conenforced' IS DISTINCT FROM 'false'
 GROUP BY k.oid, k.conrelid, k.confrelid
 """)
 
@@ -59,15 +65,15 @@ REFUSALS = (
 
 
 def refuses_rows(exc: BaseException, facts: Facts) -> bool:
-    """Tell whether the server refused values, which another row need not have."""
+    """Tell whether the server refused the values of a row: another row may pass."""
     code = sqlstate(exc) or ""
     if code == Condition.INSUFFICIENT_PRIVILEGE:
-        return facts.secured  # the policy's: what the role may not do at all was seen before
+        return facts.secured  # by a policy: rights that the role lacks were found before
     return code.startswith(REFUSALS) and code != Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED
 
 
 def refuses_a_text(exc: BaseException) -> bool:
-    """Tell whether the server could not make a value of a text; of some types that is a syntax error."""
+    """Tell whether the server could not cast a text; of some types (tsquery) that is a syntax error."""
     return (sqlstate(exc) or "").startswith((*REFUSALS, ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE))
 
 
@@ -86,7 +92,7 @@ async def find_violations(
     on_conflict : {"error", "skip", "update"}
     facts : Facts
     check : str, optional
-        The statement that has deferred constraints checked, if they are.
+        The statement that checks deferred constraints, if there are any.
     """
     trial = await merge.connection.begin_nested()
     try:
@@ -101,7 +107,7 @@ async def find_violations(
 
 
 async def find_unfit(merge: Merge, facts: Facts) -> list[Violation]:
-    """Return the staged texts of which the server can make no value, or none that holds all they say."""
+    """Return the staged texts that the server cannot cast to their column's type, or only with a loss."""
     target, connection = merge.target, merge.connection
     quote = connection.dialect.identifier_preparer.quote
     found: list[Violation] = []
@@ -157,7 +163,7 @@ async def _refused(
 
 
 async def _by_rules(merge: Merge, facts: Facts) -> tuple[list[Violation], bool]:
-    """Return the rows that break a constraint, and whether the server let each constraint be asked."""
+    """Return the rows that break a constraint, and whether all constraints could be checked."""
     connection, target = merge.connection, merge.target
     quote = connection.dialect.identifier_preparer.quote
     filled = "".join(
@@ -166,9 +172,14 @@ async def _by_rules(merge: Merge, facts: Facts) -> tuple[list[Violation], bool]:
         for column in facts.columns.values()
         if column.name not in target.columns
     )
+    computed = {  # what only an INSERT computes
+        column.name
+        for column in facts.columns.values()
+        if column.name not in target.columns and (column.generated is not None or column.sequence)
+    }
     every = _rows(merge)
     staged = f"(SELECT *{filled} FROM ({every}) AS every) AS staged"  # noqa: S608  the server's own texts
-    rules = [
+    rules: list[tuple[list[str], str | None, str]] = [
         ([n], f"{quote(n)} IS NULL", "missing") for n, column in facts.columns.items() if column.not_null
     ]
     asked = {"name": target.named(connection), "staged": every}
@@ -179,6 +190,9 @@ async def _by_rules(merge: Merge, facts: Facts) -> tuple[list[Violation], bool]:
     certain = True
     for columns, broken, reason in rules:
         if not set(columns) & set(target.columns):
+            continue
+        if broken is None or not computed.isdisjoint(columns):
+            certain = False
             continue
         shown = ", ".join(map(quote, columns))
         question = f"SELECT {target.position}, {shown} FROM {staged} WHERE {broken}"  # noqa: S608
@@ -201,7 +215,7 @@ def _rows(merge: Merge) -> str:
 
 
 def _default(column: Column) -> str:
-    """Return what an INSERT that leaves the column out stores there; a sequence is not asked: NULL."""
+    """Return what an INSERT that leaves the column out stores there; NULL for what only that computes."""
     return "NULL" if column.default is None or column.sequence else column.default
 
 
@@ -228,7 +242,7 @@ class _Trial:
         return found
 
     def _is_other(self, exc: DBAPIError) -> bool:
-        """Tell whether a row is refused for a repeated key, or for one that a later row brings."""
+        """Tell whether a row is refused for a repeated key, or for a reference to a later row."""
         code = sqlstate(exc)
         return code == Condition.UNIQUE_VIOLATION or (
             code == Condition.FOREIGN_KEY_VIOLATION and self.references_hold
@@ -279,7 +293,7 @@ class Violated:
     mend: str | None = None  # SQL, where the database itself gave a number twice
 
     def behind(self, table: str, given: Collection[str], undone: str) -> CitykitError | None:
-        """Return the error that says that the numbering is behind; None where it is not to blame."""
+        """Return the error of a sequence that is behind its column; None if it did not give the number."""
         if self.mend is None or self.columns <= set(given):
             return None
         return CitykitError(
@@ -310,12 +324,12 @@ async def violated_by(connection: AsyncConnection, table: str, exc: BaseExceptio
     return Violated(frozenset(columns), server_message(exc), mend)
 
 
-# What a table that is not there is made by, unless its `info` says otherwise.
+# What makes a missing table, unless its `info` says otherwise.
 _CREATE = "async with engine.begin() as connection: await connection.run_sync(table.metadata.create_all)"
 
 
 async def missing_table(connection: AsyncConnection, into: Table, exc: BaseException) -> CitykitError | None:
-    """Return the error of a table that is not there; None where that is not it (a trigger's is missing)."""
+    """Return the error of a table that is not there; None for other errors (a trigger's table is missing)."""
     name = connection.dialect.identifier_preparer.format_table(into)
     if sqlstate(exc) != Condition.UNDEFINED_TABLE or await facts_of(connection, name):
         return None
@@ -348,7 +362,7 @@ WHERE c.oid = to_regclass(:name) AND c.relkind = 'r'
 async def without_identity(
     connection: AsyncConnection, into: Table, exc: BaseException
 ) -> CitykitError | None:
-    """Return the error of a published table whose updates the server refuses; None where that is not it.
+    """Return the error of a published table whose updates the server refuses; None for other errors.
 
     Its subscribers could not tell which row was updated. The transaction has to be usable again: rolled back
     to a savepoint.
@@ -405,7 +419,7 @@ ORDER BY q.seqmax - coalesce(pg_sequence_last_value(q.seqrelid), q.seqstart) LIM
 
 
 async def used_up(connection: AsyncConnection, into: Table, exc: BaseException) -> CitykitError | None:
-    """Return the error of a table whose sequence has no number left; None where that is not it."""
+    """Return the error of a table whose sequence has no number left; None for other errors."""
     if sqlstate(exc) != Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED:
         return None
     table = connection.dialect.identifier_preparer.format_table(into)

@@ -1,4 +1,4 @@
-"""What can be loaded: a frame, Arrow data, or a stream of them; cut into chunks, checked and typed."""
+"""The source of a load: a frame, Arrow data, or a stream of them, cut into chunks, checked and typed."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from citykit.files import FileSource, open_file
 from citykit.runtime import callers_code
 
 CHUNK_ROWS = 65_536  # checked and typed at a time: a few megabytes, a few milliseconds
-LOCATED_ROWS = 1_000_000  # those whose line in a file is looked for: a second, at most
-# Of typed rows that are kept from the check until they are sent. Only those with objects are: to type others
-# again takes little time, and to keep them as much memory as a second frame.
+LOCATED_ROWS = 1_000_000  # an error names the line in the file of rows before this one: a second, at most
+# Typed chunks with object columns are kept from the check until they are sent, up to this size. Others are
+# typed again, which takes little time; keeping them would take as much memory as a second frame.
 KEPT_BYTES = 128 * 2**20
 
 
 class ArrowStream(Protocol):
-    """Arrow data: a table, a batch, a reader, a frame of polars, whatever has Arrow's PyCapsule interface."""
+    """Arrow data: a table, a batch, a reader, a polars frame, anything with Arrow's PyCapsule interface."""
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> object: ...
 
@@ -85,11 +85,11 @@ class Rows:
 
     @property
     def can_repeat(self) -> bool:
-        """Whether the rows are at hand, and can be gone through again."""
+        """Whether the rows are in memory, and can be read again."""
         return self._whole is not None
 
     async def first_piece(self) -> pd.DataFrame | pa.Table:
-        """Return what has the dtypes of the rows: the whole, or the first piece of a stream."""
+        """Return the whole, or the first piece of a stream: its dtypes decide the types of a new table."""
         if self._whole is not None:
             return self._whole
         pieces = self._pieces()
@@ -127,7 +127,7 @@ class Rows:
         self.valid -= len(positions)
 
     async def check(self) -> None:
-        """Go through a whole frame or table before any of it is sent; a stream is checked as it comes.
+        """Check a whole frame or table before any row is sent; a stream is checked as it comes.
 
         Raises
         ------
@@ -138,7 +138,7 @@ class Rows:
             return
         kept = 0
         self._checked = True
-        # Of a check by other rules, before this one.
+        # Forget an earlier check, by other rules.
         self.valid, self._rows, self.refused, self._rejects, self._kept = 0, 0, set(), [], {}
         if isinstance(self._whole, pd.DataFrame):
             await asyncio.to_thread(check_dtypes, self._whole, self.rules, self.names)
@@ -159,7 +159,7 @@ class Rows:
             await self.check()
 
     def refuse(self, cause: BaseException | None = None) -> None:
-        """Raise the error that names every bad value, where one is enough to refuse the whole."""
+        """Raise the error that names every bad value, if there is one and `stop_at_rejects`."""
         if self._rejects and self.stop_at_rejects:
             rejects = self.rejects
             said = advice(rejects, self._rows, self._notes, self.names.in_source)
@@ -167,14 +167,14 @@ class Rows:
             raise refuse(rejects, meanings, said, self._place(rejects["row"].iloc[0])) from cause
 
     def _place(self, row: Any) -> str:
-        """Say in which line of a file a row is; of a late one it would take seconds to find it."""
+        """Say in which line of a file a row is; '' for a late row, whose line takes seconds to find."""
         if not isinstance(self.source, FileSource) or row >= LOCATED_ROWS:
             return ""
         line = self.source.lines_of([row]).get(row)
         return f"Row label {row} is line {line:,} of {self.source.called}." if line else ""
 
     async def batches(self) -> AsyncGenerator[pa.Table, None]:
-        """Yield the valid rows in order, each chunk after the positions of its rows."""
+        """Yield the valid rows in order; the first column of each batch is `POSITION`."""
         async with aclosing(self._chunks()) as chunks:
             async for start, chunk in chunks:
                 if self.can_repeat:
@@ -243,8 +243,8 @@ _NO_ROWS = pd.DataFrame()
 
 
 def _parts(pieces: Iterable[Any], of: object) -> Iterator[pd.DataFrame | pa.Table]:
-    """Yield pieces of a source as frames and tables; of a file, its own."""
-    values = isinstance(of, (pd.Index, np.ndarray))  # whose texts are no paths
+    """Yield the pieces of a source as frames and tables; a piece that is a file is read."""
+    values = isinstance(of, (pd.Index, np.ndarray))  # their texts are no paths
     for piece in pieces:
         for part in open_file(piece) if _is_file(piece) and not values else (piece,):
             yield _piece(part, of)
@@ -262,7 +262,7 @@ def _is_file(source: object) -> TypeGuard[File]:
 
 
 def whole_of(source: Any) -> pd.DataFrame | pa.Table | None:
-    """Return what has its rows at hand, None for what only brings them as it goes."""
+    """Return a source whose rows are in memory as a frame or table; None for a stream."""
     if isinstance(source, (pd.DataFrame, pa.Table)):
         return source
     if isinstance(source, pa.RecordBatch) or (_is_arrow(source) and hasattr(source, "__len__")):
@@ -298,7 +298,7 @@ def _to_pandas(chunk: pa.Table, start: int) -> pd.DataFrame:
     frame: pd.DataFrame = chunk.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
     frame.index = pd.RangeIndex(start, start + len(frame))
     if said := (chunk.schema.metadata or {}).get(NOTATION.encode()):
-        with suppress(ValueError):  # of somebody else's making
+        with suppress(ValueError):  # metadata that another program wrote
             frame.attrs[NOTATION] = json.loads(said)
     return frame
 
@@ -323,7 +323,7 @@ def _not_loadable(source: object, of: object = None) -> TypeError:
 
 
 def _hint(source: object, piece: object) -> str:
-    """Say what makes a frame of a source whose first piece (or which itself) is none."""
+    """Say how to make a frame of a source that is none, or whose first piece is none."""
     if isinstance(source, Coroutine):
         source.close()
         return "Put await before the call that makes it."

@@ -1,4 +1,4 @@
-"""How rows are sent: by COPY, into the table or into a temporary table from which they are merged."""
+"""Sending rows by COPY, into the table or into a temporary table from which they are merged."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 from sqlalchemy import FromClause, Table, TableClause, cast, column, literal_column, select, table
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.types import UserDefinedType
 
-from citykit.database import driver_of, ended, started
+from citykit.database import driver_of, ended, local_setting, started
 from citykit.encode import HEADER, POSITION, TRAILER, encode_binary, encode_csv
+from citykit.load.named import ServerType
 
 RowsDone: TypeAlias = Callable[[int], object]
 Encoded: TypeAlias = bytes | memoryview
-Arrange: TypeAlias = Callable[[pa.Table, int], pa.Table]  # of a batch, after so many rows
+Arrange: TypeAlias = Callable[[pa.Table, int], pa.Table]  # a batch, the number of rows before it
 
 WIDE_COLUMNS = 500  # of 16 bytes fill a page of 8 kB; a table has 1,600 at most
 SENT_BYTES = 2**26  # in one CopyData message, which has 1 GB at most
-SENT_ROWS = 16_384  # encoded at once: it fits into the processor's cache, and the driver copies no more
+SENT_ROWS = 16_384  # encoded at once: they fit into the processor's cache, also when the driver copies them
 AHEAD = 2  # parts that are encoded while another one is sent
 
 
@@ -37,8 +38,8 @@ class Target:
     nullable_key: bool = False  # a row with a NULL in its key equals no other
     as_text: frozenset[str] = frozenset()  # columns that are compared by their text
     types: tuple[str, ...] | None = None  # the server's, where rows can be sent in binary
-    converted: Mapping[str, str] = field(default_factory=dict)  # types in SQL of columns that wait as texts
-    # In the names of temporary tables and their columns: a session may load again, or have such names.
+    converted: Mapping[str, str] = field(default_factory=dict)  # columns staged as text: their SQL types
+    # Makes the names of temporary tables and of their columns unique in the session.
     suffix: str = field(default_factory=lambda: secrets.token_hex(4))
 
     @property
@@ -63,7 +64,7 @@ class Target:
 
     @property
     def wide(self) -> bool:
-        """Whether a row may fill a page: the staged rows then have their place instead of a position."""
+        """Whether a row may fill a page, without room for a position: its ctid serves as position."""
         return len(self.columns) >= WIDE_COLUMNS
 
     @property
@@ -82,18 +83,6 @@ class Target:
         return connection.dialect.identifier_preparer.format_table(self.table)
 
 
-class _Sql(UserDefinedType[Any]):
-    """A type by its name in SQL."""
-
-    cache_ok = True
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def get_col_spec(self, **_: object) -> str:
-        return self.name
-
-
 def staging_of(target: Target) -> FromClause:
     """Return the staged rows of a target: their positions, and their values as its columns have them."""
     stored = _stored(target)
@@ -101,7 +90,7 @@ def staging_of(target: Target) -> FromClause:
         return stored
     position: Any = literal_column(target.position_sql).label(target.position)
     values = (
-        cast(stored.c[name], _Sql(target.converted[name])).label(name)
+        cast(stored.c[name], ServerType(target.converted[name])).label(name)
         if name in target.converted
         else stored.c[name]
         for name in target.columns
@@ -113,6 +102,16 @@ def _stored(target: Target) -> TableClause:
     """Return the temporary table of the staged rows."""
     own = [] if target.wide else [target.position]
     return table(target.staging, *map(column, [*own, *target.columns]), schema="pg_temp")
+
+
+def in_utf8(connection: AsyncConnection) -> AbstractAsyncContextManager[None]:
+    """Let the server take text as UTF-8 in a block, also in a session whose client_encoding is another.
+
+    asyncpg sends SQL in UTF-8 in any case, and a binary COPY has its text so.
+    """
+    if driver_of(connection).get_settings().get_text_codec().name == "utf-8":
+        return nullcontext()
+    return local_setting(connection, "client_encoding", "UTF8")
 
 
 async def stage(
@@ -143,9 +142,9 @@ async def copy(
     rows_done: RowsDone,
     arrange: Arrange | None = None,
 ) -> int:
-    """Send a target's rows into it, or into its temporary table, by COPY; return how many were taken.
+    """Send rows by COPY into a target's table or into its temporary table; return how many were taken.
 
-    They are sent in binary where the `types` are given.
+    They are sent in binary if `types` are given.
 
     A statement must have been executed in the transaction before: COPY goes past SQLAlchemy, which
     would not begin one for it (asyncpg dialect).
@@ -159,7 +158,7 @@ async def copy(
 
     async def chunks() -> AsyncIterator[Encoded]:
         done = 0
-        # Parts that are encoded ahead. The last one of a batch has the number of rows that are done with it.
+        # Parts encoded ahead; with the last part of a batch, the number of rows that are then sent.
         ahead = deque[tuple[asyncio.Future[list[Encoded]], int | None]]()
 
         def sent() -> None:

@@ -127,6 +127,41 @@ async def test_what_is_no_name_of_a_type_is_refused_and_never_executed(
     assert await scalar(engine, "SELECT to_regclass('cities') IS NOT NULL")
 
 
+@pytest.mark.parametrize("name", ["own.t", "t"])
+async def test_a_right_that_the_role_lacks_is_given_by_the_sql_that_the_error_says(
+    engine: AsyncEngine, name: str
+) -> None:
+    guest, reset = "SET LOCAL ROLE citykit_guest", "RESET ROLE"
+    async with engine.connect() as connection:
+        for statement in (
+            "DO $$ BEGIN CREATE ROLE citykit_guest; EXCEPTION WHEN duplicate_object THEN NULL; END $$",
+            "CREATE SCHEMA hidden", "CREATE TYPE hidden.mood AS ENUM ('ok')",
+            "GRANT USAGE ON SCHEMA own TO citykit_guest", "SET LOCAL search_path = own", guest,
+        ):  # fmt: skip
+            await connection.exec_driver_sql(statement)
+        denied = "permission denied for schema own; no table was made"
+        with pytest.raises(citykit.CitykitError, match=denied) as caught:
+            await citykit.create_table(connection, name, FRAME)
+        with pytest.raises(citykit.CitykitError, match=denied):
+            await citykit.load_frame(connection, FRAME, name, create=True)
+        with pytest.raises(citykit.CitykitError, match="permission denied for schema hidden"):
+            await citykit.create_table(connection, name, FRAME, types={"v": "hidden.mood"})
+        for statement in (reset, str(caught.value).rpartition("with SQL: ")[2], guest):
+            await connection.exec_driver_sql(statement)
+        await citykit.create_table(connection, name, FRAME)
+        await connection.rollback()
+
+
+async def test_a_schema_that_is_missing_is_made_by_the_sql_that_the_error_says(engine: AsyncEngine) -> None:
+    await execute(engine, 'DROP SCHEMA IF EXISTS "no where" CASCADE')
+    said = 'schema "no where" does not exist; no table was made'
+    with pytest.raises(citykit.CitykitError, match=said) as caught:
+        await citykit.create_table(engine, "no where.t", FRAME)
+    await execute(engine, str(caught.value).rpartition("with SQL: ")[2])
+    await citykit.create_table(engine, "no where.t", FRAME)
+    await execute(engine, 'DROP SCHEMA "no where" CASCADE')
+
+
 async def test_an_enum_of_sqlalchemy_is_made_with_its_table(engine: AsyncEngine) -> None:
     mood = sa.Enum("ok", "bad", name="mood", schema="own")
     frame = pd.DataFrame({"k": [1, 2], "m": ["ok", "bad"]})

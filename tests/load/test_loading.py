@@ -18,6 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
 from citykit.load.plan import FEW_ROWS
+from citykit.load.refusals import TRIED_ROWS
+from tests.load.test_plan import execute
+from tests.support.database import scalar
 from tests.support.tables import Colour, created, every_type
 
 UTC = dt.UTC
@@ -323,6 +326,25 @@ async def test_rows_with_null_in_their_key_equal_no_other(engine: AsyncEngine) -
         assert sorted(rows, key=str) == sorted([(1, 4), *2 * [(None, 2), (None, 3)]], key=str)
 
 
+@pytest.mark.parametrize("count", [4, FEW_ROWS])
+async def test_rows_with_null_in_a_key_that_does_not_tell_nulls_apart_are_one(
+    engine: AsyncEngine, count: int
+) -> None:
+    if await scalar(engine, "SELECT current_setting('server_version_num')::int") < 150_000:
+        pytest.skip("PostgreSQL 14 has no such key: CITYKIT_TEST_URL of PostgreSQL 15 or newer")
+    table = keyed(sa.UniqueConstraint("a", postgresql_nulls_not_distinct=True))
+    numbers = pd.array([1, None, None, *range(2, count)], dtype="Int64")
+    frame = pd.DataFrame({"a": numbers, "b": range(count + 1)})
+    async with created(engine, table):
+        report = await citykit.load_frame(engine, frame, table, on_conflict="update")
+        assert (report.inserted, report.updated, report.skipped) == (count, 1, 0)
+        assert await scalar(engine, "SELECT sum(b) FROM keyed WHERE a IS NULL") == 2
+        report = await citykit.load_frame(engine, frame[1:], table, on_conflict="update")
+        assert (report.inserted, report.updated, report.skipped) == (0, 2, count - 2)
+        report = await citykit.load_frame(engine, frame, table, on_conflict="skip")
+        assert (report.inserted, report.skipped) == (0, count + 1)
+
+
 async def test_columns_that_the_frame_lacks_keep_their_server_defaults(engine: AsyncEngine) -> None:
     table = sa.Table(
         "Select", sa.MetaData(),
@@ -399,6 +421,41 @@ async def test_rows_that_only_the_server_refuses_are_named(
         report = await citykit.load_frame(engine, given, towns, on_invalid="skip")
         assert report.inserted == count - 3
         assert report.rejects["row"].tolist() == ["row 3", "row 5", "row 8"]
+
+
+async def test_texts_after_many_that_are_refused_are_not_rounded(engine: AsyncEngine) -> None:
+    table = sa.Table(
+        "texts", sa.MetaData(), sa.Column("k", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("v", sa.Text),
+    )  # fmt: skip
+    await execute(
+        engine, "DROP TABLE IF EXISTS texts", "CREATE TABLE texts (k int PRIMARY KEY, v numeric(6, 2))"
+    )
+    frame = pd.DataFrame({"k": range(TRIED_ROWS + 2), "v": ["x"] * TRIED_ROWS + ["1.2345", "1.25"]})
+    report = await citykit.load_frame(engine, frame, table, on_invalid="skip")
+    assert (report.inserted, report.rejects["row"].tolist()) == (1, list(range(TRIED_ROWS + 1)))
+    assert await scalar(engine, "SELECT v FROM texts") == Decimal("1.25")
+    await execute(engine, "DROP TABLE texts")
+
+
+@pytest.mark.parametrize("count", [1, FEW_ROWS])
+async def test_the_encoding_of_a_session_changes_no_text(engine: AsyncEngine, count: int) -> None:
+    await execute(
+        engine, "DROP TABLE IF EXISTS spelled", "DROP TYPE IF EXISTS spelling",
+        "CREATE TYPE spelling AS ENUM ('é')",
+        'CREATE TABLE spelled (k int PRIMARY KEY, v text, m spelling, "é" text[])',
+    )  # fmt: skip
+    frame = pd.DataFrame({"k": range(count), "v": "é東", "m": "é"}).assign(é=series([["é"]] * count))
+    async with engine.connect() as connection:
+        await connection.execute(text("SET LOCAL client_encoding = 'LATIN1'"))
+        assert (await citykit.load_frame(connection, frame, "spelled")).inserted == count
+        assert (await citykit.load_frame(connection, frame, "spelled", on_conflict="skip")).skipped == count
+        assert await connection.scalar(text("SHOW client_encoding")) == "LATIN1"
+        await connection.commit()
+    async with engine.connect() as connection:
+        rows = await connection.exec_driver_sql('SELECT DISTINCT v, m::text, "é" FROM spelled')
+        assert [tuple(row) for row in rows] == [("é東", "é", ["é"])]
+    await execute(engine, "DROP TABLE spelled", "DROP TYPE spelling")
 
 
 async def test_a_row_that_a_trigger_refuses_is_named(engine: AsyncEngine) -> None:

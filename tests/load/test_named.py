@@ -178,6 +178,43 @@ async def test_a_load_works_where_an_insert_does_and_else_says_what_is_there(
     assert await scalar(engine, "SELECT count(*) FROM own.plain") == (count if kind == "view" else 0)
 
 
+@pytest.mark.parametrize("count", [2, FEW_ROWS + 1])
+async def test_a_foreign_table_is_loaded(engine: AsyncEngine, count: int) -> None:
+    if not await scalar(engine, "SELECT count(*) FROM pg_available_extensions WHERE name = 'postgres_fdw'"):
+        pytest.skip("this server has no postgres_fdw: CITYKIT_TEST_URL of one that has")
+    where = await scalar(
+        engine,
+        "SELECT format('host %L, port %L, dbname %L', btrim(split_part(current_setting("
+        "'unix_socket_directories'), ',', 1), '\"'), current_setting('port'), current_database())",
+    )
+    user = await scalar(
+        engine,
+        "SELECT format('user %L, password %L', current_user::text, CAST(:password AS text))",
+        password=engine.url.password or "none",
+    )
+    await execute(
+        engine,
+        "CREATE EXTENSION IF NOT EXISTS postgres_fdw",
+        "DROP SERVER IF EXISTS loopback CASCADE",
+        f"CREATE SERVER loopback FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({where})",
+        f"CREATE USER MAPPING FOR CURRENT_USER SERVER loopback OPTIONS ({user})",
+        "CREATE TABLE own.plain (k int PRIMARY KEY, v text)",
+        "CREATE FOREIGN TABLE own.t (k int, v text) SERVER loopback "
+        "OPTIONS (schema_name 'own', table_name 'plain')",
+    )
+    frame = pd.DataFrame({"k": range(count), "v": "a"})
+    assert (await citykit.load_frame(engine, frame, "own.t")).inserted == count
+    assert await scalar(engine, "SELECT count(*) FROM own.plain") == count
+    await execute(engine, "DROP SERVER loopback CASCADE")
+
+
+async def test_a_few_rows_are_copied_in_the_order_of_a_key_that_compares_bytewise(
+    engine: AsyncEngine,
+) -> None:
+    await execute(engine, 'CREATE TABLE own.bytewise (k text COLLATE "C" PRIMARY KEY)')
+    assert (await citykit.load_frame(engine, pd.DataFrame({"k": ["b", "a"]}), "own.bytewise")).plan == "copy"
+
+
 async def test_a_temporary_table_of_the_callers_is_found_first(engine: AsyncEngine) -> None:
     await execute(engine, "CREATE TABLE readings (k int PRIMARY KEY)")
     async with engine.begin() as connection:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import citykit
 from citykit.load.order import costliest
 from citykit.load.source import CHUNK_ROWS
+from tests.load.test_plan import execute
 from tests.support.database import scalar
 
 ROWS = CHUNK_ROWS + 10_000  # a batch and a part of one
@@ -95,6 +96,21 @@ async def test_a_sequence_without_enough_numbers_is_an_error(engine: AsyncEngine
     with pytest.raises(Exception, match="reached maximum value of sequence"):
         await citykit.load_cities(engine, scattered())
     assert await scalar(engine, "SELECT count(*) FROM cities") == 0
+
+
+async def test_a_sequence_is_never_set_back(engine: AsyncEngine) -> None:
+    await execute(
+        engine,
+        "DROP TABLE IF EXISTS counted",
+        "CREATE TABLE counted (id serial PRIMARY KEY, v int)",
+        "INSERT INTO counted SELECT n, n FROM generate_series(1, 50) AS n",
+    )
+    frame = pd.DataFrame({"id": [3], "v": [0]})
+    for state, expected in (("51, false", 51), ("60, true", 61), ("2, false", 4)):
+        await execute(engine, f"SELECT setval('counted_id_seq', {state})")
+        await citykit.load_frame(engine, frame, "counted", key="id", on_conflict="update")
+        assert await scalar(engine, "SELECT nextval('counted_id_seq')") == expected
+    await execute(engine, "DROP TABLE counted")
 
 
 async def test_a_file_whose_order_an_index_is_made_of_stays_in_the_order_of_the_frame(

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
@@ -334,13 +335,84 @@ async def test_eight_large_updates_at_once_end_as_if_one_after_the_other(engine:
     assert len({rows[f"city {n}", "", ""][0] for n in range(500, FEW_ROWS)}) == 1
 
 
+async def is_waited_for(engine: AsyncEngine, table: str) -> None:
+    """Return once a session waits for a lock on a table."""
+    asked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = to_regclass(:table)::oid"
+    async with asyncio.timeout(20):
+        while not await scalar(engine, asked, table=table):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("count", [3, MANY])
+async def test_what_another_session_commits_meanwhile_is_kept(engine: AsyncEngine, count: int) -> None:
+    await execute(
+        engine, "DROP TABLE IF EXISTS late", "CREATE TABLE late (k int, v int, UNIQUE (k) DEFERRABLE)"
+    )
+    repeatable_read = await citykit.connect(isolation_level="REPEATABLE READ")
+    frame = pd.DataFrame({"k": range(count), "v": 1})
+    async with engine.connect() as other:
+        await other.execute(text("INSERT INTO late VALUES (-1, 1)"))
+        loading = asyncio.create_task(citykit.load_frame(repeatable_read, frame, "late", on_conflict="skip"))
+        await is_waited_for(engine, "late")
+        await other.commit()
+    assert (await loading).inserted == count
+    assert await scalar(engine, "SELECT count(*) FROM late") == count + 1
+    await repeatable_read.dispose()
+    await execute(engine, "DROP TABLE late")
+
+
+CHANGES = {
+    "altered": ["ALTER TABLE changing ALTER v TYPE float8"],
+    "replaced": ["DROP TABLE changing", "CREATE TABLE changing (k int PRIMARY KEY, v smallint)"],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_rows_do_not_go_into_a_table_that_got_other_types_meanwhile(
+    engine: AsyncEngine, change: str
+) -> None:
+    await execute(
+        engine, "DROP TABLE IF EXISTS changing", "CREATE TABLE changing (k int PRIMARY KEY, v bigint)"
+    )
+    table = sa.Table(
+        "changing", sa.MetaData(), sa.Column("k", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("v", sa.BigInteger),
+    )  # fmt: skip
+    frame = pd.DataFrame({"k": [1], "v": [70_000]})
+    async with engine.connect() as other:
+        await other.execute(text("LOCK TABLE changing IN SHARE ROW EXCLUSIVE MODE"))
+        loading = asyncio.create_task(citykit.load_frame(engine, frame, table))
+        await is_waited_for(engine, "changing")
+        for statement in CHANGES[change]:
+            await other.exec_driver_sql(statement)
+        await other.commit()
+    with pytest.raises(
+        citykit.CitykitError, match=r"changing was altered meanwhile; nothing was loaded\. Run it again"
+    ):
+        await loading
+    assert await scalar(engine, "SELECT count(*) FROM changing") == 0
+    await execute(engine, "DROP TABLE changing")
+
+
+async def test_a_table_that_the_caller_is_reading_is_loaded(engine: AsyncEngine) -> None:
+    await citykit.load_cities(engine, many(MANY))
+    sources: list[Any] = [many(MANY, MANY), iter([many(MANY, 2 * MANY)])]
+    for source in sources:
+        async with engine.connect() as connection:
+            read = await connection.stream(text("SELECT name FROM cities"))
+            assert await read.fetchone()
+            assert (await citykit.load_cities(connection, source)).inserted == MANY
+            await read.close()
+            await connection.rollback()
+
+
 async def test_a_sessions_own_lock_timeout_stays_and_is_said(engine: AsyncEngine) -> None:
     async with engine.connect() as holder, engine.connect() as loader:
         await holder.execute(text("LOCK TABLE cities IN ACCESS EXCLUSIVE MODE"))
         await loader.execute(text("SET LOCAL lock_timeout = '100ms'"))
         for frame in (many(5), many(MANY)):
             with pytest.raises(
-                citykit.CitykitError, match=r"0\.1 s.*nothing was loaded.*run it again.*SET lock_timeout"
+                citykit.CitykitError, match=r"0\.1 s.*nothing was loaded.*run it again.*server_settings"
             ):
                 await citykit.load_cities(loader, frame)
         await holder.rollback()
@@ -380,7 +452,7 @@ async def test_a_wait_for_a_lock_is_bounded_and_says_who_holds_it(
                 "0.3 s",
                 f"process {pid} (the holder)",
                 "nothing was",
-                "await citykit.connect(lock_timeout=",
+                "await citykit.connect(…, lock_timeout=",
             ):
                 assert part in said
             await holder.rollback()

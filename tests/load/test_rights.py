@@ -60,9 +60,9 @@ async def load(
 ) -> Any:
     for statement in (*grants, "SET LOCAL ROLE citykit_guest"):
         await connection.exec_driver_sql(statement)
-    options = {"on_conflict": "error", "on_invalid": "error", "key": "k", **options}
+    options = {"table": TABLE, "on_conflict": "error", "on_invalid": "error", "key": "k", **options}
     try:
-        return await load_rows(connection, frame, TABLE, limits=limits, **options)
+        return await load_rows(connection, frame, limits=limits, **options)
     finally:
         await connection.exec_driver_sql("RESET ROLE")
 
@@ -130,6 +130,35 @@ async def test_a_sequence_that_the_role_may_not_set_stays_as_it_was(
     before = (await connection.execute(state)).one()
     assert (await load(connection, limits, NEW, ("GRANT ALL ON guarded.t TO citykit_guest",))).inserted == 2
     assert (await connection.execute(state)).one() == before
+
+
+async def test_a_sequence_that_the_role_may_not_use_is_named(
+    connection: AsyncConnection, limits: Limits
+) -> None:
+    grants = ("ALTER TABLE guarded.t ADD id serial", "GRANT ALL ON guarded.t TO citykit_guest")
+    with pytest.raises(citykit.CitykitError, match="nothing was loaded") as caught:
+        await load(connection, limits, NEW, grants)
+    grant = str(caught.value).partition("Ask the owner for it: ")[2]
+    assert grant == "GRANT USAGE ON SEQUENCE guarded.t_id_seq TO citykit_guest"
+    # What the error says works when it is typed.
+    assert (await load(connection, limits, NEW, (grant,))).inserted == 2
+
+
+async def test_a_view_whose_owner_may_only_read_what_is_behind_it_is_loaded(
+    connection: AsyncConnection, limits: Limits
+) -> None:
+    for statement in (
+        "CREATE VIEW guarded.shown AS SELECT k, v FROM guarded.t",
+        "ALTER VIEW guarded.shown OWNER TO citykit_guest",
+        "GRANT SELECT ON guarded.t TO citykit_guest",
+        "CREATE FUNCTION guarded.put() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS "
+        "$$BEGIN INSERT INTO guarded.t VALUES (NEW.k, NEW.v); RETURN NEW; END$$",
+        "CREATE TRIGGER put INSTEAD OF INSERT ON guarded.shown FOR EACH ROW EXECUTE FUNCTION guarded.put()",
+    ):
+        await connection.exec_driver_sql(statement)
+    report = await load(connection, limits, NEW, (), table="guarded.shown", key=None)
+    assert report.inserted == 2
+    assert await connection.scalar(sa.text("SELECT count(*) FROM guarded.t")) == 3
 
 
 async def test_a_row_that_a_policy_refuses_is_named(connection: AsyncConnection, limits: Limits) -> None:
