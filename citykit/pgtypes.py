@@ -22,7 +22,7 @@ Check: TypeAlias = Literal[
 ]  # fmt: skip
 
 TEXT = pa.large_string()
-MOST_DIGITS = 38  # of an Arrow decimal of 128 bits; its casts overflow beyond without an error
+MOST_DIGITS = 38  # of decimal128; an Arrow cast that needs more overflows without an error
 # Exact for 38 digits before and 38 after the point: asyncpg does not tell a column's own scale.
 DECIMAL = pa.decimal256(76, 38)
 # Arrow counts from 1970, PostgreSQL's binary format from 2000; the difference in each unit.
@@ -40,7 +40,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class PgType:
-    """One type of PostgreSQL. A field that is left out says that the type cannot do that."""
+    """One type of PostgreSQL. A field at its default means that the type does not support it."""
 
     name: str  # in pg_type: its typname
     sql: str  # as it is written in SQL
@@ -71,7 +71,7 @@ class PgType:
 
     @property
     def is_mostly_csv(self) -> bool:
-        """Whether that parser reads all but a few of its values, and says so where it does not."""
+        """Whether that parser reads most columns of it; `decode` reads the others as text."""
         return self.is_rounded or self.arrow == pa.date32()
 
     @property
@@ -99,7 +99,7 @@ def read_bytea(text: str) -> bytes:
 
 
 def _whole(nullable: str, numpy: str, arrow: pa.DataType) -> dict[str, Any]:
-    """Return what the types of whole numbers have in common."""
+    """Return the fields that the integer types have in common."""
     return {
         "dtypes": (nullable, numpy, f"{arrow}[pyarrow]"), "arrow": arrow, "check": "integer",
         "typed": pa.int64(), "compared_alike": "always",
@@ -145,7 +145,7 @@ _ROWS = (
     PgType("varchar", "varchar", 1043, 1015, **_STRING, binary="bytes", declared=(sa.String,), check="text",
            typed=TEXT, compared_alike="in the C collation"),
     PgType("bpchar", "char", 1042, 1014, **_STRING, binary="bytes", declared=(sa.CHAR,), check="text",
-           typed=TEXT),  # which ignores spaces at the end when it compares
+           typed=TEXT),  # compared without spaces at the end
     PgType("name", "name", 19, 1003, **_STRING, binary="bytes"),
     PgType("char", '"char"', 18, 1002, **_STRING),
     PgType("unknown", "unknown", 705, 0, **_STRING),
@@ -175,7 +175,7 @@ _ROWS = (
     PgType("cidr", "cidr", 650, 651, **_STRING, declared=(pg.CIDR,), check="cidr", typed=TEXT),
     PgType("macaddr", "macaddr", 829, 1040, **_STRING, declared=(pg.MACADDR,), check="macaddr", typed=TEXT),
 )
-# Every enum, which has an oid of its own.
+# Stands for every enum: each has its own oid.
 ENUM = PgType("enum", "enum", 0, 0, ("category",) * 3, TEXT, binary="bytes", declared=(sa.Enum,),
               check="enum", typed=TEXT)
 # fmt: on
@@ -185,7 +185,7 @@ ROUNDED = replace(
     _BY_NAME["numeric"], name="numeric as float", dtypes=_BY_NAME["float8"].dtypes, arrow=pa.float64(),
     parse=None, binary="", is_rounded=True, declared=(), check=None, typed=None,
 )  # fmt: skip
-# A numeric that is read into a column of Arrow's decimals, and not into Python's objects.
+# A numeric that is read as Arrow's decimals instead of Python's.
 DECIMALS = replace(
     _BY_NAME["numeric"], name="numeric in Arrow", arrow=DECIMAL, parse=None, binary="", declared=(),
     check=None, typed=None,
@@ -230,7 +230,7 @@ KNOWN: Mapping[int, Type] = {
 SETTINGS = frozenset(row.setting for row in _ROWS if row.setting)
 EXACT = frozenset(row.oid for row in _ROWS if row.is_exact)  # the oids of types that are read in binary
 
-# Asks the catalogue about the others: an array's element, a domain's base, an enum's labels in their order.
+# Asks the catalogue about oids that `KNOWN` lacks: an array's element, a domain's base, an enum's labels.
 DESCRIBE = """
 WITH RECURSIVE resolved (asked, is_array, oid) AS (
     SELECT oid, is_array, CASE WHEN is_array THEN typelem ELSE oid END
@@ -248,7 +248,7 @@ FROM resolved JOIN pg_catalog.pg_type AS base USING (oid) WHERE base.typtype <> 
 
 
 def type_from(row: Mapping[str, Any]) -> Type:
-    """Return the type that one row of `DESCRIBE` tells of; one that no row of the table knows is text."""
+    """Return the type for one row of `DESCRIBE`; a type that is not in `PGTYPES` is read as text."""
     labels = tuple(row["labels"])
     known = ENUM if labels else _BY_OID.get(row["oid"], PGTYPES["text"])
     return Type(known.name, row["is_array"], row["delimiter"], labels)

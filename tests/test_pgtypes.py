@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
 from citykit.decode import moments
-from citykit.encode import rules_of, values
+from citykit.encode import rules_of, validate, values
 from citykit.load.plan import FEW_ROWS
 from citykit.pgtypes import DECIMALS, ENUM, EXACT, KNOWN, PGTYPES, ROUNDED, Check, DtypeBackend, PgType
 from tests.support.tables import created
@@ -134,6 +135,32 @@ async def test_a_value_of_every_type_is_stored_and_read_alone_and_in_arrays(
 @pytest.mark.parametrize("oid", sorted(EXACT))
 def test_what_is_read_in_binary_has_a_format(oid: int) -> None:
     assert KNOWN[oid].row.binary
+
+
+DIGITS = "0123456789abcdef0123456789ABCDEF"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        DIGITS, f"{{{DIGITS}}}", "0123-4567-89ab-cdef-01234567-89AB-CDEF",
+        "{12345678-1234-5678-1234-567812345678}", f"{{{DIGITS}", f"{DIGITS}}}", f"-{DIGITS}", f"{DIGITS}-",
+        f"{DIGITS[:2]}-{DIGITS[2:]}", f"0x{DIGITS[2:]}", f"+{DIGITS[1:]}", f" {DIGITS[1:]}", f"{DIGITS}\n",
+        f"0_1{DIGITS[3:]}",
+        f"urn:uuid:{DIGITS}", "\u0661" * 32, DIGITS[1:], "",
+    ],
+)  # fmt: skip
+async def test_a_text_is_a_uuid_where_the_server_takes_it(engine: AsyncEngine, written: str) -> None:
+    async with engine.connect() as connection:
+        try:
+            cast = text("SELECT CAST(CAST(:written AS text) AS uuid)::text")
+            stored = [await connection.scalar(cast, {"written": written})]
+        except DBAPIError:
+            stored = []
+    rules = rules_of(sa.Table("t", sa.MetaData(), sa.Column("x", sa.Uuid)))
+    rows, rejects = validate(pd.DataFrame({"x": [written]}), rules)
+    assert rows["x"].to_pylist() == stored
+    assert rejects["reason"].tolist() == ([] if stored else ["not a UUID"])
 
 
 @pytest.mark.parametrize(

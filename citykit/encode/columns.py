@@ -1,8 +1,8 @@
-"""From the values of one column to a typed Arrow array, or the reason why a value has none. No I/O.
+"""Type one column as an Arrow array; a value that does not fit gets a reason. No I/O.
 
-A column whose dtype says what is in it, or whose values are all of one type of Python's, is typed as a whole;
-of any other each value is checked by itself. The limits of the column are compared with the typed values in
-Arrow's vectorised code.
+A column whose dtype tells the type of its values, or whose objects are all of one Python type, is typed as a
+whole; in any other column each value is checked alone. The limits of the column are then checked for all
+values at once, with the functions of pyarrow.compute.
 """
 
 from __future__ import annotations
@@ -24,12 +24,19 @@ from citykit.encode.rules import Rule
 from citykit.encode.text_lists import NO_LIST, list_in
 from citykit.encode.text_numbers import EXACT_DIGITS, NUMBERS, numbers_in, typed_numbers
 from citykit.encode.text_times import READ_FROM_TEXT, times_in
-from citykit.encode.values import as_text, checked, fits_numeric, is_missing, json_as_written, plain
+from citykit.encode.values import (
+    as_text,
+    checked,
+    fits_numeric,
+    has_elements,
+    is_missing,
+    json_as_written,
+    unwrapped,
+)
 from citykit.pgtypes import MOST_DIGITS, PGTYPES, TEXT
 
 Reasons: TypeAlias = dict[int, str]  # position → why the value is bad; in the array it is null
 _FROM_TEXT = (*NUMBERS, *READ_FROM_TEXT)
-_LISTS = (list, tuple, np.ndarray)
 
 _A_UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -93,7 +100,7 @@ def python_values(series: pd.Series[Any]) -> list[Any]:
 
 
 def _objects_of(array: pa.Array) -> list[Any]:
-    if _is_list(array.type):
+    if is_list(array.type):
         return [None if value.values is None else _objects_of(value.values) for value in array]
     if pa.types.is_date(array.type) or pa.types.is_timestamp(array.type):
         return list(array.to_numpy(zero_copy_only=False))
@@ -108,7 +115,7 @@ def _shown(value: pa.Scalar) -> Any:
 
 
 def _in_arrow(series: pd.Series[Any]) -> pa.Array | None:
-    """Return the column as Arrow has it; None where its dtype does not say what is in it."""
+    """Return the column as an Arrow array; None if its dtype does not tell the type of its values."""
     if series.dtype == object:
         return None
     try:
@@ -120,12 +127,14 @@ def _in_arrow(series: pd.Series[Any]) -> pa.Array | None:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _is_list(type_: pa.DataType) -> bool:
+def is_list(type_: pa.DataType) -> bool:
+    """Tell whether it is one of Arrow's list types, list views apart."""
     has = pa.types
     return bool(has.is_list(type_) or has.is_large_list(type_) or has.is_fixed_size_list(type_))
 
 
-def _is_text(type_: pa.DataType) -> bool:
+def is_text(type_: pa.DataType) -> bool:
+    """Tell whether it is one of Arrow's string types."""
     has = pa.types
     return bool(has.is_string(type_) or has.is_large_string(type_) or has.is_string_view(type_))
 
@@ -138,14 +147,14 @@ def _positions(mask: pa.Array) -> list[int]:
 
 
 def _typed_at_once(array: pa.Array, rule: Rule) -> tuple[pa.Array, Reasons] | None:
-    """Type a column whose Arrow type says what is in it; None where each value must be checked."""
+    """Type an Arrow array as a whole; None if each value must be checked alone."""
     assert rule.type is not None  # noqa: S101
     try:
         if pa.types.is_null(array.type):
             return array.cast(rule.typed), {}
         if isinstance(array.type, pa.JsonType):
             return _as_written(array.storage, rule)
-        if rule.type.check in _FROM_TEXT and _is_text(array.type):
+        if rule.type.check in _FROM_TEXT and is_text(array.type):
             return _read_texts(array, rule)
         if isinstance(array.type, pa.Bool8Type):
             array = array.storage.cast(pa.bool_())
@@ -169,7 +178,7 @@ def _same_in_arrow(array: pa.Array, rule: Rule) -> pa.Array | None:
     """Return the array as the column's type; None where that could change a value."""
     has = pa.types
     check, type_ = rule.type and rule.type.check, array.type
-    if _is_text(type_):
+    if is_text(type_):
         canonical = check == "uuid" and pc.all(pc.match_substring_regex(array, _A_UUID)).as_py() is not False
         return array.cast(TEXT) if check in ("text", "enum") or canonical else None
     if has.is_integer(type_) or has.is_floating(type_):
@@ -181,8 +190,10 @@ def _same_in_arrow(array: pa.Array, rule: Rule) -> pa.Array | None:
     if has.is_decimal(type_) and check == "numeric":
         if rule.precision is None:
             return array.cast(TEXT)
-        limited = pa.decimal128(rule.precision, rule.scale or 0)
-        overflows = type_.precision - type_.scale + limited.scale > MOST_DIGITS  # possibly, and silently
+        limited = rule.typed
+        if limited is None or not has.is_decimal(limited):  # too many digits, a scale below 0
+            return None
+        overflows = type_.precision - type_.scale + limited.scale > MOST_DIGITS  # may, without an error
         return None if overflows else array.cast(limited)
     if has.is_date(type_) and check in ("date", "timestamp"):
         days = array.cast(pa.date32())
@@ -207,7 +218,7 @@ def _floats(array: pa.Array, rule: Rule) -> pa.Array | None:
     return array.cast(pa.float64()) if -(2**bits) <= least and most <= 2**bits else None
 
 
-# Arrow's types that hold all values of one of Python's, as they are; integers may be beyond 64 bits.
+# The Arrow type that holds the values of a Python type unchanged (of int: those within 64 bits).
 _HOLDS: dict[type, pa.DataType] = {
     str: TEXT, int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.large_binary(),
     datetime.date: pa.date32(), datetime.time: pa.time64("us"), datetime.timedelta: pa.duration("us"),
@@ -217,7 +228,7 @@ _NEVER_MISSING = _HOLDS.keys() - {float} | {UUID}  # unlike floats and Decimals,
 
 
 def _typed_as_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons] | None:
-    """Type objects that are all of one type, or missing, as `checked` types each; None for others.
+    """Type objects of one type, some of them missing, as `checked` would type each; None for others.
 
     A subclass does not count: it may mean something else (a member of an Enum) or hold more (nanoseconds).
     """
@@ -237,7 +248,7 @@ def _typed_as_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons
             [kind] = set(map(type, present))
         typed = _typed_values(present, kind, rule)
     except (pa.ArrowException, ArithmeticError, OverflowError, TypeError, ValueError):
-        return None  # a signalling NaN, a lone surrogate
+        return None  # for a signalling NaN or a lone surrogate, for example
     if typed is None or len(typed[0]) == len(values):
         return typed
     array, reasons = typed
@@ -255,8 +266,8 @@ def _typed_values(values: Any, kind: type, rule: Rule) -> tuple[pa.Array, Reason
         return typed_numbers(pa.array(list(map(str, values)), TEXT), rule)
     if kind is Decimal and check in ("integer", "float") and rule.type is not PGTYPES["float4"]:
         texts = pa.array(list(map(str, values)), TEXT)
-        plain = r"^-?[0-9]+(?:\.0+)?$" if check == "integer" else rf"^-?[0-9.]{{1,{EXACT_DIGITS}}}$"
-        if not pc.all(pc.match_substring_regex(texts, plain)).as_py():
+        pattern = r"^-?[0-9]+(?:\.0+)?$" if check == "integer" else rf"^-?[0-9.]{{1,{EXACT_DIGITS}}}$"
+        if not pc.all(pc.match_substring_regex(texts, pattern)).as_py():
             return None
         return typed_numbers(texts, rule) if check == "integer" else (texts.cast(pa.float64()), {})
     if kind is pd.Timestamp and not any(at.nanosecond or not 1 <= at.year <= 9999 for at in values):
@@ -276,7 +287,7 @@ def _typed_one_by_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Rea
     reasons: Reasons = {}
     texts: dict[int, str] = {}  # position → a text that is read at once with the others
     for position, value in enumerate(python_values(series)):
-        if rule.type.check in _FROM_TEXT and isinstance(text := plain(value), str):
+        if rule.type.check in _FROM_TEXT and isinstance(text := unwrapped(value), str):
             stored, reason = None, as_text(text)[1]
             if not reason:
                 texts[position] = text
@@ -285,7 +296,7 @@ def _typed_one_by_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Rea
         kept.append(stored)
         if reason:
             reasons[position] = reason
-    array = pa.array(kept, rule.type.typed)  # a numeric as its text
+    array = pa.array(kept, rule.type.typed)  # a numeric is typed as text
     if texts:
         read, why = _read_texts(pa.array(texts.values(), TEXT), rule)
         positions = np.array(list(texts))
@@ -302,7 +313,7 @@ def _read_texts(texts: pa.Array, rule: Rule) -> tuple[pa.Array, Reasons]:
 
 
 def _flaws(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
-    """Return pairs of a reason and a mask of the values that break the rule for it."""
+    """Return each limit of the rule as a reason and a mask of the values that break it."""
     check = rule.type and rule.type.check
     if rule.encoding and array.type == TEXT:
         flaws = []
@@ -357,7 +368,7 @@ def _flaws_of_numbers(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]
     if rule.type is PGTYPES["float4"]:
         with np.errstate(over="ignore"):
             single = pa.array(array.to_numpy(zero_copy_only=False).astype(np.float32))
-        as_written = single.cast(pa.string()).cast(pa.float64())  # 0.1 as written, or to the last bit
+        as_written = single.cast(pa.string()).cast(pa.float64())  # 0.1 is printed alike in both precisions
         exact = pc.or_(pc.equal(as_written, array), pc.equal(single.cast(pa.float64()), array))
         flaws.append(("not exact in single precision", pc.invert(exact)))
     if rule.low is not None:
@@ -421,7 +432,7 @@ def _arrays(series: pd.Series[Any], array: pa.Array | None, item: Rule) -> tuple
     if array is not None and isinstance(array.type, pa.FixedShapeTensorType):
         array = array.storage
     reasons: Reasons = {}
-    if array is not None and _is_list(array.type):
+    if array is not None and is_list(array.type):
         lengths = pc.list_value_length(array).fill_null(0).to_numpy().astype(np.int64)
         present = array.is_valid().to_numpy(zero_copy_only=False)
         elements = pd.Series(pd.arrays.ArrowExtensionArray(pc.list_flatten(array)))
@@ -436,15 +447,15 @@ def _arrays(series: pd.Series[Any], array: pa.Array | None, item: Rule) -> tuple
 
 
 def _taken_apart(series: pd.Series[Any], item: Rule) -> tuple[Any, Any, pd.Series[Any], Reasons]:
-    """Return the lengths of lists, a mask of those that are not NULL, their elements, and what is no list."""
+    """Return the lengths of lists, a mask of those present, their elements, and why others are no lists."""
     of_json = item.type is not None and item.type.check == "json"
     values = python_values(series)
-    lists = [value if isinstance(value, _LISTS) else _list_of(value, of_json=of_json) for value in values]
+    lists = [value if has_elements(value) else _list_of(value, of_json=of_json) for value in values]
     present = np.array([value is not None for value in lists], dtype=bool)
     lengths = np.array([0 if value is None else len(value) for value in lists], dtype=np.int64)
     elements = list(chain.from_iterable(value for value in lists if value is not None))
     reasons = {
-        position: NO_LIST if isinstance(plain(values[position]), str) else "not a list"
+        position: NO_LIST if isinstance(unwrapped(values[position]), str) else "not a list"
         for position in np.flatnonzero(~present).tolist()
         if not is_missing(values[position])
     }
@@ -452,6 +463,6 @@ def _taken_apart(series: pd.Series[Any], item: Rule) -> tuple[Any, Any, pd.Serie
 
 
 def _list_of(value: Any, *, of_json: bool) -> list[Any] | None:
-    """Return the list that a text is, None where it is none."""
-    text = plain(value)
+    """Return the list that a text stands for; None if it stands for none."""
+    text = unwrapped(value)
     return list_in(text, of_json=of_json) if isinstance(text, str) else None

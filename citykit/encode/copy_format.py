@@ -37,7 +37,7 @@ def is_in_binary(rule: Rule, name: str) -> bool:
 
 
 def encode_binary(rows: pa.Table, types: Sequence[str]) -> memoryview:
-    r"""Encode rows, without the header and the trailer of the whole.
+    r"""Encode rows for COPY in binary, without `HEADER` and `TRAILER`.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def encode_binary(rows: pa.Table, types: Sequence[str]) -> memoryview:
 
 
 def _joined(fixed: list[tuple[Any, Any]], columns: Sequence[pa.Array], types: Sequence[str]) -> pa.Array:
-    """Return the bytes of each row: the numbers that are given, then each value behind its length."""
+    """Return the bytes of each row: the numbers in `fixed`, then each value after its length."""
     pieces: list[pa.Array] = []  # each with the bytes of some adjacent columns, for every row
     count = len(columns[0])
     for column, type_ in zip(columns, types, strict=True):
@@ -63,7 +63,7 @@ def _joined(fixed: list[tuple[Any, Any]], columns: Sequence[pa.Array], types: Se
             value = _value(column, type_) if packed is None else _spread(packed, column)
             fixed.append((">i4", pc.binary_length(value).fill_null(-1).to_numpy()))
             pieces += [_beside(fixed, count), value]
-            fixed = []  # adjacent numbers: the next piece
+            fixed = []  # the numbers of the next piece
     if fixed:
         pieces.append(_beside(fixed, count))
     return pc.binary_join_element_wise(*pieces, _NOTHING, null_handling="replace", null_replacement=b"")
@@ -122,7 +122,7 @@ _NOTHING = pa.scalar(b"", pa.large_binary())
 
 
 def _lists(lists: pa.Array, type_: str) -> pa.Array:
-    """Return the bytes of arrays of elements of a type: a head, then each element behind its length."""
+    """Return the bytes of arrays of elements of a type: a head, then each element after its length."""
     sizes = pc.list_value_length(lists).fill_null(0).to_numpy()
     heads = np.zeros(len(lists), _HEAD)
     heads["dimensions"], heads["nulls"], heads["oid"], heads["first"] = 1, 1, PGTYPES[type_].oid, 1
@@ -167,7 +167,7 @@ def encode_csv(rows: pa.Table | pa.RecordBatch) -> bytes:
 
 
 def _written(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Return the column, or its text where Arrow would write it otherwise than PostgreSQL reads it."""
+    """Return the column, or texts of it if PostgreSQL does not read what Arrow would write."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     type_ = column.type
@@ -234,9 +234,9 @@ def _clock(microseconds: int) -> str:
 
 
 def _interval(microseconds: int | None) -> str | None:
-    """Write days and hours, each with its sign: in one IntervalStyle a leading minus holds for all of it.
+    """Write days and hours, each with its sign: in the style sql_standard one leading minus applies to both.
 
-    Hours and not microseconds: before 15, PostgreSQL reads each number of an interval as 32 bits.
+    Hours and not microseconds: before version 15, PostgreSQL reads each number of an interval as 32 bits.
     """
     if microseconds is None:
         return None

@@ -1,4 +1,4 @@
-"""Typed values as PostgreSQL's binary format has them, where that is more than one number. No I/O."""
+"""Values of numeric, uuid and interval in PostgreSQL's binary format: more than one number each. No I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DAY = 86_400_000_000  # microseconds
 _INTERVAL = np.dtype([("microseconds", ">i8"), ("days", ">i4"), ("months", ">i4")])
 _NEGATIVE, _INFINITE = 0x4000, {"Infinity": 0xD000, "-Infinity": 0xF000}
 _HEAD = [("digits", ">i2"), ("weight", ">i2"), ("sign", ">u2"), ("scale", ">i2")]
-_BASE = 10_000  # of a numeric's digits: the first one counts for itself times this to the power of `weight`
+_BASE = 10_000  # of a numeric's digits; the first one is worth itself times _BASE**weight
 
 
 def intervals(durations: pa.Array) -> Any:
@@ -34,10 +34,10 @@ def uuids(texts: pa.Array) -> Any:
 
 
 def numerics(numbers: pa.Array) -> Any:
-    """Return decimals or numbers in text, without NULL, as an array of NumPy with as many digits each.
+    """Return decimals or numbers in text, without NULL, as an array of NumPy, with equally many digits each.
 
-    The server strips zeros before and after the digits. None where the numbers are not all of at most 38
-    digits, before and after the point, without an exponent.
+    The server strips zeros before and after the digits. None if a number has an exponent, or all together
+    need more than 38 digits before and after the point.
     """
     if (scaled := _scaled(numbers)) is None:
         return None
@@ -123,7 +123,7 @@ def numeric(text: str) -> bytes:
 
 
 def text_bytes(texts: pa.Array) -> memoryview:
-    """Return the bytes of all texts at once; also those of a text that is NULL, if there are any."""
+    """Return the bytes of all texts at once, and those behind a NULL, if there are any."""
     assert texts.type == TEXT  # noqa: S101
     _, places, data = texts.buffers()
     if not len(texts) or not data:

@@ -1,4 +1,4 @@
-"""The type of each column of a new table, by the dtypes of a frame: reading, the other way round. No I/O."""
+"""The column types of a new table, from the dtypes of a frame: the inverse of reading. No I/O."""
 
 from __future__ import annotations
 
@@ -18,42 +18,46 @@ import pandas as pd
 import pyarrow as pa
 from sqlalchemy import types
 
+from citykit.encode.columns import is_list
 from citykit.encode.rejects import rejects_frame
-from citykit.encode.values import is_missing, plain
+from citykit.encode.values import has_elements, is_missing, unwrapped
 from citykit.errors import InvalidFrameError
 from citykit.pgtypes import DECIMAL, PGTYPES, TEXT, PgType
 
 Declared: TypeAlias = types.TypeEngine[Any]
 
+_WHOLE = object()  # stands for the whole frame in place of a column's name, which may be anything
 IDENTIFIER_BYTES = 63  # the server cuts a longer name (NAMEDATALEN - 1)
 MOST_COLUMNS = 1_600  # that a table can have (MaxHeapAttributeNumber)
 
-# The Arrow type by which a row of the table of types reads its values, and the first such row.
+# The first row of `PGTYPES` whose values are read as an Arrow type.
 _BY_ARROW = {row.arrow: row for row in reversed(list(PGTYPES.values())) if row.arrow and row.check}
-# The next one of those for Arrow's other types: an unsigned integer needs the next larger signed one.
+# For other Arrow types, one of those that holds their values: of an unsigned integer, the next larger one.
 _WIDENED = {
     pa.int8(): pa.int16(), pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64(),
     pa.float16(): pa.float32(), pa.string(): TEXT, pa.string_view(): TEXT, pa.null(): TEXT,
     pa.binary(): pa.large_binary(), pa.binary_view(): pa.large_binary(), pa.date64(): pa.date32(),
 }  # fmt: skip
-_EXTENSIONS = {"arrow.json": "jsonb", "arrow.uuid": "uuid", "arrow.bool8": "bool"}
+# The names in `PGTYPES` for Arrow's extension types.
+EXTENSIONS = {"arrow.json": "jsonb", "arrow.uuid": "uuid", "arrow.bool8": "bool"}
 
-_LISTS = (list, tuple, np.ndarray)
 # The name in `PGTYPES` for each class of Python's. The first that fits counts: True is an int, too.
 _BY_CLASS: tuple[tuple[tuple[type, ...], str], ...] = (
     ((bool,), "bool"), ((int,), "int8"), ((float,), "float8"), ((Decimal,), "numeric"), ((str,), "text"),
     ((datetime, np.datetime64), "timestamp"), ((date,), "date"), ((time,), "time"),
     ((timedelta, np.timedelta64), "interval"), ((UUID,), "uuid"), ((bytes, bytearray, memoryview), "bytea"),
     ((dict,), "jsonb"), ((IPv4Address, IPv6Address, IPv4Interface, IPv6Interface), "inet"),
-    ((IPv4Network, IPv6Network), "cidr"), (_LISTS, "array"),
+    ((IPv4Network, IPv6Network), "cidr"),
 )  # fmt: skip
+# Classes whose instances differ in kind: by their size, their time zone, their number of dimensions.
+_OF_SEVERAL_KINDS = (int, datetime, time, np.ndarray)
 # Where values are of several kinds: a type that takes all of them as they are.
 _TAKES = (
     ({"int8", "float8", "numeric"}, "numeric"),
     ({"date", "timestamp"}, "timestamp"),
     ({"bool", "int8", "float8", "text", "jsonb", "array"}, "jsonb"),
 )
-# What to type for a dtype that no type of PostgreSQL holds, by its kind.
+# The conversion of a dtype that no type of PostgreSQL holds, by its kind.
 _CONVERTED = {"period": ".dt.to_timestamp()", "sparse": ".sparse.to_dense()"}
 
 
@@ -82,7 +86,7 @@ def types_of(
     Raises
     ------
     InvalidFrameError
-        If it has no columns, a column's name can be none of PostgreSQL, or its dtype or its values decide no
+        If it has no columns, PostgreSQL cannot have a column's name, or its dtype or values determine no
         type. All such columns are named.
     """
     is_frame = isinstance(source, pd.DataFrame)
@@ -101,15 +105,14 @@ def types_of(
         else:
             found[name] = answer
     if problems:
-        said = "; ".join(f"column {name!r}: {reason}" if name != "" else reason for name, reason in problems)
-        raise InvalidFrameError(
-            f"no table was made: {said}", rejects_frame([(None, name, None, why) for name, why in problems])
-        )
+        said = "; ".join(why if name is _WHOLE else f"column {name!r}: {why}" for name, why in problems)
+        rejects = [(None, "" if name is _WHOLE else name, None, why) for name, why in problems]
+        raise InvalidFrameError(f"no table was made: {said}", rejects_frame(rejects))
     return found
 
 
 def flaw_of_identifier(name: str) -> str | None:
-    """Return why a name can be none of PostgreSQL's; None where it can."""
+    """Return why PostgreSQL cannot have this name; None if it can."""
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
@@ -125,7 +128,7 @@ def flaw_of_identifier(name: str) -> str | None:
 
 def _flaws_of_names(names: list[Any]) -> list[tuple[Any, str]]:
     if not names:
-        return [("", "the frame has no columns")]
+        return [(_WHOLE, "the frame has no columns")]
     if len(names) > MOST_COLUMNS:
         return [(names[-1], f"the frame has {len(names):,} columns, and a table at most {MOST_COLUMNS:,}")]
     flaws: list[tuple[Any, str]] = []
@@ -155,7 +158,7 @@ class _Asked:
             return self.of_series(pd.Series(dtype.categories))
         if pd.api.types.is_object_dtype(dtype):
             return self.of_objects(series)
-        if str(dtype) == PGTYPES["date"].dtypes[0]:  # datetime64[s], of which pandas makes dates
+        if str(dtype) == PGTYPES["date"].dtypes[0]:  # datetime64[s]: dates are read as it
             return declared(PGTYPES["date"])
         kind = "sparse" if isinstance(dtype, pd.SparseDtype) else str(dtype).partition("[")[0]
         with contextlib.suppress(pa.ArrowException, TypeError, ValueError):
@@ -171,7 +174,7 @@ class _Asked:
         kinds = _kinds(values)
         if kinds != {"array"}:
             return self.of_kinds(kinds)
-        elements = (item for value in values if isinstance(value, _LISTS) for item in value)
+        elements = (item for value in values if has_elements(value) for item in value)
         kinds = _kinds(elements)
         if kinds & {"array", "jsonb"}:
             return f"it holds lists of {_listed(kinds)}: {self.typed('jsonb')}"
@@ -193,7 +196,7 @@ class _Asked:
     def converted(self, kind: str) -> str:
         column = f"frame[{self.column}]"
         if kind == "moments":
-            return f"{column} = pandas.to_datetime({column}, utc=True)"
+            return f"{column} = pd.to_datetime({column}, utc=True)"
         return f"{column} = {column}" + _CONVERTED.get(kind, '.astype("str")')
 
 
@@ -205,9 +208,9 @@ def _of_arrow(type_: pa.DataType) -> Declared | None:
     if isinstance(type_, pa.FixedShapeTensorType):
         return types.ARRAY(item) if len(type_.shape) == 1 and (item := _of_arrow(type_.value_type)) else None
     if isinstance(type_, pa.BaseExtensionType):
-        name = _EXTENSIONS.get(type_.extension_name)
+        name = EXTENSIONS.get(type_.extension_name)
         return declared(PGTYPES[name]) if name else None
-    if has.is_list(type_) or has.is_large_list(type_) or has.is_fixed_size_list(type_):
+    if is_list(type_):
         item = _of_arrow(type_.value_type)
         return None if item is None or isinstance(item, types.ARRAY) else types.ARRAY(item)
     if has.is_decimal(type_):
@@ -246,15 +249,18 @@ def _kinds(values: Iterable[Any]) -> set[str]:
     decided: set[type] = set()  # classes whose instances are all of one kind, or missing
     for value in values:
         class_ = type(value)
-        if value is None or class_ in decided or is_missing(meant := plain(value)):
+        if value is None or class_ in decided or is_missing(meant := unwrapped(value)):
             continue
         found.add(_kind(meant))
-        if not isinstance(value, (int, datetime, Enum)) or class_ is bool:
+        of_one_kind = type(meant) is bool or not isinstance(meant, _OF_SEVERAL_KINDS)
+        if of_one_kind and not isinstance(value, Enum):
             decided.add(class_)
     return found
 
 
 def _kind(value: Any) -> str:
+    if has_elements(value):
+        return "array"
     name = next((name for classes, name in _BY_CLASS if isinstance(value, classes)), type(value).__name__)
     if name == "int8" and not -(2**63) <= value < 2**63:
         return "large"

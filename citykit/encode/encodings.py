@@ -11,14 +11,14 @@ from functools import cache
 from citykit.encode.rules import Rule
 
 _SINGLE_BYTE = re.compile("LATIN|ISO_8859_|KOI8|WIN")
-# Encodings with several bytes for a character: Python's codecs that together have its characters, those that
-# PostgreSQL has beside them, and those that it lacks.
+# Encodings with several bytes for a character: Python's codecs that together have its characters; characters
+# that PostgreSQL has and they lack; characters that they have and PostgreSQL lacks.
 _SEVERAL_BYTES = {
     "EUC_CN": (["gb2312"], "", ""),
     "EUC_JP": (["euc_jp", "cp932"], "", "\x80\xa2\xa3\xa5\xac\u2016\u203e\u2212\u301c"),
     "EUC_KR": (["euc_kr"], "\u327e", ""),
 }
-LONGEST = 3  # bytes of a character: euc_kr spells out Hangul that it lacks in 8
+_LONGEST = 3  # bytes of a character: Python's euc_kr writes Hangul that EUC-KR lacks as 8 bytes
 
 
 @cache
@@ -40,17 +40,16 @@ def characters_of(encoding: str) -> str | None:
 
 @cache
 def _known(encoding: str) -> frozenset[str] | None:
-    """Return all characters of an encoding; None if it has all, or takes any bytes (SQL_ASCII)."""
+    """Return the characters of an encoding; None if it has all, takes any bytes (SQL_ASCII) or is unknown."""
     ascii_ = map(chr, range(0x80))
     if (single := characters_of(encoding)) is not None:
         return frozenset([*ascii_, *single])
     if encoding not in _SEVERAL_BYTES:
         return None
     names, more, fewer = _SEVERAL_BYTES[encoding]
-    others = [
-        chr(number) for number in range(0x80, 0x10000) if not 0xD800 <= number < 0xF900
-    ]  # for private use
-    stored = (each for name in names for each in others if 0 < len(each.encode(name, "ignore")) <= LONGEST)
+    # Without surrogates and what is for private use.
+    others = [chr(number) for number in range(0x80, 0x10000) if not 0xD800 <= number < 0xF900]
+    stored = (each for name in names for each in others if 0 < len(each.encode(name, "ignore")) <= _LONGEST)
     return frozenset([*ascii_, *stored, *more]) - frozenset(fewer)
 
 

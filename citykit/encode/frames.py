@@ -1,4 +1,4 @@
-"""What may be in a frame: every value checked and typed, or rejected with its reason. No I/O."""
+"""Check every value of a frame: typed columns of the valid rows, and a reason for each reject. No I/O."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from citykit.encode.columns import convert, python_values
 from citykit.encode.names import Names
 from citykit.encode.rejects import Reject, rejects_frame
 from citykit.encode.rules import Rule
-from citykit.encode.text_numbers import notes_of
+from citykit.encode.text_numbers import frame_made, notes_of
 from citykit.encode.wrong_dtypes import wrong_dtype
 from citykit.errors import InvalidFrameError
 from citykit.pgtypes import PGTYPES, TEXT
 
-# The column of each row's position in its frame: where two rows have one key, their order counts.
-# No column of PostgreSQL can have this name.
+# The column of each row's position in its frame: it decides between rows with the same key.
+# No column of PostgreSQL has a NUL in its name.
 POSITION = "\0position"
-ROW_BYTES = 2**30 - 2**16  # PostgreSQL's limit of 1 GB, less what the values do not take
+ROW_BYTES = 2**30 - 2**16  # PostgreSQL's limit of 1 GB, less room for what is not a value
 
 
 def validate(
@@ -35,8 +35,8 @@ def validate(
     frame : DataFrame, shape (n, any of the rules' columns in any order)
         It is not changed. Its index only labels the rejects.
     rules : sequence of Rule
-        A column that has a value for what is missing is filled with it where the frame lacks it. Those
-        that are needed must be there.
+        A column with `Rule.missing` that the frame lacks is filled with that. Those with `Rule.needed`
+        must be there.
     start : int
         The position of its first row, where the frame is a part of a larger one.
     names : Names, optional
@@ -52,12 +52,12 @@ def validate(
     Raises
     ------
     InvalidFrameError
-        If the columns are not the table's (unknown, missing or repeated), or one is of a dtype of which it
-        takes no value.
+        If the columns are not the table's (unknown, missing or repeated), or one is of a dtype that its rule
+        does not take.
     """
     names, notes = names or Names(), notes_of(frame)
     frame = names.take(frame, rules)
-    _check_dtypes(frame, rules, names, values=False)
+    _check_dtypes(frame, rules, names, frame_made(notes), values=False)
     if notes:
         rules = [rule.written(notes.get("decimal", ""), notes.get("thousands", "")) for rule in rules]
     count = len(frame)
@@ -103,12 +103,12 @@ def validate_row(row: Mapping[str, object], rules: Sequence[Rule]) -> tuple[dict
 
 
 def _surely_fits(value: object, rule: Rule) -> bool:
-    """Tell of the commonest values that the column stores them as they are; False: `convert` has to tell."""
+    """Tell quickly whether the column stores a common value as it is; False: `convert` decides."""
     if value is None:
         return rule.nullable and rule.missing is None
     check = rule.type and rule.type.check
     if rule.item is not None:
-        return value == ()
+        return type(value) is tuple and not value  # an array of NumPy's would be compared value by value
     if rule.type is PGTYPES["float4"]:
         return False
     if type(value) is str and check == "text":
@@ -131,7 +131,7 @@ def _too_long(columns: Mapping[str, pa.Array], rules: Sequence[Rule]) -> list[tu
     for number, rule in sent:
         if (type_ := columns[rule.name].type) in (TEXT, pa.large_binary()):
             each = pc.binary_length(columns[rule.name]).fill_null(0).to_numpy(zero_copy_only=False)
-            lengths[number] = each * (1 if in_binary or type_ == TEXT else 2)  # as hexadecimal digits
+            lengths[number] = each * (1 if in_binary or type_ == TEXT else 2)  # csv has hexadecimal digits
     whole = sum(lengths.values(), start=np.zeros(1))
     reason = "in a row of {:,} bytes, of which COPY takes {:,} at most"
     return [
@@ -160,25 +160,31 @@ def _rejects(frame: pd.DataFrame, rules: Sequence[Rule], bad: Sequence[tuple[int
 
 
 def check_dtypes(frame: pd.DataFrame, rules: Sequence[Rule], names: Names) -> None:
-    """Look at the dtypes of a whole frame, and at the types of the values in columns of dtype object.
+    """Check the dtypes of a whole frame, and the types of the values in columns of dtype object.
 
     Raises
     ------
     InvalidFrameError
-        If its columns are not the table's, or one is of a dtype of which the table takes no value.
+        If its columns are not the table's, or one is of a dtype that its rule does not take.
     """
-    _check_dtypes(names.take(frame, rules), rules, names, values=True)
+    _check_dtypes(names.take(frame, rules), rules, names, [], values=True)
 
 
-def _check_dtypes(frame: pd.DataFrame, rules: Sequence[Rule], names: Names, *, values: bool) -> None:
+def _check_dtypes(
+    frame: pd.DataFrame, rules: Sequence[Rule], names: Names, made: list[str] | None, *, values: bool
+) -> None:
+    """Refuse columns of wrong dtypes. `made`: the line before those that convert them (see `frame_made`)."""
     problems = []
     for rule in rules:
         if rule.name in frame.columns:
             wrong = wrong_dtype(frame[rule.name], rule, names.in_source(rule.name), values=values)
             if wrong:
-                problems.append((rule.name, *wrong))
+                reason, hint = wrong
+                problems.append((rule.name, reason, "" if made is None else hint))
     if problems:
         said = "; ".join(f"column {name!r} is {reason}" for name, reason, _ in problems)
-        hints = "".join(f"\n{hint}" for *_, hint in problems if hint)
+        hints = [hint for *_, hint in problems if hint]
+        if made and hints:
+            hints.insert(0, f"Make a frame of it: {made[0]}")
         rejects = [(None, name, None, f"{reason}. {hint}".strip()) for name, reason, hint in problems]
-        raise InvalidFrameError(f"{said}; nothing was loaded.{hints}", rejects_frame(rejects))
+        raise InvalidFrameError("\n".join([f"{said}; nothing was loaded.", *hints]), rejects_frame(rejects))

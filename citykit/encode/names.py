@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -45,12 +44,18 @@ class Names:
                 f'rename maps columns to names, as in rename={{"city": "name"}}, not {rename!r}; '
                 "nothing was loaded"
             )
-        if columns is not None and (isinstance(columns, str) or not _are_names(columns)):
+        # An iterator can be gone through only once.
+        given = list(columns) if isinstance(columns, Iterable) and not isinstance(columns, str) else columns
+        if given is not None and not (isinstance(given, list) and _are_names(given)):
             raise TypeError(
                 f'columns is a list of names, as in columns=["name"], not {columns!r}; nothing was loaded'
             )
+        if given == []:
+            raise ValueError(
+                "columns is a list of names, or None for all, not an empty one; nothing was loaded"
+            )
         self.rename = dict(rename or {})
-        self.columns = None if columns is None else list(columns)
+        self.columns = given
         self.unused = frozenset(unused)
         self.left_out: set[str] = set()
 
@@ -60,8 +65,8 @@ class Names:
         Raises
         ------
         InvalidFrameError
-            If the columns are not the table's (unknown, missing, repeated, or in the frame's index), or
-            `rename` or `columns` names one that the frame lacks.
+            If the columns are not the table's (unknown, missing, repeated, or in the frame's index), the
+            frame has rows and none of them, or `rename` or `columns` names one that the frame lacks.
         """
         frame = self.renamed(frame, [rule.name for rule in rules])
         if unused := [name for name in frame.columns if isinstance(name, str) and name in self.unused]:
@@ -73,7 +78,7 @@ class Names:
     def renamed(self, frame: pd.DataFrame, known: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the frame with the columns that are picked, under their new names.
 
-        `known` are the columns of the table; None: it is to be made of the frame.
+        `known`: the columns of the table; None if it will be made from the frame.
         """
         if self.rename:
             self._check_rename(frame, known)
@@ -102,7 +107,7 @@ class Names:
             rename = {given: name for given, name in renamed.items() if given != name}
             known = list(sources) if known is None else known
             picked = [name for name in dict.fromkeys(renamed.values()) if name in known]
-            problems = [(name, f"{_listed(given)} would both be called so") for name, given in twice.items()]
+            problems = [(name, f"{_listed(given)} would both get this name") for name, given in twice.items()]
             raise _refused(problems, f"To load one of them: {_call(rename, picked)}")
 
     def _check_picked(self, frame: pd.DataFrame, picked: Sequence[str]) -> None:
@@ -123,8 +128,14 @@ class Names:
         ]  # fmt: skip
         foreign = [rule for rule in rules if rule.type is None and rule.name in frame.columns]
         if not (repeated or unknown or missing or in_index or foreign):
+            if len(frame) and not len(frame.columns) and all(rule.missing is None for rule in rules):
+                said = "the frame has rows, and no column that is loaded"
+                raise InvalidFrameError(
+                    f"{said}; nothing was loaded.\nThe columns are {', '.join(known)}.",
+                    rejects_frame([(None, "", None, said)]),
+                )
             return
-        # A level of the index may be what the table needs, under another name.
+        # A level of the index may be a needed column under another name.
         levels = [] if self.columns is not None else [
             name for name in frame.index.names
             if isinstance(name, str) and name not in known and name not in frame.columns
@@ -169,10 +180,10 @@ class Names:
 
 
 def fitting(unknown: Sequence[str], rules: Sequence[Rule], there: Collection[str] = ()) -> dict[str, str]:
-    """Return for unknown columns the names in the table that most likely are meant, each once.
+    """Return, by unknown column, the column of the table that it most likely means.
 
-    None is one of those that are `there`. Equal but for case and signs comes first, then what files of others
-    call the column (`Rule.also`), then what begins alike or is spelled alike.
+    No column is meant twice, nor one that is `there`. Names that differ in case and punctuation only come
+    first, then other names for a column (`Rule.also`), then names that begin alike or are spelled alike.
     """
     found: dict[str, str] = {}
     open_ = {rule.name: rule for rule in rules if rule.name not in there}
@@ -191,7 +202,7 @@ def fitting(unknown: Sequence[str], rules: Sequence[Rule], there: Collection[str
     open_by_plain = {plain(column): column for column in open_}
     words = {plain(word) for rule in rules for word in rule.also}
     for name, word in plain_names.items():
-        if name in found or not word or word in words:  # a county is no country
+        if name in found or not word or word in words:  # 'county' is no misspelled 'country'
             continue
         begun = [column for column in open_by_plain if len(word) > 2 and column.startswith(word)]
         if close := begun or difflib.get_close_matches(word, open_by_plain, n=1, cutoff=0.7):
@@ -235,7 +246,7 @@ def _refused(
 
 
 def _call(rename: Mapping[str, str], columns: Sequence[str] | None) -> str:
-    """Return the arguments of a load as they are typed."""
+    """Return the arguments of a load as a user types them."""
     pairs = ", ".join(f"{quoted(old)}: {quoted(new)}" for old, new in rename.items())
     parts = [f"rename={{{pairs}}}"] if rename else []
     if columns is not None:
@@ -243,12 +254,9 @@ def _call(rename: Mapping[str, str], columns: Sequence[str] | None) -> str:
     return ", ".join(parts)
 
 
-def quoted(name: object) -> str:
-    """Return a column's name as it is typed in Python."""
-    if not isinstance(name, str):
-        return repr(name)
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return json.dumps(name)
-    return json.dumps(name, ensure_ascii=False)
+def quoted(value: object) -> str:
+    """Return a name, a mark or another value as it is typed in Python: text in double quotes."""
+    if not isinstance(value, str):
+        return repr(value)
+    shown = str.__repr__(value)  # in single quotes, unless it has one and no double quote
+    return shown if shown[0] == '"' else '"' + shown[1:-1].replace("\\'", "'").replace('"', '\\"') + '"'

@@ -1,9 +1,9 @@
-"""What the columns of a table take, and which of them are its key, by SQLAlchemy's metadata. No I/O."""
+"""The rules for the columns of a table, and its key, from SQLAlchemy's metadata. No I/O."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,22 +24,22 @@ _SUPPORTED = (
 
 @dataclass(frozen=True)
 class Rule:
-    """What one column of a table takes; the limits of a text are on its number of characters."""
+    """The values that one column of a table takes."""
 
     name: str
     type: PgType | None  # of an array, that of its elements; None: it cannot be loaded
     nullable: bool
     needed: bool = False  # every frame must have the column
     missing: str | None = None  # what a missing value becomes
-    low: float | None = None
+    low: float | None = None  # of a text: of its number of characters
     high: float | None = None
     meaning: str = ""  # a sentence: what is expected
-    also: tuple[str, ...] = ()  # what files of others call the column, the likeliest first
-    precision: int | None = None  # of a numeric: all of its digits
+    also: tuple[str, ...] = ()  # other names for the column in files, the likeliest first
+    precision: int | None = None  # of a numeric: all of its digits; of a time: digits of a second
     scale: int | None = None  # of a numeric: its digits after the point
     labels: tuple[str, ...] = ()
     members: dict[enum.Enum, str] = field(default_factory=dict, hash=False)  # of a Python enum: their labels
-    item: Rule | None = None  # of an array: what its elements take
+    item: Rule | None = None  # of an array: the rule for its elements
     encoding: str = ""  # the database's, where it lacks characters (see `in_encoding`)
     # The server's type, if the values can be sent in binary; "": as text; None: the server was not asked yet.
     binary: str | None = field(default=None, compare=False)
@@ -53,7 +53,7 @@ class Rule:
 
     @property
     def typed(self) -> pa.DataType | None:
-        """The Arrow type of its checked values: of a numeric decimals, where its digits are limited."""
+        """The Arrow type of its checked values: of a numeric with up to 38 digits, a decimal128."""
         precision, scale = self.precision or 0, self.scale or 0
         if self.type is PGTYPES["numeric"] and 0 < precision <= MOST_DIGITS and 0 <= scale <= precision:
             return pa.decimal128(precision, scale)
@@ -63,7 +63,7 @@ class Rule:
     def takes_fractions(self) -> bool:
         """Whether it is a number that need not be whole."""
         check = self.type and self.type.check
-        return check == "float" or (check == "numeric" and (self.precision is None or bool(self.scale)))
+        return check == "float" or (check == "numeric" and (self.precision is None or (self.scale or 0) > 0))
 
     def written(self, decimal: str, thousands: str) -> Rule:
         """Return the rule for a source whose text has numbers with these marks.
@@ -90,10 +90,7 @@ def table_of(table: object) -> Table:
 
 
 def rules_of(table: Table, key: Sequence[str] = ()) -> list[Rule]:
-    """Return the rules of the columns that a frame may fill.
-
-    Those that the database alone fills (`unused_by`) are none of them.
-    """
+    """Return the rules of the columns that a frame may fill: all but those of `unused_by`."""
     unused = unused_by(table, key)
     return [
         _rule(column, in_key=column.name in key)
@@ -137,8 +134,11 @@ def _typed_rule(name: str, declared: types.TypeEngine[Any], *, nullable: bool) -
         meaning = f"{declared!r} is none of the types that can be loaded: {_SUPPORTED}."
         return replace(rule, meaning=meaning)
     if isinstance(declared, types.Enum):
-        members = list(declared.enum_class) if declared.enum_class else []
-        labels = dict(zip(members, declared.enums, strict=False))
+        named: Mapping[str, enum.Enum] = declared.enum_class.__members__ if declared.enum_class else {}
+        # With omit_aliases=False an alias has a label, too; a member is stored under the first of its names.
+        aliases = len(named) == len(declared.enums)
+        members = [member for name, member in named.items() if aliases or member.name == name]
+        labels = dict(zip(reversed(members), reversed(declared.enums), strict=False))
         return replace(rule, labels=tuple(declared.enums), members=labels)
     if isinstance(declared, types.String):
         return replace(rule, high=declared.length)
@@ -156,12 +156,26 @@ def _row_of(declared: types.TypeEngine[Any]) -> PgType | None:
     """Return the row of the most specific class that has one; None where the type cannot be loaded."""
     found = next((_BY_CLASS[class_] for class_ in type(declared).__mro__ if class_ in _BY_CLASS), None)
     if isinstance(declared, types.TypeDecorator) and not isinstance(declared, types.Interval):
-        return None  # its Python side would not be asked
+        return None  # its process_bind_param would not be called
     if getattr(declared, "timezone", False):
         return PGTYPES["timestamptz"] if found is PGTYPES["timestamp"] else None
     if isinstance(declared, types.Float) and found is PGTYPES["float8"] and (declared.precision or 53) <= 24:
         return PGTYPES["float4"]
     return found
+
+
+def columns_of_key(key: Sequence[str] | str, undone: str = "nothing was loaded") -> tuple[str, ...]:
+    """Return the columns that `key=` names.
+
+    Raises
+    ------
+    TypeError
+        If it is neither a name nor a list of names. `undone` says what was not done because of it.
+    """
+    columns = (key,) if isinstance(key, str) else tuple(key) if isinstance(key, Iterable) else (key,)
+    if not all(isinstance(name, str) for name in columns):
+        raise TypeError(f'key is a name or a list of names, as in key=["name"], not {key!r}; {undone}')
+    return columns
 
 
 def key_of(
@@ -173,23 +187,25 @@ def key_of(
 ) -> tuple[str, ...]:
     """Return the columns that identify a row: those asked for, else those of the one unique constraint.
 
-    Where it is `optional` and the table has no unique constraint, there are none. `hint` says how columns
-    (none: those that the user has to choose) become a unique constraint of the table.
+    If it is `optional` and the table has no unique constraint: (). `hint` returns how to make columns unique;
+    of no columns, with … in place of those that the user has to choose.
 
     Raises
     ------
     ValueError
         If that is no unique constraint of the table, or none was asked for and there is not just one.
+    TypeError
+        If `key` is neither a name nor a list of names.
     """
     unique, numbered = _unique(table)
     shown = "; ".join(f"({', '.join(columns)})" for columns in unique) or "none"
     if key is not None:
-        wanted = (key,) if isinstance(key, str) else tuple(key)
+        wanted = columns_of_key(key)
         if not any(sorted(wanted) == sorted(columns) for columns in unique + numbered):
             there = wanted and all(name in table.columns for name in wanted)
             how = hint(wanted) if there else f"Its columns are {', '.join(table.columns.keys())}"
             raise ValueError(
-                f"key ({', '.join(map(str, wanted))}) is no unique constraint of table {table.name!r}; "
+                f"key ({', '.join(wanted)}) is no unique constraint of table {table.name!r}; "
                 f"it has: {shown}. Nothing was loaded. {how}"
             )
         return wanted
@@ -209,7 +225,7 @@ def key_of(
 
 
 def _unique(table: Table) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """Return the sets of columns that are unique, and beside them a primary key that the database numbers."""
+    """Return the unique sets of columns, and apart from them a primary key that the database numbers."""
     primary: tuple[str, ...] = tuple(column.name for column in table.primary_key.columns)
     counter = table.autoincrement_column
     numbered: list[tuple[str, ...]] = [primary] if counter is not None and primary == (counter.name,) else []
@@ -218,7 +234,7 @@ def _unique(table: Table) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]
     found += sorted(tuple(column.name for column in c.columns) for c in constraints)
     for index in sorted(table.indexes, key=lambda index: str(index.name)):
         whole = index.dialect_options["postgresql"]["where"] is None
-        columns = [getattr(expression, "name", None) for expression in index.expressions]
-        if index.unique and whole and all(columns):
-            found.append(tuple(map(str, columns)))
+        of_columns = all(isinstance(expression, Column) for expression in index.expressions)  # no lower(name)
+        if index.unique and whole and of_columns:
+            found.append(tuple(column.name for column in index.columns))
     return list({tuple(sorted(columns)): columns for columns in found}.values()), numbered

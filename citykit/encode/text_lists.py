@@ -12,7 +12,7 @@ from typing import Any
 
 NO_LIST = 'not a list such as ["a", "b"]'
 
-# What Python prints of a list. Only the parts go through `ast.literal_eval`: it would read NumPy's
+# The repr() of a list. `ast.literal_eval` gets its parts only: of the whole it would read NumPy's
 # ['a' 'b'] as ['ab'], and takes a hundred bytes for each character of a long text.
 _ESCAPE = r"""\\(?:[\\'"nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"""
 _STRING = rf"""'(?:[^'\\]|{_ESCAPE})*+'|"(?:[^"\\]|{_ESCAPE})*+\""""
@@ -22,7 +22,7 @@ _SEPARATORS = ("; ", ";", "|", ", ", ",")
 
 
 def list_in(text: str, *, of_json: bool) -> list[Any] | None:
-    """Return the list that a text is; None where it is none.
+    """Return the list that a text stands for; None if it stands for none.
 
     Its numbers with a point are Decimals, which lose no digit; floats where the elements are JSON themselves.
     """
@@ -35,7 +35,7 @@ def list_in(text: str, *, of_json: bool) -> list[Any] | None:
             return None
         try:
             found = [_part(part) for part in _PARTS.findall(text)]
-        except (SyntaxError, ValueError):  # 1.2.3, or a character that does not exist
+        except (SyntaxError, ValueError):  # 1.2.3, or a character beyond U+10FFFF
             return None
     return found
 
@@ -47,7 +47,7 @@ def _part(text: str) -> Any:
 
 
 def splitting(texts: Sequence[object], column: str) -> str:
-    """Return the line that makes lists of texts without brackets; "" where they would not become right."""
+    """Return the line that splits texts without brackets into lists; "" if that would not make them right."""
     if not texts or not all(isinstance(text, str) and text and text[0] not in "[{(" for text in texts):
         return ""
     counts = Counter(mark for text in texts for mark in _SEPARATORS if mark in str(text))

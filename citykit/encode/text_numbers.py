@@ -1,4 +1,4 @@
-"""Text in a column of numbers: one rule for what it means, whatever it came in. No I/O.
+"""Text in a column of numbers: one rule for its meaning, whatever holds the text. No I/O.
 
 A whole number is ``-?[0-9]+``, also with ``.0``. A column that takes fractions reads a decimal point and an
 exponent, too. Marks for thousands and decimal commas are read only where the source's notation names them.
@@ -8,7 +8,7 @@ Other text is a reject, whose reason says what it looks like.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -18,14 +18,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from citykit.encode.names import quoted
 from citykit.encode.rejects import SKIP
 from citykit.encode.rules import Rule
 from citykit.encode.text_lists import NO_LIST, splitting
-from citykit.encode.values import checked
+from citykit.encode.values import NUMERIC_DIGITS, checked
 from citykit.pgtypes import TEXT
 
 # The key, in a frame's `attrs` and in an Arrow schema's metadata, of a mapping that says how numbers are
-# written in text (`decimal`, `thousands`), and which call has read them (`read`, without its end; "": none).
+# written in text (`decimal`, `thousands`), and by which call they were read (`read`, without its last
+# parenthesis; "": by none); of Arrow data, the expression that makes a frame of it (`frame`).
 NOTATION = "citykit"
 NUMBERS = ("integer", "float", "numeric")
 
@@ -38,9 +40,19 @@ EXACT_DIGITS = 15  # a double holds every decimal number of so many digits
 
 
 def notes_of(frame: pd.DataFrame) -> dict[str, str]:
-    """Return what a frame says of its numbers (see `NOTATION`)."""
+    """Return the notation in the attributes of a frame (see `NOTATION`)."""
     notes = frame.attrs.get(NOTATION)
     return {k: v for k, v in notes.items() if isinstance(v, str)} if isinstance(notes, dict) else {}
+
+
+def frame_made(notes: Mapping[str, str]) -> list[str] | None:
+    """Return the line that makes a frame of a source with these notes: [] if it is one, None if none does."""
+    if notes.get("read") == "":
+        return None
+    if "read" not in notes:
+        return [f"frame = {notes['frame']}"] if "frame" in notes else []
+    marks = "".join(f", {name}={quoted(notes[name])}" for name in ("decimal", "thousands") if name in notes)
+    return [f"frame = {notes['read']}{marks})"]
 
 
 def numbers_in(texts: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
@@ -51,7 +63,7 @@ def numbers_in(texts: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
     pyarrow.Array
         Null where there is no text, or none that is a number of the column's type.
     dict of int to str
-        Why, for each position of the latter.
+        The reason, by position, of each text that is none.
     """
     assert rule.type is not None  # noqa: S101
     texts = texts.cast(TEXT)
@@ -68,15 +80,15 @@ def numbers_in(texts: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
 
 
 def _digits_alone(texts: pa.Array, rule: Rule) -> pa.Array | None:
-    """Type texts of digits, minus signs and points by one cast; None where that is not all there is."""
+    """Type texts of digits, minus signs and points by one cast; None if they have other characters."""
     check = rule.type and rule.type.check
     _, places, data = texts.buffers()
     if check == "numeric" or not len(texts) or not data:
         return None
     offsets = np.frombuffer(places, np.int64)[texts.offset : texts.offset + len(texts) + 1]
     characters = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
-    # From - to 9 there are . and /, too: the casts refuse them where they are wrong. Of characters beyond
-    # these the casts would take a plus sign, hexadecimal digits and more.
+    # From - to 9 there are . and /, too, which the casts refuse where they are wrong. Of other characters
+    # they would take a plus sign, hexadecimal digits and more.
     if not len(characters) or characters.min() < ord("-") or characters.max() > ord("9"):
         return None
     try:
@@ -89,13 +101,13 @@ def _digits_alone(texts: pa.Array, rule: Rule) -> pa.Array | None:
 
 
 def _surely_held(numbers: pa.Array, texts: pa.Array) -> pa.Array:
-    """Return a mask of the doubles that are what was written: of few digits, or printed in the same way."""
+    """Return a mask of the doubles that equal their text: of few digits, or printed as they were written."""
     short = pc.less_equal(pc.binary_length(texts), EXACT_DIGITS)
     return pc.or_(short, pc.equal(numbers.cast(TEXT), texts))
 
 
-# Where dots stand for thousands, and what stands for decimals was not named: a dot that separates no group of
-# three digits is a decimal point, several such groups have none, and 1.234 may be either.
+# With thousands="." and no mark for decimals: a dot that separates no group of three digits is a decimal
+# point, dots between several such groups stand for thousands, and 1.234 may be either.
 _POINTED = r"(?:[0-9]{4,}\.[0-9]*|0[0-9]*\.[0-9]*|[0-9]+\.(?:[0-9]{0,2}|[0-9]{4,})|\.[0-9]+)"
 _GROUPS = r"[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}"
 
@@ -118,7 +130,7 @@ def _plain(texts: pa.Array, rule: Rule) -> pa.Array:
     """Return the texts that are numbers, as Python and PostgreSQL write numbers; others are null."""
     fractions = rule.takes_fractions
     fits = pc.match_substring_regex(texts, _pattern(fractions, rule.decimal, rule.thousands))
-    if not fractions and not rule.decimal and rule.thousands != ".":  # 12.000 is rather twelve thousand
+    if not fractions and not rule.decimal and rule.thousands != ".":  # 12.000 more likely means 12 thousand
         fits = pc.and_not(fits, pc.match_substring_regex(texts, _grouped(".")))
     plain = pc.if_else(fits, texts, pa.scalar(None, TEXT))
     if rule.thousands:
@@ -145,7 +157,9 @@ def typed_numbers(plain: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]
         sure = pc.less(pc.binary_length(plain), 19)  # 64 bits hold 18 digits
         typed = pc.if_else(sure, plain, nothing).cast(pa.int64())
     else:  # numeric: kept as it is written
-        sure = pc.match_substring_regex(plain, _fitting(rule.precision, rule.scale or 0))
+        # A longer text may have more zeros after its point than the server takes.
+        short = pc.less_equal(pc.binary_length(plain), NUMERIC_DIGITS[1])
+        sure = pc.and_(short, pc.match_substring_regex(plain, _fitting(rule.precision, rule.scale or 0)))
         typed = pc.if_else(sure, pc.utf8_rtrim(plain, "."), nothing)
     doubtful = np.flatnonzero(pc.invert(sure).fill_null(False).to_numpy(zero_copy_only=False))
     if not len(doubtful):
@@ -164,7 +178,7 @@ def typed_numbers(plain: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]
 
 @cache
 def _fitting(precision: int | None, scale: int) -> str:
-    """Return a pattern of numbers that surely fit a numeric; others are reckoned with one by one."""
+    """Return a pattern of numbers that surely fit a numeric; others are checked one by one."""
     before, after = (100, 100) if precision is None else (precision - scale, scale)
     before, after = min(before, 1_000), min(after, 1_000)  # RE2 repeats no more often
     return rf"^-?0*[0-9]{{1,{before}}}(?:\.[0-9]{{0,{after}}}0*)?$" if before > 0 <= after else "^$"
@@ -174,61 +188,65 @@ def _one(text: str, rule: Rule) -> tuple[Any, str | None]:
     try:
         number = Decimal(text)
     except ArithmeticError:  # an exponent beyond any limit
-        return None, "of an exponent that no number here has"
+        return None, "with an exponent that is out of range"
     if rule.type and rule.type.check == "float" and _prints(number):
         return float(number), None
     return checked(number, rule)
 
 
 def _prints(number: Decimal) -> bool:
-    """Tell whether a double, written with so many digits, is this number: nothing is lost by reading it."""
+    """Tell whether the nearest double, written with as many digits, is this number again."""
     try:
         held = Decimal(float(number))
         return number.is_infinite() or held.quantize(number) == number
-    except ArithmeticError:  # an infinite double, or more digits than decimals are reckoned with
+    except ArithmeticError:  # an infinite double, or more digits than the decimal context has
         return False
 
 
 @cache
-def _grouped(mark: str, decimal: str = "") -> str:
-    fraction = f"{re.escape(decimal)}[0-9]+" if decimal else ""
+def _grouped(mark: str, decimal: str = "", digits: str = "[0-9]+") -> str:
+    fraction = f"{re.escape(decimal)}{digits}" if decimal else ""
     return f"^-?[1-9][0-9]{{0,2}}(?:{re.escape(mark)}[0-9]{{3}})+{fraction}$"
 
 
 @cache
-def _known(fractions: bool) -> tuple[tuple[str, str, dict[str, str]], ...]:
-    """Return patterns, what a text that matches looks like, and the notation that reads it."""
-    return tuple(_known_looks(fractions))
+def _known(fractions: bool) -> list[tuple[str, str, dict[str, str]]]:
+    """Return patterns, what a text that matches looks like, and the notation that reads it.
 
-
-def _known_looks(fractions: bool) -> Iterator[tuple[str, str, dict[str, str]]]:
-    yield r"^$", "empty", {}
-    yield r"^[\s\p{Z}]|[\s\p{Z}]$", "with a space before or after it", {}
+    A reason has the same notation in both lists: a whole number has only zeros after its mark for decimals.
+    """
+    digits, not_zeros = "[0-9]+" if fractions else "0+", "[0-9]*[1-9][0-9]*"
+    looks: list[tuple[str, str, dict[str, str]]] = [
+        (r"^$", "empty", {}),
+        (r"^[\s\p{Z}]|[\s\p{Z}]$", "with a space before or after it", {}),
+    ]
     for name, mark in _MARKS.items():
+        reason = f"like a number with thousands {name}"
         if not (fractions and mark == ","):
-            yield _grouped(mark), f"like a number with thousands {name}", {"thousands": mark}
+            looks.append((_grouped(mark), reason, {"thousands": mark}))
         else:
-            yield _grouped(mark)[:-2] + "{2,}$", f"like a number with thousands {name}", {"thousands": mark}
-            yield r"^-?[1-9][0-9]{0,2},[0-9]{3}$", "with a comma, for thousands or for decimals", {}
+            looks.append((_grouped(mark)[:-2] + "{2,}$", reason, {"thousands": mark}))
+            looks.append((r"^-?[1-9][0-9]{0,2},[0-9]{3}$", "with a comma, for thousands or for decimals", {}))
         if mark != ",":
-            reason = f"like a number with thousands {name} and a decimal comma"
-            yield _grouped(mark, ","), reason, {"thousands": mark, "decimal": ","}
+            notation = {"thousands": mark, "decimal": ","}
+            looks.append((_grouped(mark, ",", digits), f"{reason} and a decimal comma", notation))
         if mark != ".":
-            reason = f"like a number with thousands {name} and a decimal point"
-            yield _grouped(mark, "."), reason, {"thousands": mark}
+            looks.append((_grouped(mark, ".", digits), f"{reason} and a decimal point", {"thousands": mark}))
+        if not fractions:
+            looks += [(_grouped(mark, each, not_zeros), "fractional", {}) for each in ".," if each != mark]
     if fractions:  # where thousands="." leaves it open
-        yield r"^-?[0-9]*\.[0-9]+$", _EITHER, {"decimal": "."}
-    yield r"^-?[0-9]*,[0-9]+$", "like a number with a decimal comma", {"decimal": ","} if fractions else {}
+        looks.append((r"^-?[0-9]*\.[0-9]+$", _EITHER, {"decimal": "."}))
+    looks.append((f"^-?[0-9]*,{digits}$", "like a number with a decimal comma", {"decimal": ","}))
     if not fractions:
-        yield r"^-?[0-9]*\.[0-9]*[1-9][0-9]*$", "fractional", {}
-        yield r"^-?[0-9.]+[eE][-+]?[0-9]+$", "like a number with an exponent", {}
-    yield r"^\+[0-9.,eE+-]+$", "like a number with a plus sign", {}
-    yield r"^[\x{2212}\x{2013}][0-9.,]+$", "like a number with another minus sign than -", {}
-    yield (
-        r"^-?[\p{Nd}.,\x{66b}\x{66c}]*[^\x00-\x7f][\p{Nd}.,\x{66b}\x{66c}]*$",
-        "in other digits than 0 to 9",
-        {},
-    )
+        looks.append((f"^-?[0-9]*[.,]{not_zeros}$", "fractional", {}))
+        looks.append((r"^-?[0-9.]+[eE][-+]?[0-9]+$", "like a number with an exponent", {}))
+    other_digits = r"^-?[\p{Nd}.,\x{66b}\x{66c}]*[^\x00-\x7f][\p{Nd}.,\x{66b}\x{66c}]*$"
+    return [
+        *looks,
+        (r"^\+[0-9.,eE+-]+$", "like a number with a plus sign", {}),
+        (r"^[\x{2212}\x{2013}][0-9.,]+$", "like a number with another minus sign than -", {}),
+        (other_digits, "in other digits than 0 to 9", {}),
+    ]
 
 
 def _looks(texts: pa.Array, rule: Rule) -> list[str]:
@@ -243,7 +261,7 @@ def _looks(texts: pa.Array, rule: Rule) -> list[str]:
         ):
             continue
         if notation and notation.items() <= marks.items():
-            continue  # it was named, and this text does not keep to it
+            continue  # it is named already: to name it again would not help
         found = pc.match_substring_regex(texts, pattern).to_numpy(zero_copy_only=False).astype(bool) & unknown
         said[found] = reason
         unknown &= ~found
@@ -255,7 +273,7 @@ def _looks(texts: pa.Array, rule: Rule) -> list[str]:
 def advice(
     rejects: pd.DataFrame, rows: int, notes: Mapping[str, str], in_source: Callable[[str], str] = str
 ) -> str | None:
-    """Return the line that says how a refused source is read, or loaded without its bad rows.
+    """Return the line that reads a refused source, or that loads it without its bad rows.
 
     Parameters
     ----------
@@ -271,15 +289,15 @@ def advice(
     found: dict[str, str] = {}
     for _, reasons in rejects.groupby("column", sort=False)["reason"]:
         reason, count = next(iter(reasons.value_counts().items()))
-        # Few that look alike may be mistakes; that a dot may be either is no mistake of the row.
+        # A few that look alike may be mistakes; a dot that may be either is none.
         if str(reason) in known and (count * 10 >= rows or reason == _EITHER):
             found.update(known[str(reason)])
     if found and found.get("decimal") != found.get("thousands"):
         marks = {name: notes[name] for name in ("decimal", "thousands") if notes.get(name)} | found
-        if notes.get("read") == "":
+        if (made := frame_made(notes)) is None:
             return None
         if "read" not in notes:
-            return f"frame.attrs[{NOTATION!r}] = {marks!r}"
+            return "\n".join([*made, f"frame.attrs[{NOTATION!r}] = {marks!r}"])
         return (
             f"{notes['read']}, " + ", ".join(f"{name}={quoted(mark)}" for name, mark in marks.items()) + ")"
         )
@@ -294,15 +312,5 @@ def _as_lists(rejects: pd.DataFrame, notes: Mapping[str, str], in_source: Callab
         splitting(list(group["value"]), f"frame[{quoted(in_source(str(name)))}]")
         for name, group in texts.groupby("column", sort=False)
     ]
-    if not any(lines) or notes.get("read") == "":
-        return None
-    marks = "".join(f", {name}={quoted(notes[name])}" for name in ("decimal", "thousands") if name in notes)
-    read = [f"frame = {notes['read']}{marks})"] if "read" in notes else []
-    return "\n".join([*read, *filter(None, lines)])
-
-
-def quoted(text: str) -> str:
-    """Return a text as Python has it, in double quotes where it can be."""
-    if '"' in text:
-        return repr(text)
-    return '"' + repr("'" + text)[2:]  # Python prefers double quotes for what has a single one
+    made = frame_made(notes)
+    return "\n".join([*made, *filter(None, lines)]) if any(lines) and made is not None else None

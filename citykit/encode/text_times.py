@@ -9,8 +9,10 @@ import pyarrow.compute as pc
 from citykit.encode.rules import Rule
 from citykit.pgtypes import TEXT, Check
 
-_DATE, _TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}", r"[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?"
-# How it is written, and an example of that; what the column is called in a reason.
+# PostgreSQL has no year 0, which is 1 BC to Arrow.
+_YEAR = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
+_DATE, _TIME = f"{_YEAR}-[0-9]{{2}}-[0-9]{{2}}", r"[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?"
+# The pattern of the texts that are read, and the reason of a reject.
 _WRITTEN: dict[Check, tuple[str, str]] = {
     "date": (rf"^{_DATE}(?:[ T]00:00(?::00(?:\.0+)?)?)?$", "not a date such as 2024-01-31"),
     "time": (rf"^{_TIME}$", "not a time of day such as 12:30:00"),
@@ -25,7 +27,7 @@ READ_FROM_TEXT = tuple(_WRITTEN)
 
 
 def times_in(texts: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
-    """Type texts as the dates, times or booleans of a column; return why the others are none, by position."""
+    """Type texts as the dates, times or booleans of a column; give the others a reason, by position."""
     assert rule.type is not None and rule.type.check is not None  # noqa: S101, PT018
     pattern, reason = _WRITTEN[rule.type.check]
     texts = texts.cast(TEXT)
@@ -35,7 +37,7 @@ def times_in(texts: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
         written = pc.utf8_slice_codeunits(written, 0, 10)
     try:
         typed = _typed(written, rule)
-    except pa.ArrowInvalid:  # there is no 30th of February: find which they are
+    except pa.ArrowInvalid:  # a 30th of February: find which texts are none
         typed = pa.concat_arrays(
             [_or_null(written[place : place + 1], rule) for place in range(len(written))]
         )
@@ -47,7 +49,7 @@ def _typed(written: pa.Array, rule: Rule) -> pa.Array:
     assert rule.type is not None  # noqa: S101
     if rule.type.check == "boolean":
         return pc.starts_with(pc.utf8_lower(written), "t")
-    if rule.type.check == "time":  # which Arrow does not read, but as a part of a timestamp
+    if rule.type.check == "time":  # Arrow reads one in a timestamp only
         dated = pc.binary_join_element_wise(pa.scalar("1970-01-01 ", TEXT), written, pa.scalar("", TEXT))
         return dated.cast(pa.timestamp("us")).cast(rule.typed)
     return written.cast(rule.typed)

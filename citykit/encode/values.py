@@ -24,26 +24,29 @@ from citykit.pgtypes import PGTYPES, Check
 
 Answer: TypeAlias = tuple[Any, str | None]  # the value to store, or None and the reason
 
-_NUMERIC_DIGITS = (131_072, 16_383)  # at most, before the point and after it, in numeric without a precision
+NUMERIC_DIGITS = (131_072, 16_383)  # at most, before the point and after it, in numeric without a precision
 _NO_YEAR = "outside of the years that can be stored"
+_TOO_LONG = "longer than 292,271 years"
+# PostgreSQL takes a hyphen after any four digits, and braces around them. uuid.UUID() takes more than that.
+_A_UUID = re.compile(r"(\{)?[0-9A-Fa-f]{4}(?:-?[0-9A-Fa-f]{4}){7}(?(1)\})")
 _A_MACADDR = re.compile(r"[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}")
 _A_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
-# Types of values that `plain` returns as they are; .item() of the last two loses the unit or nanoseconds.
+# Types of values that `unwrapped` returns as they are; .item() of the last two loses the unit or nanoseconds.
 _PLAIN = frozenset({str, int, float, bool, type(None), Decimal, np.datetime64, np.timedelta64})
 
 
-def plain(value: Any) -> Any:
-    """Return what a value means, as Python's own type.
+def unwrapped(value: Any) -> Any:
+    """Return the value of one of Python's own types that a value stands for.
 
     A member of an Enum is its value; a scalar of NumPy, and an instance of a subclass of str, int or float,
-    is the text or number that it holds, however it prints.
+    is the text or number that it holds, whatever its __str__ returns.
     """
     if type(value) in _PLAIN:
         return value
     if isinstance(value, enum.Enum):
-        return plain(value.value)
+        return unwrapped(value.value)
     if isinstance(value, np.generic) and not isinstance(value, (np.datetime64, np.timedelta64)):
         return value.item()
     if isinstance(value, str):
@@ -60,12 +63,17 @@ def is_missing(value: Any) -> bool:
     return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
+def has_elements(value: Any) -> bool:
+    """Tell whether a value is a list, a tuple or an array of NumPy's that has a dimension."""
+    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
 def checked(value: Any, rule: Rule) -> Answer:
     """Return one value, of any type, as the column stores it, or None and the reason why it cannot."""
     assert rule.type is not None and rule.type.check is not None  # noqa: S101, PT018  such columns are refused
     if rule.members and isinstance(value, enum.Enum) and value in rule.members:
         return rule.members[value], None
-    value = plain(value)
+    value = unwrapped(value)
     return (None, None) if is_missing(value) else _CHECKS[rule.type.check](value, rule)
 
 
@@ -115,9 +123,9 @@ def _float(value: Any, rule: Rule) -> Answer:
     if math.isinf(number) and finite:
         if rule.low is None and rule.high is None:
             return None, f"too large for {rule.type and rule.type.sql}"
-        return math.copysign(sys.float_info.max, 1 if value > 0 else -1), None  # beyond any limit
+        return math.copysign(sys.float_info.max, 1 if value > 0 else -1), None  # its limit rejects it
     if isinstance(value, float) or not finite:
-        return number, None  # whether single precision holds it is asked of the whole column
+        return number, None  # single precision is checked later, for the whole column
     with np.errstate(over="ignore"):
         held = np.float32(number) if single else np.float64(number)
     if _is_held(value, held):
@@ -126,7 +134,7 @@ def _float(value: Any, rule: Rule) -> Answer:
 
 
 def _is_held(value: Any, number: np.floating[Any]) -> bool:
-    """Tell whether a float is a number: exactly, or where that has a fraction also as written (0.1)."""
+    """Tell whether a float equals a number: exactly, or, if that has a fraction, as it is written (0.1)."""
     if float(number) == value:
         return True
     has_fraction = isinstance(value, Decimal) and value != value.to_integral_value()
@@ -146,17 +154,21 @@ def _numeric(value: Any, rule: Rule) -> Answer:
         return None, "not a decimal number"
     if number.is_infinite():
         return (str(number), None) if rule.precision is None else (None, "infinite")
-    _, digits, exponent = number.as_tuple()
+    sign, digits, exponent = number.as_tuple()
     assert isinstance(exponent, int)  # noqa: S101  it is a letter for infinities and NaN only
     zeros = len(digits) - len("".join(map(str, digits)).rstrip("0"))
-    before = number.adjusted() + 1 if number else 0
-    after = max(0, -exponent - zeros) if number else 0
-    scale = rule.scale or 0
-    most_before, most_after = _NUMERIC_DIGITS if rule.precision is None else (rule.precision - scale, scale)
-    if after > most_after:
+    scale = rule.scale or 0  # may be negative, or greater than the precision
+    most_before, most_after = NUMERIC_DIGITS if rule.precision is None else (rule.precision - scale, scale)
+    if number and -exponent - zeros > most_after:
+        if most_after < 0:
+            return None, f"not a multiple of {10**-most_after:,}"
         return None, f"with more than {most_after:,} digits after the point"
-    if before > most_before:
+    if number and number.adjusted() + 1 > most_before:
+        if most_before < 0:
+            return None, f"too large for numeric({rule.precision}, {scale})"
         return None, f"with more than {most_before:,} digits before the point"
+    if (beyond := -exponent - max(0, most_after)) > 0:  # only zeros, of which the server refuses very many
+        number = Decimal((sign, digits[:-beyond] or (0,), exponent + beyond))
     return str(number), None
 
 
@@ -168,12 +180,15 @@ def fits_numeric(array: pa.Array, rule: Rule) -> bool:
     if rule.precision is None:
         return True
     scale = rule.scale or 0
-    most = min(10.0 ** (rule.precision - scale), 2.0**53 / 10.0**scale)  # what the next step is exact for
-    if not 0 <= scale <= 22 or (np.abs(numbers_.astype(np.float64)) >= most).any():
+    if not 0 <= scale <= 22:
+        return False
+    # The last step is exact below it. 2**53 is less than 10**16, and a double holds no 10**400.
+    most = min(10.0 ** min(rule.precision - scale, 16), 2.0**53 / 10.0**scale)
+    if (np.abs(numbers_.astype(np.float64)) >= most).any():
         return False
     if pa.types.is_integer(array.type):
         return True
-    # A double is a decimal of that scale, as written, if it is the double nearest to one.
+    # A double is written with at most `scale` decimals if it is the double nearest to such a decimal.
     return bool((np.rint(numbers_ * 10.0**scale) / 10.0**scale == numbers_).all())
 
 
@@ -182,15 +197,26 @@ def _boolean(value: Any, _rule: Rule) -> Answer:
 
 
 def _uuid(value: Any, _rule: Rule) -> Answer:
-    try:
-        return str(value if isinstance(value, uuid.UUID) else uuid.UUID(value)), None
-    except (ValueError, AttributeError, TypeError):
-        return None, "not a UUID"
+    if isinstance(value, uuid.UUID):
+        return str(value), None
+    fits = isinstance(value, str) and _A_UUID.fullmatch(value)
+    return (str(uuid.UUID(value)), None) if fits else (None, "not a UUID")
+
+
+def _for_pandas(value: Any) -> Any:
+    """Return a moment or duration of NumPy's in a unit that pandas has; None if it is finer than that."""
+    if np.datetime_data(value.dtype)[0] not in ("ps", "fs", "as"):
+        return value
+    cut = value.astype(f"{value.dtype.kind}8[ns]")
+    return cut if cut == value else None
 
 
 def _moment(value: Any) -> datetime.datetime | pd.Timestamp | str:
     """Return a point in time to the microsecond, or the reason why a value is none."""
     if isinstance(value, np.datetime64):
+        value = _for_pandas(value)
+        if value is None:
+            return "finer than a microsecond"
         try:
             value = pd.Timestamp(value)
         except ValueError:
@@ -241,23 +267,30 @@ def _time(value: Any, _rule: Rule) -> Answer:
 
 
 def _interval(value: Any, _rule: Rule) -> Answer:
-    if isinstance(value, np.timedelta64) and np.datetime_data(value)[0] not in ("Y", "M"):
-        value = pd.Timedelta(value)
-    if not isinstance(value, datetime.timedelta):
-        return None, "not a duration"
-    if isinstance(value, pd.Timedelta):
-        if value.nanoseconds:
-            return None, "finer than a microsecond"
-        value = value.to_pytimedelta()
+    try:
+        if isinstance(value, np.timedelta64) and np.datetime_data(value.dtype)[0] not in ("Y", "M"):
+            value = _for_pandas(value)
+            if value is None:
+                return None, "finer than a microsecond"
+            value = pd.Timedelta(value)
+        if not isinstance(value, datetime.timedelta):
+            return None, "not a duration"
+        if isinstance(value, pd.Timedelta):
+            if value.nanoseconds:
+                return None, "finer than a microsecond"
+            value = value.to_pytimedelta()
+    except (OverflowError, pd.errors.OutOfBoundsTimedelta):  # beyond what Python's timedelta or pandas' holds
+        return None, _TOO_LONG
     if not -(2**63) < value // datetime.timedelta(microseconds=1) < 2**63:
-        return None, "longer than 292,271 years"
+        return None, _TOO_LONG
     return value, None
 
 
 def _json(value: Any, rule: Rule) -> Answer:
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_for_json)
         text.encode()
+        _check_keys(value)
     except (TypeError, ValueError, RecursionError) as exc:
         return None, f"not JSON ({exc})"
     if rule.type is PGTYPES["jsonb"] and _A_NUL.search(text):
@@ -265,13 +298,29 @@ def _json(value: Any, rule: Rule) -> Answer:
     return text, None
 
 
-def _plain(value: Any) -> Any:
+def _for_json(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
-    meant = plain(value)
+    meant = unwrapped(value)
     if meant is not value:
         return meant
     raise TypeError(f"{type(value).__name__} is no type of JSON's")
+
+
+def _check_keys(value: Any) -> None:
+    """Refuse a key, however deep, that is no text: json.dumps makes text of it, even that of another."""
+    found = [value]
+    while found:
+        each = found.pop()
+        if isinstance(each, dict):
+            for key in each:
+                if not isinstance(key, str):
+                    raise TypeError(f"its key {key!r} is no text")
+            found += each.values()
+        elif isinstance(each, (list, tuple)):
+            found += each
+        elif each is not None and not isinstance(each, (str, int, float)):
+            found.append(_for_json(each))
 
 
 def json_as_written(text: str, rule: Rule) -> Answer:
@@ -301,9 +350,8 @@ def _cidr(value: Any, _rule: Rule) -> Answer:
 
 def _address(value: Any, read: Callable[[str], Any], reason: str) -> Answer:
     kinds = (str, ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)
-    if not isinstance(value, kinds) or "%" in str(
-        value
-    ):  # PostgreSQL has no zone of an address (fe80::1%eth0)
+    # PostgreSQL has no zone of an address (fe80::1%eth0).
+    if not isinstance(value, kinds) or "%" in str(value):
         return None, reason
     try:
         return str(read(str(value))), None

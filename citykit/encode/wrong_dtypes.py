@@ -1,6 +1,6 @@
-"""Which dtypes the columns of a table take, and what makes one of those of another. No I/O.
+"""The dtypes that a column takes, and how a wrong one is converted. No I/O.
 
-A column of a wrong dtype is one problem, and not one for each of its values.
+A column of a wrong dtype is one reject instead of one for each of its values.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from citykit.encode.columns import is_list, is_text
+from citykit.encode.dtypes import EXTENSIONS
 from citykit.encode.names import quoted
 from citykit.encode.rules import Rule
 from citykit.encode.values import is_missing
+from citykit.pgtypes import PGTYPES
 
 _NUMBERS = frozenset({"integer", "float", "decimal"})
 _TEXT = frozenset({"text"})
-# The kinds of values that a column may take, by `PgType.check`. Whether it takes each of them, only the value
-# tells: text may be that of a UUID.
+# The kinds of values that a column may take, by `PgType.check`. Each value is still checked: a text may be no
+# UUID.
 _TAKES: dict[str, frozenset[str]] = {
     "text": _TEXT,
     "enum": _TEXT,
@@ -49,7 +52,6 @@ _WANTED = {
     "timestamp": "timestamps without a time zone", "timestamptz": "timestamps with a time zone",
     "interval": "durations", "json": "JSON", "bytea": "bytes",
 }  # fmt: skip
-_EXTENSIONS = {"arrow.json": "json", "arrow.uuid": "uuid", "arrow.bool8": "boolean"}
 
 # Kinds of Python's values, by their type alone: a subclass (a member of an Enum) may mean something else.
 _KINDS: dict[type, str] = {
@@ -63,7 +65,7 @@ _MISSING = frozenset({type(None), type(pd.NA), type(pd.NaT)})
 
 
 def wrong_dtype(series: pd.Series[Any], rule: Rule, name: object, *, values: bool) -> tuple[str, str] | None:
-    """Return why no value of a column can be stored, and how to convert it; None where one may be.
+    """Return why no value of a column can be stored, and how to convert it; None if one may be stored.
 
     Parameters
     ----------
@@ -72,8 +74,8 @@ def wrong_dtype(series: pd.Series[Any], rule: Rule, name: object, *, values: boo
     name : object
         Of the column in the user's frame.
     values : bool
-        Whether a column of dtype object is judged by the types of its values. Only the whole column tells: a
-        part of it may hold one type, and the rest another.
+        Whether a column of dtype object is judged by the types of its values. False for a part of a column:
+        the rest may hold other types.
     """
     if rule.type is None or rule.type.check is None:
         return None  # such a column is refused before
@@ -116,7 +118,7 @@ def _of_dtype(series: pd.Series[Any], rule: Rule) -> tuple[str, set[str]]:
 
 
 def _item_fits(series: pd.Series[Any], type_: pa.DataType, rule: Rule) -> bool:
-    """Tell whether the column may take the elements of lists of a type of Arrow's, or there are none."""
+    """Tell whether the column may take the elements of an Arrow list type, or the lists have none."""
     assert rule.item is not None and rule.type is not None and rule.type.check is not None  # noqa: S101, PT018
     kind = _kind(type_.value_type)
     if kind in (*_TAKES[rule.type.check], "", "list"):  # a list in a list has a reason of its own
@@ -132,7 +134,7 @@ def _any_value(series: pd.Series[Any]) -> bool:
     if not present.any():
         return False
     if isinstance(series.dtype, pd.ArrowDtype) and pa.types.is_floating(series.dtype.pyarrow_dtype):
-        values = pa.array(series)  # which may hold NaN beside NULL
+        values = pa.array(series)  # may hold NaN beside NULL
         return not pc.all(pc.is_nan(values)).as_py()
     return True
 
@@ -141,7 +143,8 @@ def _kind(type_: pa.DataType) -> str:
     """Return the kind of the values of a type of Arrow's; "" where each value must be looked at."""
     has = pa.types
     if isinstance(type_, pa.BaseExtensionType):
-        return _EXTENSIONS.get(type_.extension_name, "other")
+        name = EXTENSIONS.get(type_.extension_name)
+        return (name and PGTYPES[name].check) or "other"
     if has.is_dictionary(type_):
         return _kind(type_.value_type)
     if has.is_nested(type_) and _has_extension(type_):
@@ -160,17 +163,14 @@ _TESTS: dict[str, tuple[Any, ...]] = {
     "integer": (pa.types.is_integer,),
     "float": (pa.types.is_floating,),
     "decimal": (pa.types.is_decimal,),
-    "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    "text": (is_text,),
     "bytes": (
         pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary,
     ),
     "date": (pa.types.is_date,),
     "time": (pa.types.is_time,),
     "duration": (pa.types.is_duration,),
-    "list": (
-        pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view,
-        pa.types.is_large_list_view,
-    ),
+    "list": (is_list, pa.types.is_list_view, pa.types.is_large_list_view),
     "dict": (pa.types.is_struct, pa.types.is_map),
 }  # fmt: skip
 
@@ -207,7 +207,7 @@ def _has_value(values: Any, type_: type) -> bool:
 
 
 def _conversion(series: pd.Series[Any], rule: Rule, kinds: AbstractSet[str], column: str) -> str:
-    """Return what is typed to convert a column, or to load the others where it cannot be converted."""
+    """Return the line that converts a column, or else the line that leaves it out."""
     check = str(rule.type and rule.type.check)
     found = None
     if len(kinds) == 1:
@@ -216,6 +216,8 @@ def _conversion(series: pd.Series[Any], rule: Rule, kinds: AbstractSet[str], col
             found = '{}.map(lambda each: [each], na_action="ignore")' if kind in _TAKES[check] else None
         else:
             found = _to_text(series, kind) if check in ("text", "enum") else _CONVERSIONS.get((kind, check))
+            if found and check == "boolean" and not series.dropna().astype(object).isin([0, 1]).all():
+                found = None  # pandas refuses to convert other numbers
     if found:
         dense = f"{column}.sparse.to_dense()" if isinstance(series.dtype, pd.SparseDtype) else column
         return f"Convert it: {column} = {found.format(dense)}"

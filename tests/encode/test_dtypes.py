@@ -108,6 +108,7 @@ def test_a_frame_of_polars_is_taken_by_its_schema() -> None:
     ("values", "expected"),
     [
         (["a", None, np.nan], "text"), ([], "text"), ([None, pd.NA], "text"), ([np.str_("a")], "text"),
+        ([np.uint64(1), np.uint64(2**64 - 1)], "numeric"), ([np.uint64(2**64 - 1), np.uint64(1)], "numeric"),
         ([1, None, np.nan], "bigint"), ([np.int8(1)], "bigint"), ([1, 2**63], "numeric"),
         ([1.5, None, np.float32(1)], "float"), ([np.bool_(True)], "boolean"),
         ([dt.date(2024, 2, 29), pd.NaT], "date"),
@@ -131,7 +132,9 @@ def test_values_of_dtype_object(values: list[Any], expected: str) -> None:
         ([1, "a"], "it holds bigint and text: " + CREATE + ", types={'x': 'jsonb'})"),
         ([1, 1.5], "types={'x': 'numeric'}"), ([1, Decimal(1)], "types={'x': 'numeric'}"),
         ([MOMENT, MOMENT.date()], "types={'x': 'timestamp'}"), ([{"a": 1}, [1]], "types={'x': 'jsonb'}"),
-        ([MOMENT, MOMENT.replace(tzinfo=dt.UTC)], "frame['x'] = pandas.to_datetime(frame['x'], utc=True)"),
+        ([MOMENT, MOMENT.replace(tzinfo=dt.UTC)], "frame['x'] = pd.to_datetime(frame['x'], utc=True)"),
+        ([dt.time(1), dt.time(1, tzinfo=dt.UTC)], "it holds time and timetz, which no type"),
+        ([np.array(1), np.array([1])], "it holds lists and ndarray, which no type"),
         ([[[1]]], "lists of lists: " + CREATE + ", types={'x': 'jsonb'})"),
         ([[{"a": 1}]], "types={'x': 'jsonb'}"),
         pytest.param([object()], "it holds object, which .*astype", id="an object"),
@@ -160,8 +163,8 @@ def test_all_such_columns_are_named_at_once() -> None:
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ([], "the frame has no columns"), (["a", "a"], "'a': the frame has this column more than once"),
-        ([""], "its name is empty"), (["x" * 64], "64 bytes long, and a name has at most 63"),
+        ([], "made: the frame has no columns"), (["a", "a"], "'a': the frame has this column more than once"),
+        ([""], "column '': its name is empty"), (["x" * 64], "64 bytes long, and a name has at most 63"),
         (["ä" * 32], "64 bytes long"), (["a\0"], "NUL"), (["\ud800"], "surrogate"),
         ([0], r"column 0: its name is no text: frame = frame.rename\(columns=str\)"),
         ([("a", "b")], "several levels"), ([f"c{n}" for n in range(1601)], "1,601 columns"),

@@ -282,6 +282,14 @@ def test_one_row_is_checked_as_a_frame_of_one_row_is(rules: list[Rule], data: st
         assert {n: list(v) if isinstance(v, tuple) else v for n, v in stored.items()} == kept
 
 
+def test_one_row_takes_an_array_of_numpy_as_a_list() -> None:
+    for names in (np.array(["a"]), np.array(["a", None], dtype=object), np.array([], dtype=object)):
+        assert validate_row({"list": names}, ODD) == ({"list": names.tolist()}, [])
+    for other in (pd.Series(["a"]), pd.Series([], dtype=object), np.array(5)):
+        _, [reject] = validate_row({"list": other}, ODD)
+        assert reject[3] == "not a list"
+
+
 def test_the_frame_is_not_changed() -> None:
     frame = frame_of("population", [1, -2, 3])
     before = frame.copy(deep=True)

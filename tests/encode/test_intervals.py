@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
+from citykit.encode import rules_of, validate
 from citykit.load.plan import FEW_ROWS
 from tests.support.tables import created
 
@@ -25,6 +28,27 @@ SIZES = [
     timedelta(days=106_751_990),
 ]
 VALUES = [sign * size for size in SIZES for sign in (1, -1)]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (pd.Timedelta(np.timedelta64(10**15, "s")), "longer than 292,271 years"),
+        (np.timedelta64(2**60, "D"), "longer than 292,271 years"),
+        (np.timedelta64(1, "ps"), "finer than a microsecond"),
+        (np.timedelta64(-(10**6) - 1, "ps"), "finer than a microsecond"),
+        (np.timedelta64(10**6, "ps"), None),
+    ],
+    ids=repr,
+)
+def test_a_duration_that_no_interval_holds_is_a_reject(value: Any, reason: str | None) -> None:
+    columns: list[tuple[Any, Any]] = [(sa.Interval(), value), (sa.ARRAY(sa.Interval()), [value])]
+    for type_, held in columns:
+        rules = rules_of(sa.Table("t", sa.MetaData(), sa.Column("x", type_)))
+        rows, rejects = validate(pd.DataFrame({"x": pd.Series([held, None], dtype=object)}), rules)
+        assert rows.num_rows == (1 if reason else 2)
+        assert rejects["reason"].str.removeprefix("element 0 ").tolist() == ([reason] if reason else [])
+        assert str(rejects)
 
 
 @pytest.mark.parametrize("style", ["postgres", "sql_standard", "iso_8601", "postgres_verbose"])

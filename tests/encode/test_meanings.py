@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
@@ -145,6 +146,53 @@ def test_a_decimal_with_a_fraction_is_stored_exactly_or_as_written(
         assert (checked(sa.ARRAY(NUMBERS[type_]), pd.Series([list(values)], dtype=object))[1] == []) is exact
 
 
+@pytest.mark.parametrize(
+    ("scale", "value", "reason"),
+    [
+        (-2, "12300", None), (-2, "0", None), (-2, "12345", "not a multiple of 100"),
+        (-2, "-10000000", "with more than 7 digits before the point"),
+        (7, "0.0012345", None), (7, "0", None), (7, "-0.01", "too large for numeric(5, 7)"),
+    ],
+)  # fmt: skip
+def test_the_scale_of_a_numeric_may_be_negative_or_greater_than_its_precision(
+    scale: int, value: str, reason: str | None
+) -> None:
+    number = Decimal(value)
+    columns: list[Any] = [pd.Series([each], dtype=object) for each in (value, number, float(value))]
+    columns += [pd.Series([value], dtype="str"), pd.Series([float(value)])]
+    columns += [in_pandas(pa.array([number], pa.decimal128(38, 7)))]
+    for held in columns:
+        stored, reasons = checked(sa.Numeric(5, scale), held)
+        assert [Decimal(each) for each in stored] == ([] if reason else [number])
+        assert reasons == ([reason] if reason else [])
+
+
+@pytest.mark.parametrize(("precision", "scale"), [(400, 0), (1_000, 500), (5, -900), (5, 900)])
+def test_numbers_are_compared_with_limits_that_no_double_holds(precision: int, scale: int) -> None:
+    for dtype in ("float64", "int64"):
+        stored, reasons = checked(sa.Numeric(precision, scale), pd.Series([0, 0], dtype=dtype))
+        assert [Decimal(each) for each in stored] == [0, 0]
+        assert reasons == []
+
+
+async def test_zeros_beyond_the_digits_of_a_numeric_are_left_out(engine: AsyncEngine) -> None:
+    table = sa.Table(
+        "zeros", sa.MetaData(), sa.Column("key", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("free", sa.Numeric), sa.Column("limited", sa.Numeric(50, 2)), sa.Column("at", pg.INET),
+    )  # fmt: skip
+    values = ["1." + "0" * 40_000, Decimal("0E-40000"), "-1." + "0" * 16_384, "2.5"]
+    frame = pd.DataFrame({"key": range(len(values)), "free": pd.Series(values, dtype=object)})
+    frame = frame.assign(limited=frame["free"])
+    for source in (frame, frame.assign(at="10.0.0.1")):  # with an inet the rows are sent as text
+        async with created(engine, table):
+            await citykit.load_frame(engine, source, table)
+            sql = "SELECT free::float8, scale(free), limited::float8, scale(limited) FROM zeros ORDER BY key"
+            async with engine.connect() as connection:
+                found = [tuple(row) for row in await connection.execute(text(sql))]
+        scales = [16_383, 16_383, 16_383, 1]
+        assert found == [(n, each, n, 2) for n, each in zip([1, 0, -1, 2.5], scales, strict=True)]
+
+
 # Subclasses
 
 
@@ -164,6 +212,12 @@ class Colour(enum.Enum):
     RED = "red"
 
 
+class Named(enum.Enum):
+    FIRST = 1
+    ALIAS = 1
+    SECOND = 2
+
+
 class Loud(str):
     def __str__(self) -> str:
         return "LOUD"
@@ -178,6 +232,8 @@ class Loud(str):
         (sa.Numeric(), Size.BIG, "5"), (sa.Numeric(), Height.HIGH, "1.5"), (sa.Boolean(), np.True_, True),
         (sa.JSON(), {"a": [Country.IS, Size.BIG, Colour.RED, np.int64(1)]}, '{"a": ["IS", 5, "red", 1]}'),
         (sa.Enum("IS", "GB", name="c"), Country.IS, "IS"), (sa.Enum(Colour), Colour.RED, "RED"),
+        (sa.Enum(Named, omit_aliases=False), Named.SECOND, "SECOND"),
+        (sa.Enum(Named, omit_aliases=False), Named.ALIAS, "FIRST"), (sa.Enum(Named), Named.ALIAS, "FIRST"),
         (sa.Uuid(), Loud("12345678-1234-5678-1234-567812345678"), "12345678-1234-5678-1234-567812345678"),
     ],
     ids=str,
@@ -270,6 +326,16 @@ def test_other_extension_types_are_refused_by_name(
         many = in_pandas(pa.ListArray.from_arrays(pa.array([0, 2], pa.int32()), values))
         with pytest.raises(citykit.InvalidFrameError, match=f"of dtype .*{name}"):
             checked(sa.ARRAY(column), many)
+
+
+@pytest.mark.parametrize(
+    "value", [{1: "a"}, {1: "a", "1": "b"}, [{"a": {None: 1}}], {"a": ({"b": 1, True: 2},)}], ids=str
+)
+def test_a_key_of_json_that_is_no_text_is_a_reject(value: Any) -> None:
+    for held in (value, np.array([value, None], dtype=object)):
+        stored, [reason] = checked(pg.JSONB(), pd.Series([held, {"a": [1]}], dtype=object))
+        assert stored == ['{"a": [1]}']
+        assert re.fullmatch(r"not JSON \(its key (1|None|True) is no text\)", reason)
 
 
 @pytest.mark.parametrize("written", ["{", "NaN", "[Infinity]", '"\\ud800"', ""])

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 import citykit
 from citykit.cities import CITIES
-from citykit.encode import Names, Rule, rules_of, unused_by, validate
+from citykit.encode import Names, Rule, columns_of_key, key_of, rules_of, unused_by, validate
+from citykit.encode.names import quoted
 
 RULES = rules_of(CITIES)
 COLUMNS = [rule.name for rule in RULES]
@@ -171,8 +172,8 @@ def test_a_column_that_is_renamed_may_be_picked_by_its_old_name() -> None:
         ({"rename": {"cty": "name"}}, "'cty': rename= names it, and the frame lacks it (did you mean 'city'"),
         ({"columns": ["nam"]}, "'nam': columns= names it, and the frame lacks it (did you mean 'name'"),
         ({"columns": ["name", "name"]}, "columns= names it twice"),
-        ({"rename": {"city": "name"}}, "'name': 'city', 'name' would both be called so"),
-        ({"rename": {"city": "x", "population": "x"}}, "'x': 'city', 'population' would both be called so"),
+        ({"rename": {"city": "name"}}, "'name': 'city', 'name' would both get this name"),
+        ({"rename": {"city": "x", "population": "x"}}, "'x': 'city', 'population' would both get this name"),
     ],
 )
 def test_a_map_that_does_not_fit_the_frame_is_said(names: dict[str, Any], said: str) -> None:
@@ -190,12 +191,36 @@ def test_of_two_columns_renamed_to_one_the_call_keeps_the_one_that_was_meant() -
     assert rows["country"].to_pylist() == ["JP"]
 
 
+def test_columns_are_picked_by_any_iterable_of_names_and_not_by_an_empty_one() -> None:
+    frame = a_row(["name", "population", "note"])
+    wanted = (name for name in ["name", "population"])
+    rows, _ = validate(frame, RULES, 0, Names(columns=wanted))  # type: ignore[arg-type]
+    assert {"name", "population"} < set(rows.column_names)
+    with pytest.raises(ValueError, match="not an empty one; nothing was loaded"):
+        Names(columns=[])
+
+
+def test_rows_without_any_column_are_refused() -> None:
+    rules = rules_of(sa.Table("t", sa.MetaData(), sa.Column("a", sa.Text), sa.Column("b", sa.Text)))
+    assert "has rows, and no column" in str(refused(pd.DataFrame(index=range(3)), rules))
+    assert "has rows, and no column" in str(refused(a_row(["id"]), rules, unused=["id"]))
+    assert stored(pd.DataFrame(), rules) == []
+
+
 @pytest.mark.parametrize(
     "names", [{"rename": "city"}, {"rename": {"a": 1}}, {"rename": [1]}, {"columns": "name"}, {"columns": 7}]
 )
 def test_a_map_of_another_type_is_a_type_error(names: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="nothing was loaded"):
         Names(**names)
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "é", 'say "it\'s"', "it's", '\\"', "\\'\"", "\xa0", "\n", "\ud800", "\0"]
+)
+def test_a_name_is_quoted_as_python_reads_it(name: str) -> None:
+    assert ast.literal_eval(quoted(name)) == name
+    assert quoted(name)[0] == quoted(name)[-1] == '"'
 
 
 # The index
@@ -228,6 +253,31 @@ def test_an_index_of_another_name_is_only_a_label(name: Any) -> None:
 def test_an_index_that_was_not_picked_is_only_a_label() -> None:
     frame = a_row(["name", "population", "region"]).set_index("region")
     assert stored(frame, columns=["name", "population"])
+
+
+# The key
+
+
+@pytest.mark.parametrize(
+    "key",
+    [5, [citykit.City.name], citykit.City.name, ["name", None]],
+    ids=["number", "columns", "column", "None"],
+)
+def test_a_key_of_something_else_than_names_is_a_type_error(key: Any) -> None:
+    with pytest.raises(TypeError, match=r'as in key=\["name"\], not .*; nothing was loaded'):
+        key_of(CITIES, key, str)
+    assert columns_of_key("name") == columns_of_key(["name"]) == ("name",)
+
+
+def test_a_unique_index_on_an_expression_is_no_key() -> None:
+    table = sa.Table(
+        "t", sa.MetaData(), sa.Column("name", sa.Text, primary_key=True), sa.Column("n", sa.Text)
+    )
+    sa.Index("lower", sa.func.lower(table.c.name), unique=True)
+    assert key_of(table, None, str) == ("name",)
+    sa.Index("plain", table.c.n, unique=True)
+    with pytest.raises(ValueError, match=r"2 unique constraints: \(name\); \(n\)"):
+        key_of(table, None, str)
 
 
 # Columns that the database alone fills

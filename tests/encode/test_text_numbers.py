@@ -94,8 +94,10 @@ LOOKS = {
     "1.234.567": "like a number with thousands dots",
     "-1.234.567": "like a number with thousands dots",
     "12,000": "like a number with thousands commas",
-    "1,234.5": "like a number with thousands commas and a decimal point",
-    "1.234,5": "like a number with thousands dots and a decimal comma",
+    "1,234.5": "fractional",
+    "1,234.0": "like a number with thousands commas and a decimal point",
+    "1.234,5": "fractional",
+    "1.234,0": "like a number with thousands dots and a decimal comma",
     "12 000": "like a number with thousands spaces",
     "12\xa0000": "like a number with thousands no-break spaces",
     "12\u2009000": "like a number with thousands thin spaces",
@@ -112,7 +114,8 @@ LOOKS = {
     "١٢": "in other digits than 0 to 9",
     "\uff15": "in other digits than 0 to 9",
     "\u22125": "like a number with another minus sign than -",
-    "12,5": "like a number with a decimal comma",
+    "12,5": "fractional",
+    "12,0": "like a number with a decimal comma",
     "5.5": "fractional",
     "": "empty",
     **dict.fromkeys(
@@ -276,6 +279,7 @@ def rejected(texts: list[str], type_: str = "integer", **marks: str) -> pd.DataF
         ("double", ["52,51", "5"], {"decimal": ","}),
         ("double", ["1,234,567"], {"thousands": ","}),
         ("double", ["1,234.5"], {"thousands": ","}),
+        ("integer", ["12,0"], {"decimal": ","}),
     ],
 )
 def test_the_advice_is_the_call_that_reads_what_looks_alike(
@@ -289,6 +293,16 @@ def test_the_advice_is_the_call_that_reads_what_looks_alike(
     frame = pd.DataFrame({"x": texts})
     exec(str(advice(rejects, len(texts), {})), {"frame": frame})  # noqa: S102  likewise, of a frame
     assert frame.attrs[NOTATION] == marks
+
+
+@pytest.mark.parametrize("type_", WHOLE)
+@pytest.mark.parametrize("text", ["12,5", "12.5", "1.234,5", "1,234.5", "1 234,05"])
+def test_no_notation_is_advised_for_a_fraction_in_a_column_of_whole_numbers(text: str, type_: str) -> None:
+    notations: list[dict[str, str]] = [{}, {"decimal": ","}]
+    for marks in notations:
+        rejects = rejected([text], type_, **marks)
+        assert rejects["reason"].tolist() == ["fractional"]
+        assert advice(rejects, 1, {"read": 'dict(path="de.csv"', **marks}) is None
 
 
 def test_leaving_rows_out_is_not_advised_where_most_would_be_lost() -> None:

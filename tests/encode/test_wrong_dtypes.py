@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
 import citykit
-from citykit.encode import Names, Rule, check_dtypes, rules_of, validate
+from citykit.encode import NOTATION, Names, Rule, check_dtypes, rules_of, validate
 
 TARGETS: dict[str, Any] = {
     "text": sa.Text(),
@@ -252,6 +252,46 @@ def refused_and_converted(frame: pd.DataFrame, rules: list[Rule], *, enum: bool)
     stored, rejects = checked(scope["frame"], rules)
     if not enum:  # whose labels decide
         assert (stored, len(rejects)) == (len(frame), 0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series([0, 1, 2]),
+        pd.Series([0.5, 1.0]),
+        pd.Series([2, None], dtype="Int64"),
+        pd.Series([2, None], dtype=pd.ArrowDtype(pa.int32())),
+        pd.Series([1, -1, None], dtype=object),
+    ],
+    ids=lambda series: str(series.dtype),
+)
+def test_numbers_besides_0_and_1_get_no_conversion_to_booleans(values: pd.Series[Any]) -> None:
+    with pytest.raises(citykit.InvalidFrameError) as caught:
+        checked(frame_of(values, len(values)), rules_for(sa.Boolean()))
+    assert str(caught.value).endswith('leave it out: frame = frame.drop(columns="v")')
+
+
+@pytest.mark.parametrize(
+    ("notes", "made"),
+    [
+        ({}, []),
+        ({"read": 'read_file("x.csv"', "decimal": ","}, ['frame = read_file("x.csv", decimal=",")']),
+        ({"frame": "table.to_pandas()"}, ["frame = table.to_pandas()"]),
+    ],
+    ids=["frame", "file", "Arrow"],
+)
+def test_the_conversion_begins_with_the_frame_of_a_source_that_is_none(
+    notes: dict[str, str], made: list[str]
+) -> None:
+    frame = frame_of(objects("1 day").astype("str"))
+    frame.attrs[NOTATION] = notes
+    with pytest.raises(citykit.InvalidFrameError) as caught:
+        validate(frame, rules_for(sa.Interval()))
+    lines = [line.partition(": ")[2] for line in str(caught.value).splitlines()[1:]]
+    assert lines == [*made, 'frame["v"] = pd.to_timedelta(frame["v"])']
+    frame.attrs[NOTATION] = {"read": ""}  # of a body over HTTP, for example: there is nothing to type
+    with pytest.raises(citykit.InvalidFrameError, match=r"nothing was loaded\.$"):
+        validate(frame, rules_for(sa.Interval()))
 
 
 @pytest.mark.parametrize(

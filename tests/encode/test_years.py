@@ -165,6 +165,9 @@ async def test_a_column_of_another_type_is_one_reject_whatever_its_years(
         ("timestamp", np.datetime64("292000000000-01-01", "s"), None),
         ("date", np.datetime64("9000000-01-01"), None),
         ("date", np.datetime64("12000-01-01T01"), None),
+        ("timestamp", np.datetime64(10**6, "ps"), "1970-01-01 00:00:00.000001"),
+        ("timestamp", np.datetime64(1, "ps"), None),
+        ("date", np.datetime64(-1, "ps"), None),
     ],
     ids=str,
 )
