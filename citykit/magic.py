@@ -56,14 +56,14 @@ class _Cities:
             ``day=2024-02-29``. A date is given as text, which the server reads where the SQL
             takes a date: ``WHERE founded = :day``, ``CAST(:day AS date)``.
         --numeric {float,decimal}
-            As what numerics are read, where not as the engine says; see ``citykit.read_frame``.
+            How numerics are read, if not as the engine says; see ``citykit.read_frame``.
 
-        The connection is that of the notebook's variable ``engine`` where that is one, else one of its own
-        from ``citykit.connect()``.
+        The cell runs on the notebook's variable ``engine``, an AsyncEngine; if there is none, on an engine of
+        citykit's own, from ``citykit.connect()``.
         """
         if cell is None:
             if line.strip():
-                raise UsageError("%cities takes nothing; SQL goes into the lines below %%cities.")
+                raise UsageError("%cities takes no arguments; SQL goes into the lines below %%cities.")
             return run(self._overview())
         if not cell.strip():
             raise UsageError("There is no SQL below %%cities; %cities alone shows the connection.")
@@ -91,6 +91,12 @@ class _Cities:
         theirs = self._shell.user_ns.get("engine")
         if isinstance(theirs, AsyncEngine):
             return theirs
+        if theirs is not None:  # citykit's own engine may be on another database
+            raise UsageError(
+                f"The variable engine is no AsyncEngine (its type is {theirs.__class__.__name__}); nothing "
+                "was run. Make it one, with await: engine = await citykit.connect(url). Without it "
+                "(del engine) cells run on an engine of their own."
+            )
         if self._own is None:
             self._own = await connect()
         return self._own
@@ -126,12 +132,12 @@ _ROWS_AND_SIZE = select(
 ).select_from(City)
 
 
-# Quotes and brackets keep their spaces; quotes stay, as they make a text of a literal: --param n='5'.
+# Spaces within quotes or brackets do not split. Quotes stay in the word: --param n='5' is text.
 _WORD = re.compile(r"""(?:'(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" | \[[^\]]*\] | [^\s'"])+""", re.VERBOSE)
 
 
 def _words(line: str) -> list[str]:
-    """Split a line into words; the quotes around a whole word go."""
+    """Split a line into words; quotes around a whole word are removed."""
     if "'" in (rest := _WORD.sub("", line)) or '"' in rest:
         raise ValueError("No closing quotation")
     words = _WORD.findall(line)
@@ -149,7 +155,9 @@ def _read_line(line: str) -> tuple[str | None, dict[str, Any], Numeric | None]:
     except ValueError as exc:
         raise UsageError(f"%%cities {line}: {exc}") from None
     if words.name is not None and (not words.name.isidentifier() or keyword.iskeyword(words.name)):
-        raise UsageError(f"{words.name!r} is no name for a variable; SQL goes into the lines below %%cities.")
+        raise UsageError(f"{words.name!r} is not a variable name; SQL goes into the lines below %%cities.")
+    if words.name == "engine":
+        raise UsageError("Cells run on the variable engine: choose another NAME. Nothing was run.")
     params = {}
     for param in words.param:
         try:

@@ -60,6 +60,11 @@ def test_numerics_are_read_as_is_said() -> None:
         _read_line("--numeric double")
 
 
+def test_the_variable_that_cells_run_on_is_not_assigned() -> None:
+    with pytest.raises(UsageError, match="another NAME"):
+        _read_line("engine")
+
+
 @pytest.mark.parametrize("line", ["'x", "-p x='a", '-p x="a', "-p x=it's"])
 def test_a_quote_that_is_not_closed_is_refused(line: str) -> None:
     with pytest.raises(UsageError, match="No closing quotation"):

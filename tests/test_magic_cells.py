@@ -78,7 +78,7 @@ DELETE FROM cities WHERE name = 'a';
     [
         ("SELECT 1 / 0;", "division by zero"),
         ("SELEC 1;", "line 2: SELEC 1"),
-        ("SELECT 'open;", "In line 2"),
+        ("SELECT 'open;", "in line 2"),
         ("COMMIT;", "engine.begin()"),
         ("VACUUM;", "AUTOCOMMIT"),
         ("SET search_path = x;", "server_settings"),
@@ -92,6 +92,23 @@ async def test_of_several_statements_all_or_none_are_done(
     shown = readable(jupyter.run(f"%%cities\nDELETE FROM cities;\n{second}\nDELETE FROM cities"))
     assert said in shown
     assert await names(engine) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [("citykit.connect()", "coroutine"), ("sqlalchemy.create_engine('postgresql+psycopg://')", "Engine")],
+)
+async def test_a_cell_runs_on_the_variable_engine_or_not_at_all(
+    jupyter: Kernel, engine: AsyncEngine, made: str, kind: str
+) -> None:
+    jupyter.run(f"import sqlalchemy\nkept, engine = engine, {made}")
+    try:
+        shown = readable(jupyter.run("%%cities\nDELETE FROM cities"))
+        assert f"no AsyncEngine (its type is {kind})" in shown
+        assert "engine = await citykit.connect(" in shown
+        assert await names(engine) == "abc"
+    finally:
+        jupyter.run("engine = kept")
 
 
 async def test_an_engine_in_autocommit_runs_what_needs_no_transaction(

@@ -21,12 +21,12 @@ from citykit.pgtypes import TEXT, Type
 Values: TypeAlias = Any  # an Arrow array, or a NumPy array of Python objects where Arrow has no such type
 
 
-class UnfitColumnError(UnfitValueError):
+class UnfitColumnError(ValueError):
     """A value that a column of a frame cannot hold, and the number of the column."""
 
     def __init__(self, column: int, unfit: UnfitValueError) -> None:
-        ValueError.__init__(self, *unfit.args)
-        self.column, self.position, self.holder = column, unfit.position, unfit.holder
+        super().__init__(*unfit.args)
+        self.column, self.position = column, unfit.position
 
 
 def decode(data: bytes, types: Sequence[Type], lost: dict[int, str] | None = None) -> list[Values]:
@@ -39,7 +39,7 @@ def decode(data: bytes, types: Sequence[Type], lost: dict[int, str] | None = Non
     types : sequence of Type
         The type of each column.
     lost : dict, optional
-        Gets, for each column of numerics read as floats, the first value whose whole part no float holds.
+        Filled, for columns of numerics read as floats, with the first value whose whole part no float holds.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def decode(data: bytes, types: Sequence[Type], lost: dict[int, str] | None = Non
 
 
 def _parsed(data: bytes, types: Sequence[Type]) -> pa.Table:
-    """Parse lines; dates and rounded numerics stay text where one of them has to be looked at."""
+    """Parse lines; dates and rounded numerics stay text if Arrow cannot read one, or would round one."""
     always = [type_.row.arrow if type_.row.is_csv and not type_.array else TEXT for type_ in types]
     mostly = [
         type_.row.arrow if type_.row.is_mostly_csv and not type_.array else known
@@ -93,7 +93,7 @@ def _parsed(data: bytes, types: Sequence[Type]) -> pa.Table:
 
 
 def _hold_whole_numbers(numbers: pa.ChunkedArray) -> bool:
-    """Tell whether doubles, if they are that, are in the range in which no whole part is rounded."""
+    """Tell whether all doubles of a column are in the range in which no whole part is rounded."""
     return numbers.type == TEXT or (pc.max(pc.abs(numbers)).as_py() or 0) < EXACT_IN_FLOAT
 
 

@@ -27,7 +27,7 @@ LARGE = 1 << 17  # bytes
 TOGETHER = 5  # columns of numbers that are unpacked at once
 SLACK = 12 * TOGETHER  # bytes after the data that may be read; their values do not matter
 
-# The binary form of numbers, by oid; that of the others of pgtypes.EXACT is their bytes, UTF-8 or any.
+# NumPy's format of the numbers, by oid; the other types of pgtypes.EXACT come as their bytes.
 _NUMBERS: Mapping[int, str] = {
     oid: KNOWN[oid].row.binary for oid in EXACT if KNOWN[oid].row.binary != "bytes"
 }
@@ -121,7 +121,7 @@ def copied_lines(data: Bytes) -> tuple[bytes, int]:
 
 
 def _whole(starts: Any, ends: Any, end: int) -> tuple[Any, Any]:
-    """Drop the places that only look like a message, and a last message that is not whole."""
+    """Drop places that only look like the beginning of a message, and a last message that is not whole."""
     if len(starts) and (starts[0] != 0 or (ends[:-1] != starts[1:]).any()):
         chosen = _chain(starts, ends)
         starts, ends = starts[chosen], ends[chosen]

@@ -39,7 +39,7 @@ def to_frame(
         except UnfitValueError as exc:
             raise UnfitColumnError(number, exc) from exc
         if isinstance(values, np.ndarray) and values.dtype == object:
-            # pandas would make a column of text of an array in which all objects are text.
+            # If all objects are str, pandas would infer a string dtype.
             values = pd.Series(values, dtype=object)
         arrays[number] = values
         parts.clear()  # so that only one column at a time is in memory twice
@@ -65,7 +65,7 @@ def _column(type_: Type, parts: list[Values], backend: DtypeBackend) -> Any:
         return np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in chunked.chunks])
     if pa.types.is_temporal(row.arrow):
         if getattr(row.arrow, "tz", None):
-            check_python_holds(chunked)  # pandas can make no text of the others
+            check_python_holds(chunked)  # pandas cannot print the others
         seconds = pa.types.is_date(row.arrow)
         return (chunked.cast(pa.timestamp("s")) if seconds else chunked).to_pandas().array
     if dtype == "object":
@@ -108,7 +108,7 @@ def _categorical(chunked: pa.ChunkedArray, labels: Sequence[str]) -> pd.Categori
 def _for_arrow(row: PgType, parts: list[Values]) -> pa.ChunkedArray:
     chunked = _chunked(parts, row.arrow)
     if pa.types.is_date(row.arrow):
-        check_python_holds(chunked)  # pandas can make no text of the others
+        check_python_holds(chunked)  # pandas cannot print the others
     if row.arrow == TEXT:
         return chunked.cast(pa.string())
     return chunked.cast(pa.binary()) if pa.types.is_large_binary(row.arrow) else chunked

@@ -1,4 +1,4 @@
-"""Moments and decimals from the text that PostgreSQL writes: by Arrow's cast, else one by one."""
+"""Dates, times, intervals and decimals from PostgreSQL's text: by Arrow's cast, else one by one."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class UnfitValueError(ValueError):
         self.position, self.holder = position, holder
 
 
-_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 to 9999, which Python has
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years of a datetime
 
 
 def check_python_holds(values: pa.Array | pa.ChunkedArray, texts: pa.Array | None = None) -> None:
     """Check that the dates or timestamps of a column are in the years of Python's date and datetime.
 
-    pandas makes those to print and write some columns.
+    pandas makes such objects to print and to write some columns.
 
     Raises
     ------
@@ -116,7 +116,7 @@ _UNITS = {"days": 86_400_000_000, "hours": 3_600_000_000, "minutes": 60_000_000,
 def _intervals(texts: pa.Array) -> pa.Array:
     parts = pc.extract_regex(texts, _INTERVAL)
     unfit = pc.and_(texts.is_valid(), parts.is_null())
-    for unit in ("years", "months"):  # not of one length
+    for unit in ("years", "months"):  # whose lengths differ
         unfit = pc.or_kleene(
             unfit, pc.and_kleene(texts.is_valid(), pc.not_equal(pc.struct_field(parts, unit), ""))
         )
@@ -170,7 +170,7 @@ def _decimals(texts: pa.Array) -> pa.Array:
     return pa.array(numbers, DECIMAL)
 
 
-# By Arrow type: what reads the text of a column that the CSV parser has left as text (see PgType.is_csv).
+# Readers of the columns that the CSV parser has left as text (see PgType.is_csv), by Arrow type.
 READERS: Mapping[pa.DataType, Callable[[pa.Array], pa.Array]] = {
     pa.date32(): lambda texts: _moments(texts, pa.date32(), 86_400_000_000),
     pa.time64("us"): _times,

@@ -17,7 +17,7 @@ SHOWN_DIGITS = 40  # of a numeric, which may have 131,072 before its point
 def rounded(texts: pa.Array, lost: Callable[[str], object]) -> pa.Array:
     """Read the text of numerics as doubles.
 
-    `lost` is called with a value, the first whose whole part the double does not hold, if there is one.
+    `lost` is called with the first value whose whole part the double does not hold, if there is one.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""COPY out of the server by asyncpg's public methods: for a connection whose transport is not known."""
+"""COPY out of the server by asyncpg's public methods, if its transport has no known name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from citykit.database import ended, started
 
 CHUNK_BYTES = 2 << 20  # a few milliseconds to decode
-PATIENCE_SECONDS = 0.1  # after which lines are yielded though their chunk is not full
+PATIENCE_SECONDS = 0.1  # after which the lines of a chunk that is not full are yielded
 
 
 async def copy_out(raw: Any, sql: str) -> AsyncGenerator[tuple[bytes, str]]:
@@ -20,12 +20,12 @@ async def copy_out(raw: Any, sql: str) -> AsyncGenerator[tuple[bytes, str]]:
     """
     chunks: asyncio.Queue[bytes] = asyncio.Queue(1)  # while it is full, the server waits
     rest = bytearray()
-    coming = 0  # chunks that were cut off `rest` and are not yielded yet: they go before what is in it
+    coming = 0  # chunks that are in the queue or wait for room in it: they are yielded before `rest`
 
     async def take(data: bytes) -> None:
         nonlocal coming
         rest.extend(data)
-        if len(rest) >= CHUNK_BYTES and (end := rest.rfind(b"\n") + 1):  # a newline in a value is \\n
+        if len(rest) >= CHUNK_BYTES and (end := rest.rfind(b"\n") + 1):  # in a value a newline is escaped
             chunk = bytes(rest[:end])
             del rest[:end]
             coming += 1

@@ -19,7 +19,7 @@ from citykit.database import (
     Numeric,
     in_transaction,
     option,
-    set_local,
+    server_errors_named,
     sqlstate,
 )
 from citykit.decode import DtypeBackend
@@ -30,11 +30,13 @@ from citykit.read.statement import Statement, parameter_names, statements
 from citykit.runtime import says_await
 
 _BOUND_LOCKS = "SELECT set_config('lock_timeout', $1, true) WHERE current_setting('lock_timeout') = '0'"
+# Unless the statement itself has set another.
+_UNBOUND_LOCKS = "SELECT set_config('lock_timeout', '0', true) WHERE current_setting('lock_timeout') = $1"
 
 
 @dataclass(frozen=True, repr=False)
 class Executed:
-    """What the server says of a statement that it has run.
+    """The command tag of a statement that the server has run.
 
     Attributes
     ----------
@@ -61,16 +63,16 @@ class Executed:
 async def execute(bind: Bind, statement: Statement, params: Mapping[str, Any] | None = None) -> Executed:
     """Run a statement that returns no rows: ``CREATE``, ``ALTER``, ``INSERT``, ``UPDATE``, ``DELETE``, ….
 
-    It is sent once, and never again. In a transaction each wait for a lock ends after the seconds of
+    It is sent only once. In a transaction each wait for a lock ends after the seconds of
     ``connect(lock_timeout=…)``, unless the session has a ``lock_timeout`` of its own.
 
     Parameters
     ----------
     bind : AsyncEngine, AsyncConnection or AsyncSession
         An engine: a transaction of its own, committed. A connection or a session: a savepoint in the
-        caller's transaction. What cannot run in a transaction (``VACUUM``, ``CREATE DATABASE``,
-        ``CREATE INDEX CONCURRENTLY``) needs ``engine.execution_options(isolation_level="AUTOCOMMIT")``, or a
-        connection of that; there each statement is by itself.
+        caller's transaction. ``VACUUM``, ``CREATE DATABASE`` and ``CREATE INDEX CONCURRENTLY`` cannot run
+        in a transaction: give ``engine.execution_options(isolation_level="AUTOCOMMIT")`` or a connection of
+        that engine, where each statement commits by itself.
     statement : str or sqlalchemy.Executable
         One statement: SQL text with ``:named`` parameters, or an ``insert()``, ``update()``, ``delete()``,
         ``text()``, ….
@@ -86,7 +88,7 @@ async def execute(bind: Bind, statement: Statement, params: Mapping[str, Any] | 
     Raises
     ------
     CitykitError
-        What the server says about the statement, with the line and a caret. Before anything is run: it
+        What the server says about the statement, with the line and a caret. Before it is run: the statement
         returns rows (:func:`read_frame` reads them); it would end the transaction (``COMMIT``, …) or change
         one of the engine's connections (``SET``); a parameter without a value.
     DatabaseUnavailableError
@@ -125,22 +127,18 @@ async def run_cell(
     numeric: Numeric | None,
     dtype_backend: DtypeBackend = "numpy_nullable",
 ) -> tuple[pd.DataFrame | Executed, str]:
-    """Run the statements of a cell; return what the cell shows, and what to warn of.
+    """Run the statements of a cell; return what the cell shows, and a warning ('' if none).
 
     One statement: as :func:`read_frame` or :func:`execute` do. Several: one transaction; the rows of the last
     that returns any are shown, else all command tags.
     """
-    if len(statements(sql)) > 1:
-        return await _run_all(bind, sql, params, numeric, dtype_backend)
 
     async def look(connection: AsyncConnection) -> bool:
-        return (await prepared(connection, sql, params)).returns_rows
+        async with _lock_bound(connection):
+            return (await prepared(connection, sql, params)).returns_rows
 
-    async def read_one(connection: AsyncConnection) -> tuple[pd.DataFrame, str]:
-        return await read(await prepared(connection, sql, params), dtype_backend, numeric, None)
-
-    if await in_transaction(bind, look, effect="any"):
-        return await in_transaction(bind, read_one, effect="any")
+    if len(statements(sql)) > 1 or await in_transaction(bind, look, effect="any"):
+        return await _run_all(bind, sql, params, numeric, dtype_backend)
     return await execute(bind, sql, params), ""
 
 
@@ -153,10 +151,13 @@ async def _run_all(
         nonlocal sent
         tags: list[str] = []
         shown: tuple[pd.DataFrame, str] | None = None
-        conforming = await connection.exec_driver_sql("SHOW standard_conforming_strings")
+        setting = await connection.exec_driver_sql("SHOW standard_conforming_strings")
+        conforming = setting.scalar() == "on"
         async with _lock_bound(connection):
-            for statement in statements(sql, conforming.scalar() == "on"):
-                given = {name: params[name] for name in parameter_names(statement)}
+            for statement in statements(sql, conforming):
+                # If it is off, there may be other parameters than the caller found; `prepared` refuses those.
+                names = parameter_names(statement, conforming)
+                given = {name: params[name] for name in names if name in params}
                 asked = await prepared(connection, statement, given)
                 asked.query.check_runs(on_engine=isinstance(bind, AsyncEngine))
                 if asked.returns_rows:
@@ -174,16 +175,17 @@ async def _lock_bound(connection: AsyncConnection) -> AsyncIterator[None]:
     """Bound each wait for a lock in a transaction, unless the session's own lock_timeout does."""
     seconds = option(connection, LOCK_OPTION, LOCK_SECONDS)
     bounds = await connection.exec_driver_sql(_BOUND_LOCKS, (f"{max(1, round(seconds * 1000))}ms",))
-    is_bound = bounds.first() is not None
+    bound = bounds.scalar()  # as the server writes it, or None
     try:
-        yield
+        with server_errors_named(connection):
+            yield
     except CitykitError as exc:
-        if not is_bound or sqlstate(exc.__cause__ or exc) != Condition.LOCK_NOT_AVAILABLE:
+        if not bound or sqlstate(exc.__cause__ or exc) != Condition.LOCK_NOT_AVAILABLE:
             raise
         raise CitykitError(
-            f"A lock was not granted within {seconds:g} s (lock_timeout): another session holds it; nothing "
-            "was changed. When that session has ended its transaction, run it again; to wait longer: "
-            "await citykit.connect(lock_timeout=120)"
+            f"A lock was not granted at once (NOWAIT) or within {seconds:g} s (lock_timeout): another "
+            "session holds it; nothing was changed. When that session has ended its transaction, run it "
+            "again; to wait longer: await citykit.connect(…, lock_timeout=120)"
         ) from exc
-    if is_bound and connection.in_nested_transaction():  # the caller's goes on
-        await set_local(connection, "lock_timeout", "0")
+    if bound and connection.in_nested_transaction():  # the caller's transaction goes on without the bound
+        await connection.exec_driver_sql(_UNBOUND_LOCKS, (bound,))

@@ -36,13 +36,13 @@ T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20  # two milliseconds to unpack
 ROOM_BYTES = 1 << 18  # in a buffer after CHUNK_BYTES, for the last read from the socket
-HEAD_BYTES = 1 << 13  # in a buffer before the chunk, for the part of a row that the chunk before ended with
+HEAD_BYTES = 1 << 13  # in a buffer before the chunk, for an incomplete row at the end of the previous chunk
 CHUNKS_WAITING = 2  # at most; then reading from the socket pauses, and the server waits
 PATIENCE_SECONDS = 0.1  # after which a chunk that is not full is taken
-THREAD_BYTES = 1 << 16  # from here up, a chunk is unpacked in a thread
-# The server sends 8 KiB at a time, and asyncio runs a turn of the event loop for each. After a read of fewer
-# than PIECE_BYTES the loop's thread sleeps so briefly that the socket's buffer (0.2 MB on the same machine)
-# does not get full: a large result takes a quarter of the time.
+THREAD_BYTES = 1 << 16  # from this size a chunk is unpacked in a thread
+# The server sends 8 KiB at a time, and asyncio runs a turn of the event loop for each. Once PIECE_BYTES have
+# come, a short sleep after each smaller read lets more collect in the socket's buffer (0.2 MB on the same
+# machine) without filling it: a large result takes a quarter of the time.
 PIECE_BYTES = 1 << 17
 SLEEP_SECONDS = 0 if sys.platform == "win32" else 0.0004  # Windows' timers tick every 16 ms
 _HEADER = 5  # bytes of a message: its type, and its length without the type
@@ -51,7 +51,7 @@ _READY = b"Z\0\0\0\5"  # how ReadyForQuery begins; one byte follows
 
 
 class Answer(Protocol):
-    """The messages of one type that an answer's rows come in, and how they are decoded."""
+    """The type of message that an answer's rows come in, and how such messages are decoded."""
 
     kind: int
 
@@ -85,7 +85,7 @@ class Lines:
     types: Sequence[Type]
     lost: dict[int, str]
     kind: int = COPIED
-    _begun: bytes = b""  # the part that has come of a line whose end has not
+    _begun: bytes = b""  # the beginning of a line whose end has not come
 
     def whole(self, data: Bytes) -> tuple[Any, Any]:
         """See `Answer`."""
@@ -106,7 +106,7 @@ async def rows_out(
 ) -> AsyncGenerator[list[Values]]:
     """Start an operation of asyncpg and yield the rows of its answer in batches; at least one.
 
-    asyncpg sees no row. `tag` makes the command tag, which has the number of rows, of the operation's result.
+    asyncpg sees no row. `tag` returns the command tag (``SELECT 10``) from the operation's result.
     Closing the generator early cancels the operation on the server.
     """
     rows = 0
@@ -128,8 +128,8 @@ def check_complete(tag: str, rows: int) -> None:
     if number.isdecimal() and int(number) != rows:
         raise CitykitError(
             f"The server sent {int(number):,} rows, of which {rows:,} arrived: asyncpg drops buffered rows "
-            "when a NOTICE comes between them; nothing was changed. Read without notices: "
-            "SET client_min_messages = error"
+            "when a NOTICE comes between them; nothing was changed. Read without notices: await citykit."
+            "connect(…, connect_args={'server_settings': {'client_min_messages': 'error'}})"
         )
 
 
@@ -147,7 +147,7 @@ class _Diverted(asyncio.BufferedProtocol):
         self._chunks: deque[tuple[Bytes, int]] = deque()
         self._news = asyncio.Event()  # there is another chunk, or the answer has ended
         self._paused = False
-        self._begun = [_NOTHING[:0]]  # the part that was taken from the chunks of a message not yet whole
+        self._begun = [_NOTHING[:0]]  # the beginning of a message that is not whole yet
         self._needed = 0  # the size of that message; 0: its length has not come yet
         self._spare: list[Bytes] = []  # buffers to use again: fresh memory costs page faults
         self._buffer = np.empty(HEAD_BYTES + CHUNK_BYTES + ROOM_BYTES + SLACK, np.uint8)
@@ -165,8 +165,8 @@ class _Diverted(asyncio.BufferedProtocol):
 
     def _ended(self, _: object) -> None:
         if not self._asking.cancelled():
-            self._asking.exception()  # retrieved, so that asyncio does not complain of it
-        if self._diverting:  # asyncpg has given up before ReadyForQuery
+            self._asking.exception()  # else asyncio logs that it was never retrieved
+        if self._diverting:  # asyncpg ended it before ReadyForQuery: a cancel, a timeout
             self.discard()
         self._news.set()
 
@@ -223,7 +223,7 @@ class _Diverted(asyncio.BufferedProtocol):
         return chunk
 
     def _with_begun(self, buffer: Bytes, end: int) -> Bytes | None:
-        """Return the part of a message before a chunk, the chunk, and `SLACK`; None while none is whole."""
+        """Return the begun message, the chunk and `SLACK` as one array; None while no message is whole."""
         begun = sum(map(len, self._begun))
         if begun + end - HEAD_BYTES < self._needed:  # a row larger than a chunk
             self._begun.append(buffer[HEAD_BYTES:end])

@@ -28,7 +28,7 @@ UNKNOWN_ARRAY = "unknown[]"  # a list of text, an empty list, a list of None
 JSON_ARRAY = "json"  # a list that is no array: of dicts, or of values of several types
 JSONB = "text::pg_catalog.jsonb"
 
-# The first class that fits counts: True is an int, and a datetime is a date.
+# The first class that fits counts: a datetime is also a date.
 _TYPES: Sequence[tuple[type | tuple[type, ...], str]] = (
     (bool, "bool"),
     (float, "float8"),
@@ -48,7 +48,7 @@ _EXACT_IN_FLOAT = 2**53
 
 
 def param_of(word: str) -> tuple[str, Any]:
-    """Return the parameter's name and its value, of ``NAME=VALUE`` as it is typed on a line.
+    """Split ``NAME=VALUE``, as it is typed on a line, into a parameter's name and its value.
 
     The value is a Python literal where `ast.literal_eval` reads one, else text.
 
@@ -64,7 +64,7 @@ def param_of(word: str) -> tuple[str, Any]:
     """
     name, equals, value = word.partition("=")
     if not equals or not name.isidentifier():
-        raise ValueError(f"{word} is to be NAME=VALUE, such as --param country=IS")
+        raise ValueError(f"{word} is not NAME=VALUE, such as --param country=IS")
     try:
         return name, ast.literal_eval(value)
     except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
@@ -105,7 +105,11 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, Enum):
         return plain(value.value)
-    if value is pd.NA or value is pd.NaT:
+    if (
+        value is pd.NA
+        or value is pd.NaT
+        or (isinstance(value, np.datetime64 | np.timedelta64) and np.isnat(value))
+    ):
         return None
     if isinstance(value, np.datetime64):
         value = pd.Timestamp(value)
@@ -206,7 +210,7 @@ def _each(values: list[Any], convert: Callable[[Any], Any]) -> list[Any]:
 def as_json(name: str, value: object) -> str:
     """Return a dict or a list as JSON."""
     if isinstance(value, str):
-        return value  # it is already
+        return value  # already JSON, by `with_lists_read_otherwise`
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as exc:

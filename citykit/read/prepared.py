@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +45,29 @@ _BLAMED = (
     Condition.INVALID_TRANSACTION_TERMINATION,
 )
 _ALONE = (Condition.ACTIVE_SQL_TRANSACTION, Condition.INVALID_TRANSACTION_TERMINATION)
+_AUTOCOMMIT = "engine.execution_options(isolation_level='AUTOCOMMIT')"
+_RUN_ALONE = f"await citykit.execute({_AUTOCOMMIT}, …)"
+_READ_ALONE = (
+    f"async with {_AUTOCOMMIT}.connect() as connection: "
+    "rows = (await connection.execute(sqlalchemy.text(…))).all()"
+)
 # For these the type of a value may be to blame.
 _OF_TYPES = (Condition.UNDEFINED_FUNCTION, Condition.DATATYPE_MISMATCH, Condition.CANNOT_COERCE)
+# For these a text that the server reads as another type may be.
+_OF_TEXTS = (
+    Condition.INVALID_TEXT_REPRESENTATION,
+    Condition.INVALID_DATETIME_FORMAT,
+    Condition.DATETIME_FIELD_OVERFLOW,
+    Condition.INVALID_TIME_ZONE_DISPLACEMENT_VALUE,
+    Condition.INTERVAL_FIELD_OVERFLOW,
+)
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A statement that the server has parsed, with its values.
 
-    `raw` is asyncpg's connection, `session` the row of its settings, `statement` asyncpg's.
+    `raw` is asyncpg's connection, `session` the row of `_SESSION`, `statement` asyncpg's PreparedStatement.
     """
 
     connection: AsyncConnection
@@ -70,8 +84,8 @@ class Prepared:
     async def run(self) -> str:
         """Run it, once; return the server's command tag (``DELETE 3``)."""
         alone = not self.raw.is_in_transaction()
-        with server_errors_named(self.connection, in_doubt=alone), named(self.query):
-            if alone:  # a pooler might send what was prepared to another connection than this
+        with server_errors_named(self.connection, in_doubt=alone), named(self.query, alone=alone):
+            if alone:  # a pooler may have prepared it on another connection than it runs it on
                 return str(await self.raw.execute(self.query.sql, *self.query.args))
             await self.statement.fetch(*self.query.args)
             return str(self.statement.get_statusmsg())
@@ -88,10 +102,13 @@ async def prepared(
 
 
 async def _parsed(connection: AsyncConnection, raw: Any, query: Query) -> tuple[Query, Any]:
-    if query.has_lists and raw.is_in_transaction():
-        # A list is tried as an array first, then as JSON; the savepoint keeps the transaction usable between.
+    if query.has_lists:
+        # A list is tried as an array first, then as JSON; a savepoint keeps a transaction usable between.
+        between: AbstractAsyncContextManager[Any] = (
+            connection.begin_nested() if raw.is_in_transaction() else nullcontext()
+        )
         try:
-            async with connection.begin_nested():
+            async with between:
                 return await _resolved(raw, query)
         except CitykitError as exc:
             if not str(sqlstate(exc.__cause__ or exc)).startswith(ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE):
@@ -106,9 +123,9 @@ async def _parsed(connection: AsyncConnection, raw: Any, query: Query) -> tuple[
 async def _resolved(raw: Any, query: Query) -> tuple[Query, Any]:
     cast = query.cast()
     with named(cast):
-        prepared = await raw.prepare(cast.sql, name="")  # unnamed: there is nothing to go stale
+        prepared = await raw.prepare(cast.sql, name="")  # unnamed: no cached plan can go stale
     inferred = prepared.get_parameters()
-    if len(inferred) < len(query.args):  # the server does not look into DDL before it runs it
+    if len(inferred) < len(query.args):  # the server does not analyse DDL before it runs it
         raise CitykitError(
             f"The server takes no parameters in {next(query.words, '').upper()}; it was not run. Write the "
             f"value of {', '.join(f':{name}' for name in query.names)} into the statement: 5, or 'text' in "
@@ -122,8 +139,12 @@ async def _resolved(raw: Any, query: Query) -> tuple[Query, Any]:
 
 
 @contextmanager
-def named(query: Query) -> Iterator[None]:
-    """Raise the server's errors about a statement as CitykitError, with the line and a caret."""
+def named(query: Query, *, alone: bool = False, reads: bool = False) -> Iterator[None]:
+    """Raise the server's errors about a statement as CitykitError, with the line and a caret.
+
+    `alone`: it runs in autocommit, where a part of it may be committed before it fails. `reads`: it returns
+    rows, which `execute` refuses.
+    """
     try:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
@@ -138,20 +159,28 @@ def named(query: Query) -> Iterator[None]:
         if not code.startswith(_BLAMED) or code == Condition.INSUFFICIENT_PRIVILEGE:
             raise
         raise (MissingTableError if code == Condition.UNDEFINED_TABLE else CitykitError)(
-            _said(exc, query, code)
+            _said(exc, query, code, alone, reads)
         ) from exc
 
 
-def _said(exc: Any, query: Query, code: str) -> str:
-    said = [f"{exc.args[0]} (SQLSTATE {code}); nothing was changed."]
+def _said(exc: Any, query: Query, code: str, alone: bool, reads: bool) -> str:
+    state = "in autocommit, it may have had a part of its effect" if alone else "nothing was changed"
+    said = [f"{exc.args[0]} (SQLSTATE {code}); {state}."]
     if exc.position:
         said.append(query.shown_at(int(exc.position)))
     said += [f"{word}: {text}" for word, text in (("Detail", exc.detail), ("Hint", exc.hint)) if text]
-    if code.startswith(ConditionClass.DATA_EXCEPTION):
+    if code in _OF_TEXTS:
         said += [
             f"The statement reads the text of parameter {name!r} as {wanted}: give a value of that type."
             for name, type_, wanted in zip(query.names, query.types, query.wanted, strict=False)
             if type_ == UNKNOWN and wanted != "text"
+        ]
+    if code == Condition.INDETERMINATE_DATATYPE:
+        said += [
+            f"Nothing in the statement tells the type of parameter {name!r} (${number}), a text or NULL: "
+            f"CAST(:{name} AS text)."
+            for number, name in enumerate(query.names, 1)
+            if re.search(rf"\${number}\b", exc.args[0])
         ]
     if code in _OF_TYPES:
         said += [
@@ -166,11 +195,7 @@ def _said(exc: Any, query: Query, code: str) -> str:
             "table or a column, and not in DDL. Write that into the statement."
         )
     if code in _ALONE:
-        text = query.written.strip()
-        said.append(
-            "Run it outside of a transaction: await citykit.execute(engine.execution_options("
-            f"isolation_level='AUTOCOMMIT'), {text if len(text) < 200 else '…'!r})"
-        )
+        said.append(f"Run it outside of a transaction: {_READ_ALONE if reads else _RUN_ALONE}")
     if code == Condition.UNDEFINED_TABLE:
         said.append("citykit's own table is made by: await citykit.create_tables(engine)")
     return "\n".join(said)

@@ -19,8 +19,8 @@ from citykit.read.result import Result, result_of, unfit
 from citykit.read.statement import Statement
 from citykit.runtime import Progress, reporting, says_await, warn_at_caller
 
-SILENCE_SECONDS = 0.2  # without more rows, after which a frame is yielded with the rows that have come
-THREAD_ROWS = 10_000  # from here up a frame is made in a thread
+SILENCE_SECONDS = 0.2  # without new rows, after which a frame is yielded with those received so far
+THREAD_ROWS = 10_000  # from this size a frame is made in a thread, so that the event loop goes on
 
 
 @says_await
@@ -38,8 +38,9 @@ async def read_frame(
     Parameters
     ----------
     bind : AsyncEngine, AsyncConnection or AsyncSession
-        An engine: a transaction of its own, committed; it is repeated once if the connection turns out to
-        be lost. A connection or a session: a savepoint in the caller's transaction.
+        An engine: a transaction of its own, committed. It is run again, at most twice, if the connection is
+        lost before the COMMIT or the transaction conflicts with another (SQLSTATE 40001, 40P01). A connection
+        or a session: a savepoint in the caller's transaction.
     statement : str or sqlalchemy.Executable
         SQL text with ``:named`` parameters, or a ``select()``, ``text()``, …; one statement that returns
         rows: ``SELECT``, ``VALUES``, ``WITH``, ``SHOW``, ``INSERT … RETURNING``, ….
@@ -51,15 +52,15 @@ async def read_frame(
         value of an Enum's member. Text is read as the type that the statement takes there, as a literal in
         quotes is. NA, NaT and None are NULL.
     dtype_backend : {"numpy_nullable", "numpy", "pyarrow"}
-        Which of pandas' dtypes; the README has the table. They never depend on values: no rows, NULL
+        Which family of pandas dtypes; the README has the table. They never depend on values: no rows, NULL
         and values give the same.
     numeric : {"float", "decimal"}, optional
-        As what numerics are read. "float": double precision, as float() reads their text; a warning names
+        How numerics are read. "float": double precision, as float() reads their text; a warning names
         the columns with a value whose whole part does not fit (beyond 2**53). "decimal": exactly, as
         Decimals. None: as the engine says (``connect(numeric=…)``), else "float".
     progress : bool or callable, optional
         None: a bar from 200,000 rows up, in terminals and notebooks. A callable gets
-        ``(rows_done, None)`` while rows arrive: only the end tells how many they are.
+        ``(rows_done, None)`` while rows arrive: the total is known only at the end.
 
     Returns
     -------
@@ -97,7 +98,7 @@ async def read_frame(
 async def read(
     asked: Prepared, dtype_backend: DtypeBackend, numeric: Numeric | None, progress: Progress
 ) -> tuple[pd.DataFrame, str]:
-    """Run a prepared statement; return its rows, and what to warn of, '' for nothing."""
+    """Run a prepared statement; return its rows, and a warning for the caller to issue ('' if none)."""
     result = await result_of(asked, _numeric(asked, numeric), dtype_backend)
     columns: list[list[Values]] = [[] for _ in result.types]
     rows = 0
@@ -116,7 +117,7 @@ def _numeric(asked: Prepared, numeric: Numeric | None) -> Numeric:
 
 
 def _warning(result: Result, lost: Iterable[int]) -> str:
-    """Return what to say of numerics that were read as floats with fewer digits; '' for none."""
+    """Return the warning about numerics that lost digits as floats; '' if none did."""
     values = [f"{result.names[number]!r} ({shown(result.lost[number])})" for number in lost]
     if not values:
         return ""
@@ -142,8 +143,8 @@ async def stream_frames(
     bind, statement, params, dtype_backend, numeric
         As for :func:`read_frame`. The transaction lasts as long as the loop.
     chunk_rows : int
-        Rows of each frame, 1 or more. The last frame has fewer, and so has one whose rows came before the
-        server sent nothing more for 0.2 s.
+        Rows of each frame, 1 or more. A frame has fewer if it is the last, or if no more rows came from the
+        server for 0.2 s.
 
     Yields
     ------
@@ -152,8 +153,8 @@ async def stream_frames(
 
     Notes
     -----
-    The server sends rows when 8 kB of them are together, or the statement ends: the first frame of a slow
-    statement with short rows comes only then.
+    The server sends rows in blocks of 8 kB, and the rest at the end: a slow statement with short rows yields
+    its first frame only when a block is full.
 
     Leaving the loop early cancels the statement on the server. After ``break``, Python does that as soon
     as nothing refers to the iterator; ``async with contextlib.aclosing(frames)`` waits for it.
@@ -172,37 +173,38 @@ async def stream_frames(
         if size < 1:
             raise ValueError(f"chunk_rows is the number of rows in a frame, 1 or more, not {chunk_rows}")
     frames: asyncio.Queue[tuple[pd.DataFrame, str]] = asyncio.Queue(1)
-    yielded = False
+    queued = False
 
     async def work(connection: AsyncConnection) -> None:
+        nonlocal queued
         start = 0
         asked = await prepared(connection, statement, params)
         result = await result_of(asked, _numeric(asked, numeric), dtype_backend)
         warned: set[int] = set()
         async with aclosing(result.batches), aclosing(_cut(result, size)) as chunks:
             async for columns, rows in chunks:
-                frame = await _framed(result, columns, rows, dtype_backend)
+                frame = await _framed(result, columns, rows, dtype_backend, start)
                 frame.index = pd.RangeIndex(start, start + rows)
                 start += rows
                 lost = result.lost.keys() - warned
                 warned |= lost
+                queued = True
                 await frames.put((frame, _warning(result, sorted(lost))))
 
     def end_with(consumer: asyncio.Task[Any]) -> None:
-        if consumer.cancelled() or consumer.get_stack(limit=1):  # a task that has raised keeps its stack
+        if consumer.cancelled() or consumer.get_stack(limit=1):  # empty: it has returned
             reading.cancel()
 
     consumer: asyncio.Task[Any] | None = None
     try:
         reading = asyncio.ensure_future(
-            in_transaction(bind, work, effect="any", repeatable=lambda: not yielded and frames.empty())
+            in_transaction(bind, work, effect="any", repeatable=lambda: not queued)
         )
         while not reading.done() or not frames.empty():
             taking = asyncio.ensure_future(frames.get())
             try:
                 await asyncio.wait([taking, reading], return_when=asyncio.FIRST_COMPLETED)
                 if taking.done():
-                    yielded = True
                     # A task that ends between two frames may leave this generator open (StreamingResponse
                     # does when the client leaves). In a caller's transaction the rollback ends the read.
                     if consumer := asyncio.current_task() if isinstance(bind, AsyncEngine) else None:
@@ -215,7 +217,7 @@ async def stream_frames(
                 taking.cancel()
                 if consumer:
                     consumer.remove_done_callback(end_with)
-        await reading  # it has committed; else this raises why not
+        await reading  # raises unless the transaction has committed
     except asyncio.CancelledError as exc:
         await cancelled(reading)
         said = "the stream was interrupted when its statement had ended"
@@ -266,14 +268,14 @@ async def _cut(result: Result, size: int) -> AsyncGenerator[tuple[list[list[Valu
 
 
 async def _framed(
-    result: Result, columns: list[list[Values]], rows: int, dtype_backend: DtypeBackend
+    result: Result, columns: list[list[Values]], rows: int, dtype_backend: DtypeBackend, start: int = 0
 ) -> pd.DataFrame:
     try:
         if rows < THREAD_ROWS:
             return to_frame(result.names, result.types, columns, dtype_backend)
         return await asyncio.to_thread(to_frame, result.names, result.types, columns, dtype_backend)
     except UnfitColumnError as exc:
-        raise unfit(exc, result.names, result.types, 0) from exc
+        raise unfit(exc, result.names, result.types, start) from exc
 
 
 def _check_choices(dtype_backend: object, numeric: object) -> None:

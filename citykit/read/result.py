@@ -23,11 +23,11 @@ from citykit.pgtypes import DESCRIBE, EXACT, KNOWN, SETTINGS, TEXT, Setting, Typ
 from citykit.read.copy_out import copy_out
 from citykit.read.messages import Lines, Rows, check_complete, rows_out
 from citykit.read.prepared import Prepared, named
-from citykit.read.statement import Query, type_name
+from citykit.read.statement import Query, column_name, type_name
 
-THREAD_BYTES = 1 << 16  # from here up, a chunk is decoded in a thread
+THREAD_BYTES = 1 << 16  # from this size a chunk is decoded in a thread
 
-_ARRAY_NULLS = Setting("array_nulls", re.compile("on$"), "on")  # else NULL in an array's text is a text
+_ARRAY_NULLS = Setting("array_nulls", re.compile("on$"), "on")  # off: NULL in an array is read as a string
 _TOO_LARGE = (Condition.OUT_OF_MEMORY, Condition.PROGRAM_LIMIT_EXCEEDED, Condition.INTERNAL_ERROR)
 
 
@@ -38,12 +38,12 @@ class Result:
     names: Sequence[str]
     types: Sequence[Type]
     batches: AsyncGenerator[list[Values]]
-    # By number of the columns of numerics read as floats: the first value whose whole part no float holds.
+    # Of numerics read as floats: column number to the first value whose whole part a float does not hold.
     lost: Mapping[int, str]
 
 
 async def result_of(asked: Prepared, numeric: Numeric, backend: DtypeBackend) -> Result:
-    """Choose how the rows of a prepared statement come.
+    """Choose how the rows of a prepared statement are fetched.
 
     As DataRow messages in binary, where every column has an exact binary form; else as the text of COPY;
     where COPY cannot run the statement, as asyncpg's records. The batches have to be read, or closed,
@@ -96,7 +96,7 @@ async def _types(raw: Any, oids: Sequence[int]) -> list[Type]:
 async def _records(
     prepared: Any, query: Query, names: Sequence[str], types: Sequence[Type], lost: dict[int, str]
 ) -> AsyncGenerator[list[Values]]:
-    with named(query), _large_rows_named(query, names, types, lambda: 0):
+    with named(query, reads=True), _large_rows_named(query, names, types, lambda: 0):
         rows = await prepared.fetch(*query.args)
         check_complete(prepared.get_statusmsg() or "", len(rows))
     columns = zip(*rows, strict=True) if rows else [()] * len(types)
@@ -113,7 +113,8 @@ async def _binary_rows(
     raw: Any, transport: Any, prepared: Any, query: Query, names: Sequence[str], oids: Sequence[int]
 ) -> AsyncGenerator[list[Values]]:
     rows = 0
-    with named(query), _large_rows_named(query, names, [KNOWN[oid] for oid in oids], lambda: rows):
+    types = [KNOWN[oid] for oid in oids]
+    with named(query, reads=True), _large_rows_named(query, names, types, lambda: rows):
         answer = rows_out(
             raw, transport, prepared.fetch(*query.args), Rows(oids), lambda _: prepared.get_statusmsg() or ""
         )
@@ -144,7 +145,8 @@ async def _with_literals(raw: Any, query: Query, parameters: Sequence[Any]) -> s
     """Return the statement with its values as literals, quoted by the server: COPY takes no parameters."""
     types = [type_name(parameter) for parameter in parameters]
     quoted = ", ".join(f"quote_nullable(${n}::{type_}::text)" for n, type_ in enumerate(types, 1))
-    literals = await raw.fetchrow(f"SELECT {quoted}", *query.args)
+    # In one array: a row has at most 1,664 columns.
+    literals = await raw.fetchval(f"SELECT ARRAY[{quoted}]", *query.args)
     return query.with_literals(
         [f"CAST({literal} AS {type_})" for literal, type_ in zip(literals, types, strict=True)]
     )
@@ -212,7 +214,7 @@ def unfit(exc: UnfitColumnError, names: Sequence[str], types: Sequence[Type], ro
     )
     return CitykitError(
         f"Column {name!r} has in row {rows + exc.position} of the result the value {exc}; "
-        f"nothing was changed. {instead} it as text ({name}::text), or something in its place."
+        f"nothing was changed. {instead} it as text ({column_name(name)}::text), or something in its place."
     )
 
 
@@ -225,14 +227,14 @@ def _large_rows_named(
     *,
     by_copy: bool = False,
 ) -> Iterator[None]:
-    """Say what to select instead of a row that the server cannot send: it builds each in 1 GB of memory.
+    """Add to the error for a row over 1 GB, which the server cannot send, what to select instead.
 
-    `rows` tells how many came before it. The server has no SQLSTATE for this alone.
+    `rows` returns the number of rows before it. The server has no SQLSTATE for this alone.
     """
     try:
         yield
     except asyncpg.PostgresError as exc:
-        columns = [*zip(map(_quoted, names), types, strict=True)]
+        columns = [*zip(map(column_name, names), types, strict=True)]
         parts = [_part(name, type_) for name, type_ in columns if type_.array or type_.row.has_any_size]
         given = [n for n, v in zip(query.names, query.args, strict=True) if isinstance(v, str | bytes | list)]
         if sqlstate(exc) not in _TOO_LARGE or not (parts or given):
@@ -260,7 +262,3 @@ def _part(name: str, type_: Type) -> str:
     if type_.array:
         return f"({name})[1:10]"
     return f"substring({name}{'::text' if type_.row.is_json else ''} from 1 for 100000000)"
-
-
-def _quoted(name: str) -> str:
-    return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'

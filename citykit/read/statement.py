@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import ClauseElement, Date, Dialect, Integer, TextClause
+from sqlalchemy import ClauseElement, Date, Dialect, Integer, TextClause, TextualSelect
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.exc import CompileError, InvalidRequestError, StatementError
 from sqlalchemy.sql.expression import Executable
@@ -18,10 +20,10 @@ from citykit.read.parameters import JSON_ARRAY, UNKNOWN, UNKNOWN_ARRAY, as_json,
 
 Statement: TypeAlias = str | Executable
 
-# Its types make asyncpg's own classes of bits and ranges.
+# Its types turn values into asyncpg's classes for bit strings and ranges.
 _DIALECT: Dialect = asyncpg.dialect(dbapi=asyncpg.dialect.import_dbapi())  # type: ignore[no-untyped-call]
 _COPIED = ("select", "values", "table", "with", "insert", "update", "delete", "merge")
-_UNCLOSED = ("'", '"', "$")  # each alone is a token only where its literal does not end
+_UNCLOSED = ("'", '"', "$")  # a token by itself only where a literal does not end
 
 _TRANSACTION_WORDS = (
     "abort", "begin", "commit", "end", "prepare transaction", "release", "rollback", "savepoint", "start",
@@ -47,7 +49,7 @@ _AS_FRAMES = (
     "Rows go in by await citykit.load_frame(engine, frame, table), and come by "
     "await citykit.read_frame(engine, 'TABLE cities')"
 )
-# By their first words: what no helper can run, and what does instead.
+# Statements that `execute` refuses, by their first words, and what the error says to use instead.
 _REFUSED = {
     **dict.fromkeys(_TRANSACTION_WORDS, _IN_TRANSACTIONS),
     "set transaction": _AS_TRANSACTIONS,
@@ -85,12 +87,12 @@ class Query:
 
     sql: str
     args: tuple[Any, ...] = ()
-    types: tuple[str | None, ...] = ()  # with which each is sent (see parameters.typed)
+    types: tuple[str | None, ...] = ()  # of each value, as `parameters.typed` returns it
     names: tuple[str, ...] = ()  # of the parameters, in the order of args
     written: str = ""
-    # Pairs of positions, in `sql` and in `written`, from which on both run side by side.
+    # Positions in `sql` and in `written` that correspond; from each to the next both advance in step.
     places: tuple[tuple[int, int], ...] = field(default=((0, 0),), repr=False)
-    wanted: tuple[str, ...] = ()  # the types that the server has told for the placeholders
+    wanted: tuple[str, ...] = ()  # the type that the server infers for each placeholder
     conforming: bool = True  # the session's standard_conforming_strings
 
     @property
@@ -104,7 +106,7 @@ class Query:
         return next(self.words, "") in _COPIED
 
     def check_runs(self, *, on_engine: bool) -> None:
-        """Refuse what would disturb the transaction or the connection that it runs in, and an empty text."""
+        """Refuse a statement that would end the transaction or change the connection, and an empty text."""
         words = list(self.words)
         if not words:
             raise CitykitError("There is no statement in the text; nothing was run.")
@@ -130,11 +132,11 @@ class Query:
         return any(_is_list(type_) for type_ in self.types)
 
     def cast(self) -> Query:
-        """Return the statement with a cast around each placeholder but those whose type the server infers."""
+        """Return the statement with a cast around each placeholder whose type the server does not infer."""
         return self.with_casts(self.types, self.types)
 
     def with_lists_read_otherwise(self) -> Query:
-        """Return the statement for when `cast` fails: lists of text are ``text[]``, other lists JSON."""
+        """Return the statement to try when `cast` fails: lists of text as ``text[]``, other lists as JSON."""
         args, types = list(self.args), list(self.types)
         for n, type_ in enumerate(self.types):
             if type_ == UNKNOWN_ARRAY:
@@ -144,7 +146,7 @@ class Query:
         return replace(self, args=tuple(args), types=tuple(types))
 
     def resolved(self, inferred: Sequence[Any]) -> Query:
-        """Return a `cast` statement with text cast to what the server has inferred (asyncpg's types)."""
+        """Return a `cast` statement with text cast to the types that the server has inferred (asyncpg's)."""
         args = list(self.args)
         casts: list[str | None] = [None] * len(args)
         for n, (type_, wanted) in enumerate(zip(self.types, inferred, strict=True)):
@@ -162,8 +164,8 @@ class Query:
                     args[n] = as_json(self.names[n], args[n])
                 if wanted.name not in _TEXTS and args[n] is not None:
                     casts[n] = f"text::{type_name(wanted)}"
-        told = tuple(type_.name for type_ in inferred)
-        return replace(self, args=tuple(args), wanted=told).with_casts(casts, self.types)
+        told = replace(self, args=tuple(args), wanted=tuple(type_.name for type_ in inferred))
+        return told.with_casts(casts, self.types) if any(casts) else told
 
     def with_literals(self, literals: Sequence[str]) -> str:
         """Return the statement with literals, which the server has quoted, for its placeholders."""
@@ -190,7 +192,7 @@ class Query:
         """Return the statement with `texts` in place of its placeholders; ``IN :list`` becomes ``= ANY``."""
         tokens = list(_tokens(self.sql, self.conforming))
         parts = [texts[int(token["number"]) - 1] if token["number"] else token[0] for token in tokens]
-        before: list[int] = []  # the tokens before this one that are no space
+        before: list[int] = []  # the places of the tokens before this one, without spaces
         for n, token in enumerate(tokens):
             if token["number"] and _is_list(types[int(token["number"]) - 1]) and _is(tokens, before, 1, "in"):
                 negated = _is(tokens, before, 2, "not")
@@ -209,7 +211,7 @@ class Query:
         return replace(self, sql="".join(parts), places=tuple(places))
 
     def _place(self, position: int) -> int:
-        here, there = max(place for place in self.places if place[0] <= position)
+        here, there = self.places[bisect_right(self.places, position, key=operator.itemgetter(0)) - 1]
         return there + position - here
 
 
@@ -226,6 +228,11 @@ def type_name(type_: Any) -> str:
     name: str = type_.name.removesuffix("[]")
     quoted = ".".join('"' + part.replace('"', '""') + '"' for part in (type_.schema, name))
     return f"{quoted}{type_.name[len(name) :]}"
+
+
+def column_name(name: str) -> str:
+    """Return the name of a column as SQL has it: in quotes where it needs them."""
+    return _DIALECT.identifier_preparer.quote(name)
 
 
 # Types that need no cast from text.
@@ -259,6 +266,12 @@ def compiled(statement: Statement, params: Mapping[str, Any] | None = None, conf
             "a statement is SQL text or what sqlalchemy.select() returns, as in "
             f"read_frame(engine, 'TABLE cities'), not {type(statement).__name__}"
         )
+    if unsent := _UNSENDABLE.search(query.sql):
+        line = query.sql.count("\n", 0, unsent.start()) + 1
+        raise CitykitError(
+            f"The statement has in line {line} the character {unsent[0]!r}, which no text in PostgreSQL has; "
+            "nothing was changed. Take it out."
+        )
     if ";" in query.sql and len(_split(query.sql, conforming)) > 1:
         raise CitykitError(
             "The text holds more than one statement; nothing was changed. Run one statement at a time."
@@ -266,10 +279,14 @@ def compiled(statement: Statement, params: Mapping[str, Any] | None = None, conf
     return query
 
 
+# PostgreSQL takes NUL for the end of the statement; asyncpg gives up the connection at a surrogate.
+_UNSENDABLE = re.compile(r"[\x00\ud800-\udfff]")
+
+
 def statements(sql: str, conforming: bool = True) -> list[str]:
     r"""Return the statements of a text, each after as many newlines as lines are before it.
 
-    They end at semicolons, but those in literals, comments, parentheses and the body of a function
+    They end at semicolons outside of literals, comments, parentheses and the body of a function
     (``BEGIN ATOMIC … END``).
 
     Raises
@@ -302,7 +319,7 @@ def _split(sql: str, conforming: bool) -> list[str]:
         if token[0] in _UNCLOSED:
             line = sql.count("\n", 0, position) + 1
             raise CitykitError(
-                f"In line {line} begins a text after {token[0]} that does not end; nothing was run."
+                f"The literal or name after {token[0]} in line {line} does not end; nothing was run."
             )
         position += len(token[0])
         if token["end"] and not parentheses and not blocks:
@@ -319,9 +336,9 @@ def _split(sql: str, conforming: bool) -> list[str]:
     return ["".join(part) for part in parts]
 
 
-def parameter_names(sql: str) -> list[str]:
+def parameter_names(sql: str, conforming: bool = True) -> list[str]:
     """Return the names of the ``:named`` parameters of a statement, each once, in their order."""
-    return list(dict.fromkeys(token["name"] for token in _tokens(sql, True) if token["name"]))
+    return list(dict.fromkeys(token["name"] for token in _tokens(sql, conforming) if token["name"]))
 
 
 def _tokens(sql: str, conforming: bool) -> Iterator[re.Match[str] | dict[Any, Any]]:
@@ -345,17 +362,12 @@ def _comment_end(sql: str, start: int) -> int:
 
 
 def _compiled_text(text: str, params: dict[str, Any], conforming: bool) -> Query:
-    tokens = list(_tokens(text, conforming))
-    while tokens and (tokens[-1]["space"] or tokens[-1]["end"]):  # a last semicolon would end a COPY early
-        tokens.pop()
     names: list[str] = []
     parts: list[str] = []
     places = [(0, 0)]
     here = there = 0
-    for token in tokens:
+    for token in _written(text, conforming):
         part = token[0]
-        if token["number"]:
-            raise CitykitError(f"Parameters are named: write :country, not {part}; nothing was changed.")
         if token["name"]:
             if token["name"] not in names:
                 names.append(token["name"])
@@ -368,6 +380,23 @@ def _compiled_text(text: str, params: dict[str, Any], conforming: bool) -> Query
     pairs = [typed(name, params[name]) for name in names]
     args, types = tuple(value for value, _ in pairs), tuple(type_ for _, type_ in pairs)
     return Query("".join(parts), args, types, tuple(names), text, tuple(places), conforming=conforming)
+
+
+def _written(text: str, conforming: bool) -> list[Any]:
+    """Return the tokens of a text that the user has written, without its end; refuse placeholders in it."""
+    tokens = _without_end(text, conforming)
+    for token in tokens:
+        if token["number"]:
+            raise CitykitError(f"Parameters are named: write :country, not {token[0]}; nothing was changed.")
+    return tokens
+
+
+def _without_end(sql: str, conforming: bool) -> list[Any]:
+    """Return the tokens of a text without the spaces, comments and semicolons at its end."""
+    tokens = list(_tokens(sql, conforming))
+    while tokens and (tokens[-1]["space"] or tokens[-1]["end"]):  # a last semicolon would end a COPY early
+        tokens.pop()
+    return tokens
 
 
 def _check_names(
@@ -386,17 +415,21 @@ def _check_names(
 
 
 def _compiled_clause(clause: Any, params: dict[str, Any], conforming: bool) -> Query:
+    text = clause.element if isinstance(clause, TextualSelect) else clause
+    if isinstance(text, TextClause):
+        _written(text.text, conforming)
     try:
         made = clause.compile(dialect=_DIALECT)
         binds = {name: bind for bind, name in made.bind_names.items()}
-        own = [name for name, bind in binds.items() if not bind.unique]  # not those that SQLAlchemy names
+        own = [name for name, bind in binds.items() if not bind.unique]  # SQLAlchemy has not named them
         _check_names(own, params, [name for name in own if binds[name].required])
         if defaults := [*getattr(made, "insert_prefetch", ()), *getattr(made, "update_prefetch", ())]:
             raise CitykitError(
                 f"Column {defaults[0].name!r} has a default that only SQLAlchemy's own execute fills in; "
                 "nothing was changed. Give it a value, or: await connection.execute(statement)"
             )
-        state = made.construct_expanded_state(params)  # an IN list has become a parameter for each value
+        # An IN list becomes a parameter for each value. A name like "my col" stays as it is.
+        state = made.construct_expanded_state(params, escape_names=False)
     except (CompileError, InvalidRequestError, StatementError) as exc:
         raise CitykitError(f"The statement cannot be compiled: {exc}; nothing was changed.") from exc
     types = {name: bind.type for name, bind in binds.items()}
@@ -410,7 +443,9 @@ def _compiled_clause(clause: Any, params: dict[str, Any], conforming: bool) -> Q
         for n, t in zip(names, sent, strict=True)
     ]
     sql = _without_casts(state.statement, rounding) if any(rounding) else state.statement
-    if not conforming and not isinstance(clause, TextClause):  # whose literals the user has written
+    if isinstance(text, TextClause):  # the user has written its literals
+        sql = "".join(token[0] for token in _without_end(sql, conforming))
+    elif not conforming:
         sql = "".join(_escaped(token[0]) for token in _tokens(sql, True))
     return Query(sql, args, sent, names, sql, conforming=conforming)
 
@@ -434,11 +469,11 @@ def _without_casts(sql: str, rounding: Sequence[bool]) -> str:
 
 
 def _escaped(token: str) -> str:
-    """Return a plain literal as one with escapes, which means the same whatever the session's settings."""
+    """Return a literal with backslashes as E'…', which no setting of the session changes."""
     return "E" + token.replace("\\", "\\\\") if token.startswith("'") and "\\" in token else token
 
 
 def _bound(name: str, value: Any, type_: TypeEngine[Any], process: Any) -> tuple[Any, str | None]:
-    """Return a value as `typed` does; first it is what SQLAlchemy's type makes of it (JSON its text)."""
+    """Return a value as `typed` does, after SQLAlchemy's bind processor (which makes JSON text)."""
     process = process or type_.dialect_impl(_DIALECT).bind_processor(_DIALECT)
     return typed(name, process(value) if process else value)

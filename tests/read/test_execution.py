@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
 from citykit.cities.model import City
-from citykit.read import Executed
+from citykit.read import Executed, run_cell
 from tests.read.test_reading import KILL, failure, running
 from tests.support.database import scalar
 from tests.support.pgbouncer import needs_pgbouncer, pooled
@@ -198,7 +198,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("INSERT INTO cities (name, population) VALUES (5, :v)", {"v": "many"}, "int4"),
     ("UPDATE cities SET latitude = :v", {"v": True}, "'v' is sent as boolean"),
     ("UPDATE cities SET population = 1 WHERE name = :v", {"v": 5}, "sent as integer"),
-    ("VACUUM cities", None, "isolation_level='AUTOCOMMIT'), 'VACUUM cities')"),
+    ("VACUUM cities", None, "isolation_level='AUTOCOMMIT'), …)"),
     ("CREATE DATABASE no_such", None, "isolation_level='AUTOCOMMIT'"),
     ("CREATE INDEX CONCURRENTLY made ON cities (name)", None, "isolation_level='AUTOCOMMIT'"),
     ("DO $$ BEGIN COMMIT; END $$", None, "isolation_level='AUTOCOMMIT'"),
@@ -261,6 +261,7 @@ async def test_an_engine_in_autocommit_runs_what_needs_no_transaction(engine: As
                 ("CREATE DATABASE citykit_made", None, "CREATE DATABASE"),
                 ("DROP DATABASE citykit_made", None, "DROP DATABASE"),
                 ("INSERT INTO made VALUES (:k, :v)", {"k": 1, "v": "x"}, "INSERT 0 1"),
+                ("UPDATE made SET v = 'y' WHERE jsonb '[1, 2]' @> :x", {"x": [1]}, "UPDATE 1"),
                 ("DELETE FROM made WHERE k IN :k", {"k": [1, 2]}, "DELETE 1"),
                 ("DO $$ BEGIN COMMIT; END $$", None, "DO"),
             ]:
@@ -276,6 +277,40 @@ async def test_an_engine_in_autocommit_runs_what_needs_no_transaction(engine: As
             assert (await citykit.execute(connection, "DELETE FROM made")).tag == "DELETE 0"
             driver: Any = (await connection.get_raw_connection()).driver_connection
             assert driver.is_in_transaction()
+
+
+async def test_a_statement_that_fails_in_autocommit_may_have_had_a_part_of_its_effect(
+    engine: AsyncEngine,
+) -> None:
+    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+    await citykit.execute(engine, "CREATE TABLE made AS SELECT 1 AS k FROM generate_series(1, 2)")
+    said = await failure(citykit.execute(alone, "CREATE UNIQUE INDEX CONCURRENTLY made_k ON made (k)"))
+    assert "may have had a part of its effect" in said
+    assert "nothing was changed" not in said
+    is_valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'made_k'::regclass"
+    assert await scalar(engine, is_valid) is False
+
+
+async def test_a_procedure_that_commits_and_returns_a_row_is_called_as_the_error_says(
+    engine: AsyncEngine,
+) -> None:
+    await citykit.execute(
+        engine,
+        "CREATE OR REPLACE PROCEDURE made_alone(INOUT n int) LANGUAGE plpgsql AS "
+        "$$ BEGIN COMMIT; n := n + 1; END $$",
+    )
+    try:
+        said = await failure(citykit.read_frame(engine, "CALL made_alone(:n)", {"n": 1}))
+        call = (
+            "async with engine.execution_options(isolation_level='AUTOCOMMIT').connect() as connection: "
+            "rows = (await connection.execute(sqlalchemy.text(…))).all()"
+        )
+        assert call in said
+        async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            rows = (await connection.execute(text("CALL made_alone(1)"))).all()
+        assert [row.n for row in rows] == [2]
+    finally:
+        await citykit.execute(engine, "DROP PROCEDURE made_alone")
 
 
 # Once
@@ -364,6 +399,36 @@ async def test_a_cancelled_statement_ends_on_the_server_and_the_connection_works
 
 
 # A wait for a lock
+
+
+@pytest.mark.parametrize("sql", ["SET LOCAL lock_timeout = '2s'", "SET lock_timeout = '2s'"])
+async def test_a_lock_timeout_that_the_statement_sets_stays(engine: AsyncEngine, sql: str) -> None:
+    async with engine.connect() as connection:
+        await citykit.execute(connection, sql)
+        assert await connection.scalar(text("SHOW lock_timeout")) == "2s"
+
+
+CELLS = [
+    "UPDATE cities SET population = 3 RETURNING *",
+    "UPDATE cities SET population = 3 RETURNING *; SELECT 1",
+    "UPDATE cities SET population = 3",
+    "LOCK TABLE cities NOWAIT",
+]
+
+
+@pytest.mark.parametrize("held", ["UPDATE cities SET population = 2", "LOCK TABLE cities"])
+@pytest.mark.parametrize("cell", CELLS)
+async def test_a_cell_waits_for_a_lock_as_long_as_the_engine_says(
+    engine: AsyncEngine, cell: str, held: str
+) -> None:
+    await citykit.add_city(engine, "a", 1)
+    short = await citykit.connect(engine.url, lock_timeout=0.2)
+    async with engine.connect() as holder, asyncio.timeout(60):
+        await citykit.execute(holder, held)
+        said = await failure(run_cell(short, cell, {}, None))
+    assert "at once (NOWAIT) or within 0.2 s" in said
+    assert "lock_timeout=120" in said
+    await short.dispose()
 
 
 @pytest.mark.parametrize("own", [False, True])

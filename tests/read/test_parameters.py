@@ -275,6 +275,9 @@ async def test_a_value_means_the_same_anywhere_in_a_statement(
         ("iv = :value", np.timedelta64(36, "h"), True),
         ("i4 = :value", pd.NA, False),
         ("ts = :value", pd.NaT, False),
+        ("ts = :value", np.datetime64("NaT"), False),
+        ("iv = :value", np.timedelta64("NaT"), False),
+        ("ts = ANY (:value)", np.array(["2024-02-29T23:59", "NaT"], "datetime64[us]"), True),
         ("i4 = :value", pa.scalar(5), True),
         ("i4 IN :value", pa.array([5]), True),
         ("ts = :value", pd.Timestamp("2024-02-29 23:59:00.000000001"), "nanoseconds"),
@@ -338,6 +341,8 @@ async def test_streams_send_the_same(bind: AsyncConnection, psycopgs: Any) -> No
         ("SELECT 1 FROM sent WHERE d = :v", "yesterdax", ["'v'", "date", "yesterdax"]),
         ("SELECT 1 FROM sent\nWHERE t = :v", 5, ["text = integer", "line 2: WHERE t = :v"]),
         ("SELECT 1 FROM sent WHERE i4 = :v", 1j, ["'v'", "int4"]),
+        ("SELECT jsonb_build_object('k', :v) AS x", "x", ["42P18", "'v'", "CAST(:v AS text)"]),
+        ("SELECT concat(:v) AS x", None, ["42P18", "'v'", "CAST(:v AS text)"]),
     ],
 )
 async def test_an_error_names_the_type_that_the_statement_wants(
@@ -347,6 +352,14 @@ async def test_an_error_names_the_type_that_the_statement_wants(
     message = await failure(citykit.read_frame(bind, sql, {"v": value}))
     for part in said:
         assert part in message
+
+
+async def test_an_error_that_no_value_has_caused_names_none(bind: AsyncConnection, psycopgs: Any) -> None:
+    assert psycopgs
+    sql = "SELECT 1 / (i4 - 5) FROM sent WHERE d = :d"
+    said = await failure(citykit.read_frame(bind, sql, {"d": "2024-02-29"}))
+    assert "division by zero" in said
+    assert "'d'" not in said
 
 
 EVERYWHERE: list[tuple[str, Any, int]] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import time
 from contextlib import aclosing
 from datetime import timedelta
@@ -16,11 +17,12 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import bindparam, select, text
+from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import citykit
 from citykit.cities.model import City
+from citykit.database import in_transaction
 from citykit.pgtypes import DtypeBackend
 from tests.support.database import scalar
 
@@ -217,6 +219,29 @@ async def test_a_value_that_pandas_cannot_hold_is_refused_by_name(engine: AsyncE
     assert "row 10 " in await failure(citykit.read_frame(engine, many))
 
 
+@pytest.mark.parametrize("name", ["x", "My Col", "user", 'a"b'])
+async def test_what_the_error_selects_in_its_place_can_be_typed(engine: AsyncEngine, name: str) -> None:
+    sql = "SELECT interval '1 mon' AS \"{}\"".format(name.replace('"', '""'))
+    found = re.search(r"as text \((.+?::text)\)", await failure(citykit.read_frame(engine, sql)))
+    assert found
+    frame = await citykit.read_frame(engine, f"SELECT {found[1]} AS value FROM ({sql}) AS one")  # noqa: S608
+    assert frame["value"].tolist() == ["1 mon"]
+
+
+async def test_a_stream_counts_the_rows_of_its_whole_result(engine: AsyncEngine) -> None:
+    """The moment can be read, and no frame can hold it."""
+    sql = (
+        "SELECT CASE i WHEN 25 THEN timestamptz '12024-01-01 00:00+00' ELSE now() END AS x "
+        "FROM generate_series(0, 40) AS i"
+    )
+
+    async def streamed() -> None:
+        async for _ in citykit.stream_frames(engine, sql, chunk_rows=10):
+            pass
+
+    assert "'x' has in row 25 of the result" in await failure(streamed())
+
+
 async def test_a_numeric_that_arrow_cannot_hold_is_refused_by_name(engine: AsyncEngine) -> None:
     sql = "SELECT 1.5 AS x UNION ALL SELECT 'NaN'"
     said = await failure(citykit.read_frame(engine, sql, dtype_backend="pyarrow", numeric="decimal"))
@@ -281,6 +306,16 @@ async def test_selects_of_sqlalchemy(engine: AsyncEngine, three_cities: pd.DataF
         len(await citykit.read_frame(engine, text("SELECT 1 FROM cities WHERE country = :c"), {"c": "IS"}))
         == 1
     )
+
+
+@pytest.mark.parametrize("more", [[], [func.now()]], ids=["rows", "copy"])
+async def test_a_list_of_sqlalchemys_may_have_thousands_of_values(
+    engine: AsyncEngine, three_cities: pd.DataFrame, more: list[Any]
+) -> None:
+    await citykit.load_cities(engine, three_cities)
+    numbers = [*range(2000), 118_918]
+    frame = await citykit.read_frame(engine, select(City.name, *more).where(City.population.in_(numbers)))
+    assert frame["name"].tolist() == ["Reykjavík"]
 
 
 async def test_a_session_is_flushed_and_its_transaction_joined(engine: AsyncEngine) -> None:
@@ -581,6 +616,31 @@ async def test_a_dropped_connection_is_replaced_for_reads_on_an_engine(
     await scalar(engine, KILL)
     assert [len(f) async for f in citykit.stream_frames(other, f"SELECT 1{limit}")] == [1]
     await other.dispose()
+
+
+async def test_a_stream_is_not_made_again_once_a_frame_was_handed_over(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked in every turn of the event loop, in each of which the connection may be lost."""
+    told: list[bool] = []
+    loop = asyncio.get_running_loop()
+
+    async def watched(*args: Any, repeatable: Any, **options: Any) -> None:
+        def ask() -> None:
+            if told[-1:] != [repeatable()]:
+                told.append(repeatable())
+            turn[:] = [loop.call_soon(ask)]
+
+        turn = [loop.call_soon(ask)]
+        try:
+            await in_transaction(*args, repeatable=repeatable, **options)
+        finally:
+            turn[0].cancel()
+
+    monkeypatch.setattr("citykit.read.reading.in_transaction", watched)
+    frames = [frame async for frame in citykit.stream_frames(engine, SERIES.format(3), chunk_rows=1)]
+    assert len(frames) == 3
+    assert told == [True, False]
 
 
 async def test_a_dropped_connection_of_the_caller_is_said(engine: AsyncEngine) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
 from citykit.load.plan import FEW_ROWS
+from citykit.read import parameter_names, run_cell
 from tests.database.test_private_names import connection_without
 from tests.support.tables import created, every_type
 
@@ -171,6 +172,15 @@ async def test_a_backslash_in_a_literal_means_what_the_session_says(engine: Asyn
     assert frames[0][["a", "b", "c"]].to_numpy().tolist() == [["it's :x", ":y \\", "\\"]]
     frame = await citykit.read_frame(engine, plain, {"z": "\\"})
     assert frame[["a", "c"]].to_numpy().tolist() == [["a\\", "\\"]]
+    await off.dispose()
+
+
+async def test_a_parameter_that_only_the_session_sees_in_a_cell_is_refused(engine: AsyncEngine) -> None:
+    off = await connected(engine, {"standard_conforming_strings": "off"})
+    cell = r"SELECT 1; SELECT 'a\''; SELECT :y AS b, 'c\''"
+    assert parameter_names(cell) == []
+    with pytest.raises(citykit.CitykitError, match="'y' has no value"):
+        await run_cell(off, cell, {}, None)
     await off.dispose()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from sqlalchemy import JSON, Integer, bindparam, literal, select, text
+from sqlalchemy import JSON, Integer, bindparam, column, insert, literal, select, table, text
 
 import citykit
 from citykit.cities.model import City
@@ -41,7 +42,8 @@ def test_parameters_are_numbered_by_name() -> None:
 
 @pytest.mark.parametrize("end", [";", " ; ;\n", " -- done", ";\n-- done\n", "\n\t"])
 def test_a_semicolon_or_comment_at_the_end_goes(end: str) -> None:
-    assert compiled(f"SELECT 1{end}").sql == "SELECT 1"
+    for statement in (f"SELECT 1{end}", text(f"SELECT 1{end}"), text(f"SELECT 1{end}").columns(column("a"))):
+        assert compiled(statement).sql == "SELECT 1"
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,11 @@ def test_a_semicolon_or_comment_at_the_end_goes(end: str) -> None:
         (select(City.name), {"name": 1}, "no parameter 'name'"),
         (text("SELECT :name"), {}, "parameter 'name' has no value"),
         (text("SELECT 1; SELECT 2"), {}, "more than one statement"),
+        (text("SELECT $1::int"), None, "Parameters are named"),
+        (text("SELECT $1::int, :name"), {"name": 1}, "Parameters are named"),
+        ("SELECT '\ud800'", None, r"in line 1 the character '\\ud800'.*nothing was changed"),
+        ("SELECT 1,\n'a\0b'", None, r"in line 2 the character '\\x00'.*nothing was changed"),
+        (text("SELECT '\0'"), None, r"in line 1 the character '\\x00'.*nothing was changed"),
     ],
 )
 def test_what_does_not_fit_is_named(sql: Any, params: Any, said: str) -> None:
@@ -82,6 +89,35 @@ def test_a_select_brings_its_values() -> None:
     query = compiled(statement, {"least": 5})
     assert sorted(map(str, query.args)) == ["3", "5", "GB", "IS"]
     assert compiled(select(literal({"a": 1}, JSON))).args == ('{"a": 1}',)
+
+
+@pytest.mark.parametrize("name", ["a b", "a%b", "a(b", "a)b", "a:b", "a.b", "a[b", "a]b"])
+def test_a_parameter_of_sqlalchemy_may_have_any_name(name: str) -> None:
+    condition = column("x") == bindparam(name)
+    listed = column("y").in_(bindparam(f"{name}s", expanding=True))
+    query = compiled(select(column("x")).where(condition, listed), {name: 5, f"{name}s": [6, 7]})
+    assert query.args == (5, 6, 7)
+    assert compiled(insert(table("t", column(name))).values({name: 5})).args == (5,)
+
+
+def test_the_work_grows_with_the_number_of_values_and_not_with_its_square() -> None:
+    def calls(count: int) -> int:
+        """How many calls Python makes for so many values."""
+        made = 0
+
+        def count_one(*_: object) -> None:
+            nonlocal made
+            made += 1
+
+        query = compiled(select(City.name).where(City.id.in_(range(count)))).cast()
+        sys.setprofile(count_one)
+        try:
+            query.with_literals(["1"] * count)
+        finally:
+            sys.setprofile(None)
+        return made
+
+    assert calls(2000) < 15 * calls(200)
 
 
 def test_values_of_numpy_and_pandas_become_pythons() -> None:
