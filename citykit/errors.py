@@ -14,6 +14,7 @@ Every message says what is wrong, where, what state the database is in, and what
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import html
@@ -38,7 +39,7 @@ class CitykitError(Exception):
     Attributes
     ----------
     sqlstate : str or None
-        The SQLSTATE that the server would have answered with, where citykit has refused before it was asked.
+        The server's SQLSTATE for it, where citykit refuses what it has not sent.
     """
 
     sqlstate: str | None = None
@@ -51,8 +52,8 @@ class CitykitError(Exception):
 
 
 def _shown(error: BaseException) -> list[str]:
-    """Return the user's own lines and the message in the cell that failed, and all of it to ``%tb``."""
-    from IPython import get_ipython  # which is what calls this
+    """Render the user's own lines and the message in the cell that failed; for ``%tb``, all of it."""
+    from IPython import get_ipython  # it is there: it calls this
 
     shell: Any = get_ipython()
     render: Callable[..., list[str]] = shell.InteractiveTB.structured_traceback
@@ -61,18 +62,18 @@ def _shown(error: BaseException) -> list[str]:
         return render(type(error), error, error.__traceback__)
     if not isinstance(error, Exception):  # an interrupt
         return [f"{type(error).__name__}: {error}"]
-    alone = type(error).__new__(type(error), *error.args)  # without what led to it
+    alone = copy.copy(error)  # without its cause and context, with its notes
     return render(type(error), alone, _outside(error.__traceback__))
 
 
 def _show_last() -> list[str]:
-    """Do that for an error of Python's own, which refers to this function: to itself would be a cycle."""
+    """Render the last error. A function of its own, kept by that error, would be a reference cycle."""
     assert sys.last_value is not None  # noqa: S101  IPython has just set it
     return _shown(sys.last_value)
 
 
 class _ShownOutside:
-    """Lets a cell show the user's own lines of a TypeError or ValueError that citykit's own code raises."""
+    """Makes a cell show only the user's own lines of a TypeError or ValueError of citykit's own code."""
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(function)
@@ -99,26 +100,26 @@ shown_outside = _ShownOutside()
 def say_interrupted(error: asyncio.CancelledError | KeyboardInterrupt, said: str) -> None:
     """Give an interrupt its message, which a cell shows in one line.
 
-    One that has a message keeps it: anyio knows its own cancels by theirs.
+    A message that is there stays: anyio recognises its own cancels by it.
     """
     error.args = error.args or (said,)
     vars(error)["_render_traceback_"] = _show_last
 
 
 def did_you_mean(name: object, there: Iterable[object]) -> str:
-    """Return the question for the one or two names there that are spelled nearly so; '' if there are none."""
+    """Return the question for the one or two of these names that are spelled most alike; '' for none."""
     by_plain = {plain(each): each for each in there}
     close = difflib.get_close_matches(plain(name), by_plain, n=2)
     return f" (did you mean {' or '.join(repr(by_plain[each]) for each in close)}?)" if close else ""
 
 
 def plain(name: object) -> str:
-    """Return a name without its case, blanks, underscores and other signs."""
+    """Return a name in lower case, without blanks, underscores and punctuation."""
     return re.sub(r"[\W_]+", "", str(name).casefold())
 
 
 def _outside(traceback: TracebackType | None) -> TracebackType | None:
-    """Return the lines of a traceback before it enters citykit (by way of a magic, before IPython)."""
+    """Return a traceback up to where it enters citykit, or IPython's code if a magic leads there."""
     steps = []
     while traceback and not _is_in("citykit", traceback):
         steps.append(traceback)
@@ -165,8 +166,8 @@ class InvalidFrameError(CitykitError, ValueError):
     ----------
     rejects : DataFrame, shape (number of bad values, 4)
         One line per bad value: ``row`` (the frame's index label), ``column``, ``value``, ``reason``.
-        Where a whole column is wrong (unknown, missing, repeated, or of a dtype of which the table takes no
-        value), it is one line, whose ``row`` and ``value`` are None.
+        Where a whole column is wrong (unknown, missing, repeated, or of a dtype that the table's column
+        cannot take), it is one line, whose ``row`` and ``value`` are None.
     """
 
     def __init__(self, message: str, rejects: pd.DataFrame) -> None:

@@ -46,17 +46,17 @@ class Owner:
                 ) from exc
 
     def check_named(self) -> None:
-        """Raise where the system has no name for this account, without which initdb does not run."""
+        """Raise if the system has no name for this account: initdb does not run without one."""
         import pwd
 
         uid = os.geteuid() if self.uid is None else self.uid
         try:
             pwd.getpwuid(uid)
         except KeyError as exc:
-            raise _cannot_run(f"the system knows no user of the number {uid}") from exc
+            raise _cannot_run(f"the system has no user with the uid {uid}") from exc
 
     def check_allowed(self) -> None:
-        """Raise where this process may not run a program under this account."""
+        """Raise if this process may not run a program under this account."""
         try:
             subprocess.run(["/bin/sh", "-c", ":"], check=True, cwd="/", **self.popen_options())
         except OSError as exc:
@@ -75,7 +75,7 @@ def _cannot_run(why: str) -> DatabaseUnavailableError:
 
 
 def is_root() -> bool:
-    """Tell whether this process may not run a server itself."""
+    """Tell whether this process runs as root, as which PostgreSQL refuses to run."""
     return os.name == "posix" and os.geteuid() == 0
 
 

@@ -1,8 +1,7 @@
-"""The databases of the embedded PostgreSQL: listed, and dropped. `connect` makes them."""
+"""The databases of the embedded PostgreSQL: listing and dropping them. `connect` creates them."""
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.database.engine import connect
 from citykit.database.server_errors import server_errors_named, sqlstate
 from citykit.database.sqlstates import Condition
-from citykit.database.urls import DATABASE, quoted
-from citykit.errors import CitykitError
+from citykit.database.urls import DATABASE, can_name_database, quoted
+from citykit.errors import CitykitError, did_you_mean
 
-_KEPT = (DATABASE, "template0", "template1")  # the user's default one, and those that new ones are made of
+_KEPT = (DATABASE, "template0", "template1")  # the default one, and the templates of CREATE DATABASE
 _LIST = text("""
 SELECT datname::text AS name, pg_size_pretty(pg_database_size(oid)) AS size,
        (SELECT count(*) FROM pg_catalog.pg_stat_activity a
@@ -60,8 +59,11 @@ async def drop_database(name: str) -> None:
     CitykitError
         If there is none of that name, it is PostgreSQL's own, or others are connected to it.
     """
-    if not name:
-        raise ValueError("a database has a name; nothing was dropped")
+    if not can_name_database(name):
+        raise CitykitError(
+            f"there is no database {name!r}: a name has 1 to 63 bytes, no NUL and no lone surrogate; "
+            "nothing was dropped."
+        )
     if name in _KEPT:
         raise CitykitError(f"the database {name!r} belongs to the server itself; nothing was dropped.")
     async with _administering() as connection:
@@ -73,16 +75,15 @@ async def drop_database(name: str) -> None:
             if sqlstate(exc) != Condition.INVALID_CATALOG_NAME:
                 raise
             names = [row.name for row in await connection.execute(_LIST)]
-            near = difflib.get_close_matches(name, names, n=1)
-            meant = f" Did you mean {near[0]!r}?" if near else f" There are {', '.join(map(repr, names))}."
-            raise CitykitError(f"there is no database {name!r}; nothing was dropped.{meant}") from exc
+            near = did_you_mean(name, names) or f". There are {', '.join(map(repr, names))}."
+            raise CitykitError(f"there is no database {name!r}; nothing was dropped{near}") from exc
 
 
 async def _in_use(connection: AsyncConnection, name: str) -> CitykitError:
     found = (await connection.execute(_CONNECTED, {"name": name})).all()
     shown = "; ".join(
         f"server process {row.pid}" + (f" ({row.application})" if row.application else "")
-        + f", {row.state}, connected since {row.since}" for row in found
+        + (f", {row.state}" if row.state else "") + f", connected since {row.since}" for row in found
     )  # fmt: skip
     return CitykitError(
         f"the database {name!r} is in use{': ' + shown if shown else ''}; nothing was dropped. End the "

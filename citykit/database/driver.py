@@ -1,4 +1,4 @@
-"""asyncpg's own connection: how a statement of it ends, and the names of it that are not public."""
+"""asyncpg's own connection: how its statements are ended, and the private names of it that are used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from citykit.errors import WrongLoopError
 
 T = TypeVar("T")
 
-# A peer that is gone without a word (a firewall, a lost route) is noticed after 30 s of silence and three
+# A peer that vanished silently (a firewall, a lost route) is noticed after 30 s of silence and three
 # unanswered probes, or after 60 s in which nothing that was sent is acknowledged.
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
@@ -40,7 +40,7 @@ def transport_of(raw: Any) -> asyncio.Transport | None:
 
 
 def keep_alive(connection: Any, options: Mapping[str, int]) -> None:
-    """Let the operating system notice a peer that is gone; nothing on a Unix socket, or without options."""
+    """Set the keepalive options of a TCP socket; do nothing on a Unix socket, or without options."""
     transport = transport_of(connection.driver_connection)
     connected = transport.get_extra_info("socket") if transport else None
     if not options or connected is None or connected.family not in (socket.AF_INET, socket.AF_INET6):
@@ -53,7 +53,7 @@ def keep_alive(connection: Any, options: Mapping[str, int]) -> None:
 
 @asynccontextmanager
 async def started(raw: Any, operation: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """Start an operation of asyncpg's connection, which has ended when the block has.
+    """Run an operation of asyncpg's connection as a task, which has ended when the block has.
 
     If the block is left early, the operation is cancelled: asyncpg sends a CancelRequest, and its next
     statement begins by waiting for the server's ReadyForQuery. The operation is also cancelled when the
@@ -62,7 +62,7 @@ async def started(raw: Any, operation: Coroutine[Any, Any, T]) -> AsyncIterator[
     task = asyncio.ensure_future(operation)
 
     def give_up(_: object) -> None:
-        # After the driver has raised what the server said last, where it does.
+        # Later, so that asyncpg can first raise the last error that the server sent.
         asyncio.get_running_loop().call_soon(task.cancel)
 
     raw.add_termination_listener(give_up)
@@ -75,7 +75,7 @@ async def started(raw: Any, operation: Coroutine[Any, Any, T]) -> AsyncIterator[
             await asyncio.wait([task])
             await cancelled_on_server(raw)
         if not task.cancelled():
-            task.exception()  # has been seen, also where the block was left without awaiting it
+            task.exception()  # retrieved, also where the block was left without awaiting it
 
 
 async def cancelled_on_server(raw: Any) -> None:
@@ -118,11 +118,10 @@ async def ended(task: asyncio.Task[T], raw: Any) -> T:
 
 
 def hang_up(raw: Any) -> None:
-    """End a connection whose loop does not run: the server ends its side at once.
+    """End a connection whose loop does not run; the shutdown of its socket tells the server at once.
 
-    Ours is closed when the loop runs, or where it is closed when Python collects the transport, of which it
-    warns (ResourceWarning) as of all that such a loop has left open. Without asyncpg's name for the
-    transport the server's side ends then, too.
+    The file descriptor is closed when the loop runs again or, if that is closed, when Python collects the
+    transport, with a ResourceWarning. If asyncpg no longer has `_transport`, the server learns of it then.
     """
     transport: Any = transport_of(raw)
     with contextlib.suppress(AttributeError, OSError):
@@ -133,7 +132,7 @@ def check_loop(connection: AsyncConnection) -> None:
     """Refuse a connection that another loop has opened, before anything is sent over it."""
     opened = connection.sync_connection
     if opened is None or opened.closed or opened.invalidated:
-        return  # which SQLAlchemy says better
+        return  # SQLAlchemy's own error says which
     owner = getattr(opened.connection.driver_connection, "_loop", None)
     if owner is not None and owner is not asyncio.get_running_loop():
         raise WrongLoopError(

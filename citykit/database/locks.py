@@ -17,7 +17,8 @@ from citykit.database.sqlstates import Condition
 from citykit.database.transactions import LOCK_OPTION, LOCK_SECONDS, option
 from citykit.errors import CitykitError
 
-TRIED_AGAIN_SECONDS = 0.07  # after a lock that was not granted at once
+TRIED_AGAIN_SECONDS = 0.07  # between two attempts with NOWAIT
+VACUUM_MILLISECONDS = 2_000  # twice PostgreSQL's deadlock_timeout, after which autovacuum gives way
 CREATING = 0x6369_7479_6B69_74  # "citykit": the advisory lock that create_tables takes
 
 Mode: TypeAlias = Literal["SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"]
@@ -46,6 +47,14 @@ WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
 GROUP BY l.pid, a.application_name ORDER BY l.pid LIMIT 4
 """)
 
+# Autovacuum's lock, which VACUUM, ANALYZE and CREATE INDEX CONCURRENTLY take, too.
+_ONLY_VACUUM = text("""
+SELECT bool_and(l.mode = 'ShareUpdateExclusiveLock') FROM pg_catalog.pg_locks l
+WHERE l.granted AND l.locktype = 'relation' AND l.pid IS DISTINCT FROM pg_backend_pid()
+  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+  AND l.relation IN (SELECT to_regclass(name)::oid FROM unnest(CAST(:names AS text[])) AS name)
+""")
+
 
 @asynccontextmanager
 async def lock_bound(connection: AsyncConnection, table: str, undone: str) -> AsyncIterator[float]:
@@ -60,7 +69,7 @@ async def lock_bound(connection: AsyncConnection, table: str, undone: str) -> As
     table : str
         Its name in SQL, for the error.
     undone : str
-        What the error says of the database: "nothing was loaded".
+        The state of the database, for the error: "nothing was loaded".
 
     Raises
     ------
@@ -101,7 +110,8 @@ async def _not_granted(
         else f"a prepared transaction has {h.modes}"
         for h in holders
     )
-    longer = "SET lock_timeout = '120s'" if own else "await citykit.connect(lock_timeout=120)"
+    settings = ", connect_args={'server_settings': {'lock_timeout': '120s'}}" if own else ""
+    longer = f"await citykit.connect(…, lock_timeout=120{settings})"  # the shorter of the two holds
     return CitykitError(
         f"table {table}: a lock was not granted within {seconds:g} s (lock_timeout), because another session "
         f"holds it{': ' + held if held else ''}; {undone}. When that session has ended its transaction, "
@@ -110,7 +120,7 @@ async def _not_granted(
 
 
 async def lock(connection: AsyncConnection, table: str, mode: Mode, milliseconds: int) -> bool:
-    """Lock a table if that takes no longer than so many milliseconds; 0: only if nobody holds it."""
+    """Lock a table; return False if that takes longer than `milliseconds` (0: NOWAIT), or is not allowed."""
     how = "" if milliseconds else " NOWAIT"
     return await locked_by(connection, f"LOCK TABLE {table} IN {mode} MODE{how}", milliseconds)
 
@@ -137,20 +147,25 @@ async def lock_without_queueing(
 ) -> None:
     """Lock tables in ACCESS EXCLUSIVE mode, trying again for so many seconds.
 
-    A session that waits for this lock would keep all later readers waiting behind it; NOWAIT does not.
+    A session that waits for this lock would keep all later readers waiting behind it; NOWAIT does not. But
+    autovacuum gives way only to a session that waits: if it may be all that is in the way, this waits once.
     """
     deadline = asyncio.get_running_loop().time() + seconds
+    statement, waited = f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE", False
     while True:
         try:
             async with connection.begin_nested():
-                names = ", ".join(tables)
-                await connection.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE NOWAIT")
+                await connection.exec_driver_sql(f"{statement} NOWAIT")
             return
         except DBAPIError as exc:
             if sqlstate(exc) != Condition.LOCK_NOT_AVAILABLE:
                 raise
             if asyncio.get_running_loop().time() > deadline:
                 raise await _not_granted(connection, tables[0], seconds, undone, readers=True) from exc
+        if not waited and await connection.scalar(_ONLY_VACUUM, {"names": tables}):
+            waited = True
+            if await locked_by(connection, statement, VACUUM_MILLISECONDS):
+                return
         await asyncio.sleep(TRIED_AGAIN_SECONDS)
 
 
@@ -164,7 +179,7 @@ async def local_setting(connection: AsyncConnection, setting: str, value: str) -
 
 
 async def set_local(connection: AsyncConnection, setting: str, value: Any) -> None:
-    """Set for the rest of the transaction."""
+    """Change a setting for the rest of the transaction."""
     await connection.execute(
         text("SELECT set_config(:setting, :value, true)"), {"setting": setting, "value": value}
     )

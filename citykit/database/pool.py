@@ -3,9 +3,9 @@
 A connection of asyncpg works on the loop that opened it and on no other: used from a second one it fails or
 poisons its pool, and shared by the loops of two threads it has crashed the process.
 
-The loop of a script's asyncio.run, which ends soon, is made in the same way as that of uvicorn, which lasts.
-So each loop has a pool, and not only those that last: without one a server would open a connection for each
-request. A generator of the loop tells that the loop ends (`_keep`); asyncio has no other hook for that.
+A loop that ends soon (of a script's asyncio.run) cannot be told from one that lasts (uvicorn's). So each has
+a pool: without one, a server would open a connection for each request. An asynchronous generator notices that
+the loop ends (`_keep`); asyncio has no other hook for that.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class PoolPerLoop(AsyncAdaptedQueuePool):
         self, connection: Any, exception: BaseException | None = None, _checkin: bool = True
     ) -> None:
         super()._invalidate(connection, exception, _checkin)
-        for pool in self._living():  # the connections of all loops went to this server
+        for pool in self._living():  # they connect to the same server
             pool._invalidate_time = self._invalidate_time
 
     def recreate(self) -> PoolPerLoop:
@@ -70,7 +70,7 @@ class PoolPerLoop(AsyncAdaptedQueuePool):
         return fresh
 
     def dispose(self) -> None:
-        """Close this loop's idle connections; those of others go with this object (`_give_up`)."""
+        """Close this loop's idle connections; those of others, when this object is collected (`_give_up`)."""
         pool = self._pools.get(asyncio.get_running_loop())
         if pool is not None:
             pool.dispose()
@@ -138,7 +138,7 @@ class _Opened:
             self._hang_up()
             self._forget()
         else:
-            if not self.loop.is_running():  # and may never again
+            if not self.loop.is_running():  # and may never run again
                 self._hang_up()
 
     def _hang_up(self) -> None:
@@ -155,7 +155,7 @@ _keepers: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
 
 
 def _keep(loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None]:
-    """Have the connections of `loop` closed before the loop is.
+    """Close the connections of `loop` before the loop is closed.
 
     asyncio.run, asyncio.Runner, `citykit.run`, uvloop and pytest-asyncio end a loop's asynchronous generators
     (``loop.shutdown_asyncgens``) before they close it; this one closes the connections when it is ended.

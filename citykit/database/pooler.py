@@ -19,7 +19,7 @@ WITHOUT_NAMES = {
 
 
 class PoolerCheck:
-    """Opens an engine's connections (SQLAlchemy's event ``do_connect``); the first tells of a pooler."""
+    """Opens an engine's connections (SQLAlchemy's event ``do_connect``); the first checks for a pooler."""
 
     def __init__(self) -> None:
         self._found: bool | None = None
@@ -41,6 +41,6 @@ class PoolerCheck:
 
 
 async def _is_pooled(raw: Any) -> bool:
-    """Tell whether another process answers than BackendKeyData named; by the simple query protocol."""
+    """Tell whether another process answers than the one in BackendKeyData; by the simple query protocol."""
     asked = f"SELECT 1 WHERE pg_catalog.pg_backend_pid() = {raw.get_server_pid()}"
     return bool(await raw.execute(asked) != "SELECT 1")

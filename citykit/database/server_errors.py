@@ -1,4 +1,4 @@
-"""What PostgreSQL, asyncpg, SQLAlchemy and the operating system raise, as this package's errors."""
+"""Errors of PostgreSQL, asyncpg, SQLAlchemy and the operating system, turned into this package's own."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from citykit.database.urls import shown_url
 from citykit.errors import CitykitError, DatabaseUnavailableError, MissingTableError
 
 _ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-DRIVER_ERRORS = (OSError, SQLAlchemyError, *_ASYNCPG_ERRORS)  # everything that a connection may raise
+DRIVER_ERRORS = (OSError, SQLAlchemyError, *_ASYNCPG_ERRORS)  # all that a connection may raise
 
 _OF_AN_OPTION = "Change that in the URL (CITYKIT_URL), in connect_args or in the environment (PG…)."
 _FILES = {"sslcert", "sslcrl", "sslkey", "sslrootcert"}  # the options of a URL that name one
-_OF_A_HANDSHAKE = {"sslcert", "sslnegotiation"}  # those for which a server may close the connection
+_OF_A_HANDSHAKE = {"sslcert", "sslnegotiation"}  # options for which a server may just close the connection
 _OF_THE_SERVER = (
     "Check that the server runs there and that CITYKIT_URL is right; "
     "without CITYKIT_URL citykit brings a server of its own."
@@ -64,7 +64,7 @@ _WITH_SETTING = "await citykit.connect(url, connect_args={{'server_settings': {{
 _STATEMENT_HINTS: Mapping[str, str] = {
     Condition.DEPENDENT_OBJECTS_STILL_EXIST: "Something else was built on the table. With SQL, which drops "
     "that too: DROP TABLE cities CASCADE",
-    Condition.WRONG_OBJECT_TYPE: "Something that is no table has its name. Give it another with SQL, then "
+    Condition.WRONG_OBJECT_TYPE: "An object of that name is not a table. Rename it with SQL, then "
     "create the table: ALTER TABLE cities RENAME TO other_name",
     Condition.READ_ONLY_SQL_TRANSACTION: "If the server is a standby, connect to its primary. Else: "
     + _WITH_SETTING % "'default_transaction_read_only': 'off'",
@@ -74,9 +74,9 @@ _STATEMENT_HINTS: Mapping[str, str] = {
     "await connection.rollback()",
     Condition.SERIALIZATION_FAILURE: "Another transaction changed the same rows: run it again.",
     Condition.DEADLOCK_DETECTED: "Another transaction changed the same rows: run it again.",
-    Condition.INSUFFICIENT_PRIVILEGE: "The owner gives the right with SQL, to citykit's table: "
+    Condition.INSUFFICIENT_PRIVILEGE: "Its owner gives the right with SQL; that to citykit's table: "
     "GRANT ALL ON cities TO {user}",
-    Condition.UNDEFINED_COLUMN: "The table in the database has other columns than Python believes. "
+    Condition.UNDEFINED_COLUMN: "The table in the database has other columns than its model in Python. "
     "citykit's own is replaced, with all of its rows, by: await citykit.create_tables(engine, reset=True)",
     Condition.INVALID_SQL_STATEMENT_NAME: _POOLER,
     Condition.DUPLICATE_PREPARED_STATEMENT: _POOLER,
@@ -104,7 +104,7 @@ def sqlstate(exc: BaseException) -> str | None:
 
 
 def server_message(exc: BaseException) -> str:
-    """Return what the server (or asyncpg) said, without SQLAlchemy's frame around it."""
+    """Return the message of the server (or of asyncpg), without the text that SQLAlchemy adds."""
     original = getattr(exc, "orig", None) or exc
     original = getattr(original, "__cause__", None) or original
     return str(original).strip() or type(original).__name__
@@ -114,9 +114,9 @@ def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> D
     """Return the error for a connection that could not be opened; `seconds`: the timeout, if it ran out."""
     if isinstance(exc, PoolTimeoutError):
         return DatabaseUnavailableError(
-            f"No connection to {shown_url(url)}: all that the engine may open are in use, and none came back "
+            f"No connection to {shown_url(url)}: all connections of the engine are in use and none came back "
             f"within its pool_timeout ({exc}); nothing was sent. "
-            "Let them end, or make room: await citykit.connect(pool_size=20, pool_timeout=60)"
+            "Let their work end, or allow more: await citykit.connect(…, pool_size=20, pool_timeout=60)"
         )
     silent = isinstance(exc, TimeoutError) and not exc.args
     said = "it did not answer" if silent else server_message(exc)
@@ -161,7 +161,7 @@ def connection_lost(said: str, *, in_doubt: bool = False) -> DatabaseUnavailable
 def server_errors_named(
     connection: AsyncConnection | None = None, *, in_doubt: bool = False
 ) -> Iterator[None]:
-    """Raise what the server and the driver raise as this package's errors.
+    """Turn errors of the server and the driver into this package's own.
 
     `connection`: the one that the block uses, if it has one already. `in_doubt`: the block sends a COMMIT, so
     that a lost connection leaves its outcome unknown.
@@ -174,7 +174,7 @@ def server_errors_named(
         if isinstance(exc, TimeoutError) and not in_doubt:
             raise CitykitError(
                 "A statement took longer than the engine's command_timeout; nothing was changed. "
-                "For more time: await citykit.connect(connect_args={'command_timeout': 600})"
+                "For more time: await citykit.connect(…, connect_args={'command_timeout': 600})"
             ) from exc
         raise connection_lost(str(exc) or type(exc).__name__, in_doubt=in_doubt) from exc
 

@@ -1,4 +1,4 @@
-"""Each helper's transaction: on which connection, ended by whom, and when it is made again.
+"""A helper's transaction: on which connection it is, who ends it, and when it is repeated.
 
 The work of a helper runs in a task of its own. If the helper is cancelled, however often (a cancel scope of
 anyio cancels at every await), that task is cancelled once, and it rolls back and gives its connection back
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, QueuePool, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import await_only, greenlet_spawn
 
@@ -37,18 +38,18 @@ Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
 T = TypeVar("T")
 Work: TypeAlias = Callable[[AsyncConnection], Awaitable[T]]
 
-CONFLICT_SECONDS = 0.05  # at most, before a transaction that conflicted with another is made again
-ATTEMPTS = 3  # one is lost, the next meets another connection that died while it was idle
+CONFLICT_SECONDS = 0.05  # longest random pause before attempt 2 after a conflict; before attempt 3 twice that
+ATTEMPTS = 3  # the second may get another connection of the pool that died while it was idle
 OPEN_SECONDS = 10.0  # for a connection to be opened, when the pool has room for it
 UNDO_SECONDS = 5.0  # for the server to take a ROLLBACK, before the connection is closed instead
-ANSWER_SECONDS = 5.0  # for a server that is asked whether it is there
-SILENCE_SECONDS = 30.0  # of work, after which it is asked; an option of the engine (execution_options)
+ANSWER_SECONDS = 5.0  # for a new connection, which shows that the server is there
+SILENCE_SECONDS = 30.0  # of a helper's work, after which that is tried; an execution option of the engine
 SILENCE_OPTION = "citykit_silence_timeout"
-LOCK_SECONDS = 30.0  # that a helper which writes waits for a lock; an option likewise
+LOCK_SECONDS = 30.0  # for a lock, in a helper that writes; an execution option likewise
 LOCK_OPTION = "citykit_lock_timeout"
 Numeric: TypeAlias = Literal["float", "decimal"]
-NUMERIC_OPTION = "citykit_numeric"  # as which numerics are read where a helper is not told
-# The server has rolled the transaction back, also where its answer to the COMMIT says so.
+NUMERIC_OPTION = "citykit_numeric"  # the type that numerics are read as, where a helper is not told
+# After these the server has rolled the transaction back, even if they answer the COMMIT.
 _CONFLICTS = (Condition.SERIALIZATION_FAILURE, Condition.DEADLOCK_DETECTED)
 # A transaction gets its xid at its first write.
 _WROTE = text("SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL")
@@ -90,20 +91,23 @@ async def in_transaction(
     """
     repeatable = repeatable or (lambda: effect != "writes")
     attempt = _Attempt(effect, repeatable, after_conflict or repeatable)
+    if not isinstance(bind, (AsyncEngine, AsyncConnection, AsyncSession)):
+        raise _no_bind(bind)
+    silence = option(bind, SILENCE_OPTION, SILENCE_SECONDS)
     if isinstance(bind, AsyncEngine):
         task = asyncio.ensure_future(_on_engine(bind, work, attempt))
-    elif isinstance(bind, (AsyncConnection, AsyncSession)):
-        task = asyncio.ensure_future(_in_savepoint(bind, work, attempt))
     else:
-        raise _no_bind(bind)
+        task = asyncio.ensure_future(_in_savepoint(bind, work, attempt))
     try:
-        await _watched(task, attempt, option(bind, SILENCE_OPTION, SILENCE_SECONDS))
+        await _watched(task, attempt, silence)
     except asyncio.CancelledError as exc:
         await cancelled(task)
         if task.cancelled() or task.exception():
             state = undone
             if attempt.alone:
                 state = "in autocommit, it may have had a part of its effect"
+            elif attempt.committing and not isinstance(bind, AsyncEngine):
+                state = "it may be in your transaction: its savepoint was just being released"
             elif attempt.committing and attempt.wrote:
                 state = "it may have been stored: it was just being committed"
         else:
@@ -111,7 +115,7 @@ async def in_transaction(
         say_interrupted(exc, f"{doing} was interrupted; {state}")
         raise
     finally:
-        task.cancel()  # nothing where it is done; else this coroutine was closed, and cannot wait
+        task.cancel()  # no effect on one that is done; else this coroutine was closed, and may not await
     if attempt.transaction_ended:
         raise CitykitError(
             "The transaction was rolled back before the statement had returned all rows; nothing changed. "
@@ -126,13 +130,14 @@ async def in_transaction(
 
 def option(bind: Bind, name: str, default: T) -> T:
     """Return an option of citykit's own that `connect` has given an engine (its execution_options)."""
-    sync = bind.get_bind() if isinstance(bind, AsyncSession) else bind.sync_engine
+    with server_errors_named():  # a session without an engine, or with one for each of its tables
+        sync = bind.get_bind() if isinstance(bind, AsyncSession) else bind.sync_engine
     value: T = sync.get_execution_options().get(name, default)
     return value
 
 
 def numeric_checked(numeric: object) -> Numeric:
-    """Return what numerics are read as, or refuse it."""
+    """Return the type that numerics are read as; raise ValueError if it is none of them."""
     if numeric == "float" or numeric == "decimal":
         return numeric
     raise ValueError(f"numeric is one of {', '.join(map(repr, get_args(Numeric)))}, not {numeric!r}")
@@ -145,7 +150,7 @@ async def cancelled(task: asyncio.Task[Any]) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([task])
     if not task.cancelled():
-        task.exception()  # has been seen
+        task.exception()  # retrieved, so that asyncio does not log it
 
 
 @dataclass
@@ -155,8 +160,8 @@ class _Attempt:
     effect: Effect
     repeatable: Callable[[], bool]
     after_conflict: Callable[[], bool]
-    connection: AsyncConnection | None = None  # that is in use
-    wrote: bool = True  # as far as is known; else it does not matter whether its COMMIT was answered
+    connection: AsyncConnection | None = None  # in use at this moment
+    wrote: bool = True  # or may have written; if not, a lost answer to the COMMIT does no harm
     committing: bool = False
     lost: bool = False  # an attempt before this one has lost its connection
     alone: bool = False  # the work is in AUTOCOMMIT, where no rollback undoes it
@@ -188,9 +193,11 @@ async def _on_engine(engine: AsyncEngine, work: Work[T], attempt: _Attempt) -> T
 @asynccontextmanager
 async def _connected(engine: AsyncEngine, attempt: _Attempt) -> AsyncIterator[AsyncConnection]:
     """Check a connection out of the engine's pool, or say why there is none."""
-    connection = engine.connect()
+    connection, pool = engine.connect(), engine.sync_engine.pool
+    waiting = pool.timeout() if isinstance(pool, QueuePool) else 0.0
+    opening = max(OPEN_SECONDS, float(str(engine.url.query.get("connect_timeout", 0))))
     try:
-        async with asyncio.timeout(getattr(engine.sync_engine.pool, "timeout", float)() + OPEN_SECONDS):
+        async with asyncio.timeout(waiting + opening):
             await connection.start()
     except (*DRIVER_ERRORS, TypeError, ValueError) as exc:
         raise unreachable(engine.url, exc) from exc
@@ -210,8 +217,8 @@ async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Atte
             if attempt.effect == "reads":  # a SELECT is a transaction by itself: two round trips less
                 _synchronous(connection).execution_options(isolation_level="AUTOCOMMIT")
                 if attempt.lost and not await connection.scalar(_ONLY_READ):
-                    attempt.committing = True  # as each SELECT did
-                    said = "no answer came from cities, which is no plain table and may write when it is read"
+                    attempt.committing = True  # each SELECT was a transaction by itself
+                    said = "cities is not a plain table, and reading it may write"
                     raise connection_lost(said, in_doubt=True)
             elif _autocommits(connection) and attempt.effect != "one statement":
                 _synchronous(connection).execution_options(isolation_level="READ COMMITTED")
@@ -229,12 +236,12 @@ async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Atte
                     raise
     except asyncio.CancelledError:
         # The driver may be in the middle of an answer, or between the Parse and the Sync of a statement, with
-        # a lock on its tables: nobody else gets this connection.
+        # a lock on its tables: this connection does not go back to the pool.
         await _close(connection)
         raise
     except BaseException as exc:
         await _roll_back(connection, connection.rollback)
-        # SQLAlchemy rolls back nothing after a COMMIT that failed, also where it was not sent.
+        # After a COMMIT that failed SQLAlchemy sends no ROLLBACK, not even if the COMMIT was not sent.
         if not is_closed(connection) and driver_of(connection).is_in_transaction():
             await _close(connection)
         if attempt.silent and isinstance(exc, DatabaseUnavailableError):
@@ -247,6 +254,11 @@ async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Atte
 async def _in_savepoint(bind: AsyncConnection | AsyncSession, work: Work[T], attempt: _Attempt) -> T:
     with server_errors_named():
         connection = await bind.connection() if isinstance(bind, AsyncSession) else bind
+    if connection.sync_connection is None:
+        raise CitykitError(
+            "This connection was never opened; nothing was sent. Open it: "
+            "async with engine.connect() as connection"
+        )
     check_loop(connection)
     attempt.connection = connection
     with server_errors_named(connection), _ended_before_rollback(connection, attempt):
@@ -260,7 +272,7 @@ async def _in_savepoint(bind: AsyncConnection | AsyncSession, work: Work[T], att
         savepoint = await bind.begin_nested()
         try:
             if isinstance(bind, AsyncSession):
-                await bind.connection()  # which is when a session makes its savepoint
+                await bind.connection()  # a session sends its SAVEPOINT only here
             result = await work(connection)
         except BaseException as exc:
             if isinstance(exc, asyncio.CancelledError):
@@ -268,6 +280,7 @@ async def _in_savepoint(bind: AsyncConnection | AsyncSession, work: Work[T], att
             if not attempt.transaction_ended:
                 await _roll_back(connection, savepoint.rollback)
             raise
+        attempt.committing = True
         await savepoint.commit()
         return result
 
@@ -277,7 +290,7 @@ _working: WeakKeyDictionary[Connection, dict[asyncio.Task[Any], _Attempt]] = Wea
 
 @contextmanager
 def _ended_before_rollback(connection: AsyncConnection, attempt: _Attempt) -> Iterator[None]:
-    """Let this task be ended when the caller rolls back the transaction or closes the connection.
+    """End this task when the caller rolls back the transaction or closes the connection.
 
     `stream_frames` may be left without being closed: Starlette's StreamingResponse does so when the client
     leaves. While the statement runs, asyncpg refuses the ROLLBACK, and the connection is not given back.
@@ -287,7 +300,7 @@ def _ended_before_rollback(connection: AsyncConnection, attempt: _Attempt) -> It
     if key not in _working:
         _working[key] = {}
         event.listen(key, "rollback", _end_work)
-        event.listen(key, "rollback_savepoint", _end_work)  # a session's first step
+        event.listen(key, "rollback_savepoint", _end_work)  # which a session rolls back first
     _working[key][task] = attempt
     try:
         yield
@@ -330,13 +343,13 @@ async def _end_cancelled(connection: AsyncConnection) -> None:
 
 
 def _autocommits(connection: AsyncConnection) -> bool:
-    """Tell whether each statement would be a transaction of its own, and nothing all or nothing."""
+    """Tell whether the connection is in autocommit: each statement is a transaction of its own."""
     adapted = _synchronous(connection).connection.dbapi_connection
     return getattr(adapted, "isolation_level", None) == "autocommit"
 
 
 def _synchronous(connection: AsyncConnection) -> Connection:
-    """Return SQLAlchemy's own connection, for what needs no answer of the server."""
+    """Return SQLAlchemy's own connection, for calls that do no I/O."""
     assert connection.sync_connection is not None  # noqa: S101  for the type checker: it was just opened
     return connection.sync_connection
 
@@ -344,8 +357,8 @@ def _synchronous(connection: AsyncConnection) -> Connection:
 async def _watched(task: asyncio.Task[Any], attempt: _Attempt, seconds: float) -> None:
     """Wait for a task; close its connection when the server is silent and cannot be reached any more.
 
-    A statement may take hours in which nothing comes. Whether the server is still there, only another
-    connection can tell: one that is refused or let in tells that it is.
+    A statement may take hours in which nothing comes, so a second connection asks whether the server is still
+    there: it is if it lets that one in, or refuses it.
     """
     while not task.done():
         await asyncio.wait([task], timeout=seconds)
@@ -377,10 +390,10 @@ async def _is_there(engine: AsyncEngine) -> bool:
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             await greenlet_spawn(ask)
-    except (TimeoutError, ConnectionError):
-        return False
-    except DRIVER_ERRORS:
-        return True  # it has refused the connection, so it is there
+    except OSError as exc:
+        return exc.errno in (errno.EMFILE, errno.ENFILE)  # this process can open no more files
+    except (*DRIVER_ERRORS, CitykitError, TypeError, ValueError):
+        return True  # the server has refused the connection, or this process could not ask
     return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -12,11 +11,11 @@ from urllib.parse import urlencode
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from citykit.errors import DatabaseUnavailableError
+from citykit.errors import DatabaseUnavailableError, did_you_mean
 
 DATABASE = "postgres"  # the embedded server's default one, and the name of its superuser
 
-_SEVERAL_HOSTS = re.compile(r"([^:/?#]+://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)(.*)", re.DOTALL)
+_SEVERAL_HOSTS = re.compile(r"([^:/?#]+://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)((?:[/?#].*)?)", re.DOTALL)
 _HOST_AND_PORT = re.compile(r"(\[.*\]|[^:]*)(?::(\d*))?")
 
 # Options of libpq that asyncpg.connect takes in a URL and not as arguments.
@@ -32,7 +31,7 @@ _BY_SOCKET = {
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
-# Options of libpq that asyncpg lacks: the values that change nothing, and what to type in place of others.
+# Options of libpq that asyncpg lacks: the values that may be ignored, and what to type in place of others.
 _LACKING: dict[str, tuple[tuple[str, ...], str]] = {
     "channel_binding": (("disable", "prefer"), "sslmode=verify-full with sslrootcert=FILE checks the server"),
     "client_encoding": (("utf8", "utf-8", "auto"), "leave it out: text travels as UTF-8"),
@@ -45,7 +44,7 @@ _LACKING: dict[str, tuple[tuple[str, ...], str]] = {
     "servicefile": ((), "write what the service file says into the URL"),
     "sslpassword": ((), "give connect_args={'ssl': context} with an ssl.SSLContext that has loaded the key"),
 }
-# Options that are carried out here, by the engine, by asyncpg or by SQLAlchemy's dialect for it.
+# Options that citykit, asyncpg or SQLAlchemy's dialect for it handles.
 _KNOWN = {
     *_BY_URL, *_BY_SOCKET, "command_timeout", "connect_timeout", "database", "direct_tls",
     "fallback_application_name", "host", "keepalives", "max_cacheable_statement_size",
@@ -55,21 +54,21 @@ _KNOWN = {
 
 
 def asyncpg_url(url: str | URL) -> URL:
-    """Return a URL as SQLAlchemy wants it for asyncpg, or say what is wrong with it."""
+    """Return a URL in the form that SQLAlchemy needs for asyncpg; raise if it cannot be used."""
     hosts = ""
+    if isinstance(url, URL):
+        url = url.render_as_string(hide_password=False)
     if isinstance(url, str) and (several := _SEVERAL_HOSTS.fullmatch(url)):
         url, hosts = several[1] + several[3], several[2]
     try:
         target = make_url(url)
     except (ArgumentError, ValueError):
         raise _unreadable() from None  # SQLAlchemy's message repeats the URL with its password
-    if target.host and "," in target.host:
-        hosts = f"{target.host}:{target.port}" if target.port else target.host
-        target = target.set(host=None, port=None)
     if target.get_backend_name() not in ("postgresql", "postgres"):
         raise DatabaseUnavailableError(
             f"citykit speaks to PostgreSQL, and the URL is for {target.drivername}. "
-            "It looks like postgresql://user:password@host:5432/database."
+            "It looks like postgresql://user:password@host:5432/database.",
+            transient=False,
         )
     query: dict[str, Any] = {}
     for name, value in target.query.items():
@@ -78,8 +77,7 @@ def asyncpg_url(url: str | URL) -> URL:
             if str(value).lower() not in accepted:
                 raise _refused(name, f"is not supported: {instead}")
         elif name not in _KNOWN:
-            close = difflib.get_close_matches(name, sorted({*_KNOWN, *_LACKING}), n=1)
-            raise _refused(name, "is not known" + (f": did you mean {close[0]}?" if close else ""))
+            raise _refused(name, "is not known" + did_you_mean(name, sorted({*_KNOWN, *_LACKING})))
         else:
             query["ssl" if name == "sslmode" else name] = value
     _set_several_hosts(query, hosts)
@@ -87,29 +85,33 @@ def asyncpg_url(url: str | URL) -> URL:
         query.setdefault("application_name", fallback)
     for name in {*_BY_SOCKET, "connect_timeout", "keepalives", "timeout", "command_timeout"} & query.keys():
         if not str(query[name]).isdecimal():
-            raise _refused(name, "is a whole number")
-    if isinstance(password := query.pop("password", None), str):  # SQLAlchemy hides only the URL's own
+            raise _refused(name, "must be a whole number")
+    if isinstance(password := query.pop("password", None), str):  # SQLAlchemy hides only the one before the @
         target = target.set(password=password)
     return target.set(drivername="postgresql+asyncpg", query=query)
 
 
 def with_database(url: URL, name: str) -> URL:
     """Return a URL with another database, whose name may have any characters."""
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        size = 0
-    if "\0" in name or not 0 < size <= 63:  # of a longer name the server would take the beginning
+    if not can_name_database(name):
         raise DatabaseUnavailableError(
-            f"database={name!r} is no database's name, which has 1 to 63 bytes, no NUL and no lone "
+            f"database={name!r} is not valid: a database's name has 1 to 63 bytes, no NUL and no lone "
             "surrogate; nothing was sent.",
             transient=False,
         )
     return url.difference_update_query(["database"]).set(database=name)
 
 
+def can_name_database(name: str) -> bool:
+    """Tell whether a database can have this name: the server would silently cut one of more than 63 bytes."""
+    try:
+        return "\0" not in name and 0 < len(name.encode()) <= 63
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+
+
 def quoted(name: str) -> str:
-    """Return a name as SQL has it."""
+    """Return a name as a quoted identifier of SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -139,7 +141,8 @@ def _set_several_hosts(query: dict[str, Any], hosts: str) -> None:
 def _unreadable() -> DatabaseUnavailableError:
     return DatabaseUnavailableError(
         "The database URL cannot be read. It looks like postgresql://user:password@host:5432/database, "
-        "with @ : / % in a password written as %40 %3A %2F %25."
+        "with @ : / % in a password written as %40 %3A %2F %25.",
+        transient=False,
     )
 
 
@@ -164,7 +167,7 @@ def socket_options(url: URL, default: Mapping[str, int]) -> dict[str, int]:
     if url.query.get("keepalives") == "0":
         return {}
     asked = {word: int(str(url.query[name])) for name, word in _BY_SOCKET.items() if name in url.query}
-    return {name: value for name, value in {**default, **asked}.items() if value}  # 0: the system's own
+    return {name: value for name, value in {**default, **asked}.items() if value}  # 0 is the system's default
 
 
 def shown_url(url: URL) -> str:

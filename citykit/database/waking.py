@@ -25,7 +25,7 @@ def wake_for_interrupts(engine: AsyncEngine) -> None:
 
 
 def start_waking(_connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
-    """Start a timer that goes on as long as this connection is in use, unless one runs."""
+    """Start a timer that goes on as long as this connection is in use, unless one does already."""
     loop, about = asyncio.get_running_loop(), record.record_info
     if about is not None and loop.time() - about.get("citykit_woken", 0) > 2 * WAKE_SECONDS:
         _wake(loop, record, about, about.get("citykit_woken"))

@@ -1,4 +1,4 @@
-"""What a helper returns: a coroutine that names the forgotten `await` when it is used as the result."""
+"""The coroutine that a helper returns: used as if it were the result, it names the forgotten `await`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class NotAwaited(Coroutine[Any, Any, T]):
         return f"<{self._said()}>"
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith(("cr_", "__")):  # what asyncio and inspect look at
+        if name.startswith(("cr_", "__")):  # read by asyncio and inspect
             return getattr(self._coroutine, name)
         raise AttributeError(f"no attribute {name!r}: {self._said()}")
 
@@ -83,7 +83,7 @@ class NotAwaited(Coroutine[Any, Any, T]):
         return repr(self)
 
     @property
-    def __class__(self) -> type:  # what `inspect.iscoroutine` asks
+    def __class__(self) -> type:  # read by `inspect.iscoroutine`
         return CoroutineType
 
     @__class__.setter
@@ -92,7 +92,7 @@ class NotAwaited(Coroutine[Any, Any, T]):
 
 
 def says_await(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Let the forgotten ``await`` of an async function be named by what one does instead.
+    """Make an async function return `NotAwaited`, so that using the call as its result names the ``await``.
 
     Examples
     --------
@@ -105,7 +105,7 @@ citykit.run(biggest_cities(…))>
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        with shown_outside:  # a wrong argument
+        with shown_outside:  # for the TypeError of a wrong argument
             return NotAwaited(function(*args, **kwargs))
 
     if sys.version_info >= (3, 12):

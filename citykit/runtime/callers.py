@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class CallersError(Exception):
-    """Carries an error of the caller's code past those who handle the errors of a database."""
+    """Carries an error of the caller's code past the handlers of database errors."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(error)
@@ -17,7 +17,7 @@ class CallersError(Exception):
 
 @contextmanager
 def callers_code() -> Iterator[None]:
-    """Raise as `CallersError` what the block, the caller's own code, raises."""
+    """Raise an error of the block, which runs the caller's own code, as a `CallersError`."""
     try:
         yield
     except (asyncio.CancelledError, GeneratorExit, CallersError):

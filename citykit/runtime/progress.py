@@ -19,20 +19,20 @@ Progress: TypeAlias = bool | Callable[[int, Any], object] | Callable[[int, Any, 
 Total: TypeAlias = int | Callable[[], int | None] | None
 
 BAR_FROM_ROWS = 200_000
-TICK_SECONDS = 0.5  # between two looks at the clock, while nothing else moves the bar
-DRAW_SECONDS = 0.1  # between two drawings of the same phase
+TICK_SECONDS = 0.5  # between two redraws for the clock alone, while nothing is reported
+DRAW_SECONDS = 0.1  # at least, between two redraws within a phase
 _COUNTED = ("reading", "checking", "sending")
-# Where a phase ends on the bar of a load. How long the last ones take, only their end tells: the bar stands
-# where they began, and their seconds go on.
+# The fraction of a load's bar at which a phase ends. The later phases report no rows: the bar stands still in
+# them and counts their seconds.
 _ENDS: dict[Phase, float] = {"checking": 0.15, "sending": 0.55}
 
 
 @contextmanager
 def reporting(progress: Progress, total: Total, phase: Phase) -> Iterator[Meter]:
-    """Return what is told of the phases of a load or a read and of the rows done in each.
+    """Yield the meter that is told the phases of a load or a read, and the rows done in each.
 
-    `total` is the number of rows, None where it is not known, or a function that returns either and is asked
-    at each step (a file that is being read may tell more and more exactly). `phase` is the first one.
+    `total` is the number of rows, None where it is not known, or a function that returns either and is called
+    at each step (the estimate for a file becomes more exact while it is read). `phase` is the first one.
 
     `progress` None shows a bar from `BAR_FROM_ROWS` rows up, in a terminal or a notebook but never in a pipe;
     True and False decide it. A callable with two parameters gets ``(rows_done, rows_total)`` while rows
@@ -42,7 +42,7 @@ def reporting(progress: Progress, total: Total, phase: Phase) -> Iterator[Meter]
         raise TypeError(f"progress is True, False, None or something to call, not {progress!r}")
     least = 0
     if progress is None:
-        progress = sys.stderr.isatty() or in_kernel()
+        progress = in_kernel() or (sys.stderr is not None and sys.stderr.isatty())
         least = BAR_FROM_ROWS
     meter: Meter
     if not isinstance(progress, bool):
@@ -61,7 +61,7 @@ def reporting(progress: Progress, total: Total, phase: Phase) -> Iterator[Meter]
 
 
 class Meter:
-    """Takes what is reported, and tells nobody."""
+    """Keeps the phase and the rows done, and shows nothing."""
 
     def __init__(self, total: Total) -> None:
         self._ask = total if callable(total) else lambda: total
@@ -74,7 +74,7 @@ class Meter:
         return self._ask()
 
     def begin(self, phase: Phase) -> None:
-        """Begin a phase, maybe again: a load that is tried in a second way sends its rows again."""
+        """Begin a phase, maybe again: a load that falls back to another plan sends its rows again."""
         self.phase = phase
         self.done = 0 if phase in _COUNTED else self.done
 
@@ -83,7 +83,7 @@ class Meter:
         self.done = done
 
     def end(self, *, done: bool) -> None:
-        """Tell that all is done, after the COMMIT; or that it ended otherwise."""
+        """End: `done` after the COMMIT, else after an error or a cancel."""
 
 
 class _Calls(Meter):
@@ -186,7 +186,7 @@ class _Bar(Meter):
 
 @dataclass(frozen=True)
 class _State:
-    """What a bar shows."""
+    """The state that a bar shows."""
 
     phase: str
     done: int  # rows

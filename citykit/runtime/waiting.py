@@ -1,4 +1,4 @@
-"""`run`: for people and places that cannot await."""
+"""`run`, which waits where ``await`` cannot be written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 GIVE_UP_SECONDS = 10.0  # after an interrupt, for what is cancelled to end
 PATIENCE_SECONDS = 2.0  # after an interrupt, until another one no longer waits
-LOOK_SECONDS = 0.2  # between two looks for a signal that did not end the main thread's wait
+LOOK_SECONDS = 0.2  # longest single wait of the main thread: a handler runs then if the signal did not end it
 
 _thread = threading.local()
 
@@ -51,7 +51,7 @@ class _LoopBeside(_LastingLoop):
         self._turn: concurrent.futures.Future[None] | None = None
 
     def complete(self, future: asyncio.Future[None]) -> None:
-        if self._turn is None or self._turn.done():  # else an exception ended the wait for it
+        if self._turn is None or self._turn.done():  # else this goes on with a wait that an exception ended
             self._turn = self._threads.submit(super().complete, future)
         while not self._turn.done():
             concurrent.futures.wait([self._turn], LOOK_SECONDS)
@@ -78,7 +78,7 @@ def _end(loop: asyncio.AbstractEventLoop, selector: selectors.BaseSelector | Non
 
 
 def _unshare(selector: selectors.BaseSelector | None) -> None:
-    """Give a forked child's copy of a loop an epoll of its own: closing it would deafen the parent's."""
+    """Give a forked child's copy of a loop its own epoll: closing the shared one would stop the parent's."""
     if sys.platform == "linux" and isinstance(selector, selectors.EpollSelector):
         fresh = select.epoll()
         os.dup2(fresh.fileno(), selector.fileno(), inheritable=False)
@@ -102,7 +102,7 @@ def run(awaitable: Awaitable[T]) -> T:
     Parameters
     ----------
     awaitable : awaitable
-        What a helper of citykit returns, for example.
+        Such as the coroutine that a helper of citykit returns.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def _lasting(kind: type[_LastingLoop]) -> _LastingLoop:
     """Return this thread's loop of a kind."""
     kept: _LastingLoop | None = getattr(_thread, kind.__name__, None)
     if kept is None or kept.pid != os.getpid() or kept.loop.is_closed() or kept.loop.is_running():
-        kept = kind()  # one that runs was abandoned, or this is a signal handler
+        kept = kind()  # a running one was abandoned, or a signal handler interrupted it
         setattr(_thread, kind.__name__, kept)
     return kept
 
@@ -144,7 +144,7 @@ def _wait(lasting: _LastingLoop, awaitable: Awaitable[T]) -> T:
     loop = lasting.loop
     if asyncio.isfuture(awaitable) and awaitable.get_loop() is not loop:
         raise WrongLoopError(
-            "This task or future belongs to another event loop, which alone can end it. "
+            "This task or future belongs to another event loop, and only that loop can end it. "
             "Write await in that loop, or give citykit.run a coroutine."
         )
     ended: asyncio.Future[None] = loop.create_future()
@@ -156,19 +156,19 @@ def _wait(lasting: _LastingLoop, awaitable: Awaitable[T]) -> T:
     cancelled: asyncio.CancelledError | None = None
     interrupts = _Interrupts(loop, lambda: task.cancel(), end)
     try:
-        with interrupts:  # from before there is a task, which would be left behind
+        with interrupts:  # entered before the task exists: an interrupt in between would leave it running
             task = asyncio.ensure_future(awaitable, loop=loop)
             task.add_done_callback(end)
             try:
                 lasting.complete(ended)
-            except BaseException:  # of a signal handler that is not ours, or sys.exit() in the coroutine
+            except BaseException:  # of another signal handler than ours, or sys.exit() in the coroutine
                 if not interrupts.stuck:
                     interrupts.cancel()
                     lasting.complete(ended)
                 raise
             finally:
                 if not task.done():
-                    interrupts.said = "interrupted, and not waited for any longer: it may still go on"
+                    interrupts.said = "interrupted; it has not ended in time and may still go on"
                 elif task.cancelled():
                     cancelled = _cancelled(task)
                     interrupts.said = cancelled.args[0] if cancelled.args else interrupts.said
@@ -181,7 +181,7 @@ def _wait(lasting: _LastingLoop, awaitable: Awaitable[T]) -> T:
             raise cancelled
         return task.result()
     finally:
-        del cancelled  # whose traceback has this frame
+        del cancelled  # its traceback refers to this frame
 
 
 def _cancelled(task: asyncio.Future[Any]) -> asyncio.CancelledError:
@@ -194,11 +194,12 @@ def _cancelled(task: asyncio.Future[Any]) -> asyncio.CancelledError:
 
 
 class _Interrupts:
-    """Lets Ctrl-C and the notebook's Interrupt cancel, and tells of them once everything has ended.
+    """Turns Ctrl-C and the notebook's Interrupt into a cancel, and raises them once the task has ended.
 
     An exception that is raised wherever the loop happens to be (in its selector, in a protocol's
-    ``data_received``) loses callbacks, or ends the loop. So a signal only schedules; afterwards it is handed
-    to the handler that was there before: Python's raises KeyboardInterrupt, ipykernel's cancels the cell.
+    ``data_received``) loses callbacks, or ends the loop. So the handler only schedules the cancel. When the
+    task has ended, the handler that was there before is called: Python's raises KeyboardInterrupt,
+    ipykernel's cancels the cell.
     """
 
     def __init__(
@@ -206,7 +207,7 @@ class _Interrupts:
     ) -> None:
         self._loop, self._cancel, self._end = loop, cancel, end
         self._first: float | None = None
-        self._unheard: float | None = None  # since when the loop has not taken one up
+        self._unheard: float | None = None  # when the signal came that the loop has not handled yet
         self._before: Any = None
         self.stuck = False
         self.failure: BaseException | None = None
@@ -214,7 +215,7 @@ class _Interrupts:
 
     @property
     def happened(self) -> bool:
-        """Whether there was one."""
+        """Whether a signal came."""
         return self._first is not None
 
     def __enter__(self) -> None:
@@ -238,7 +239,7 @@ class _Interrupts:
     def _interrupted(self, *_signal: object) -> None:
         now, unheard = time.monotonic(), self._unheard
         if unheard is not None and now - unheard > PATIENCE_SECONDS:
-            self.stuck = True  # in synchronous code of the coroutine, which nothing else ends
+            self.stuck = True  # synchronous code of the coroutine: only an exception ends it
             raise KeyboardInterrupt
         if self._first is None:
             self._first = now
@@ -249,7 +250,7 @@ class _Interrupts:
             self._loop.call_soon_threadsafe(self._end)
 
     def cancel(self) -> None:
-        """Cancel, from any thread, and in ten seconds wait no longer."""
+        """Cancel the task, from any thread; `GIVE_UP_SECONDS` later the wait for it ends."""
         self._loop.call_soon_threadsafe(self._heard)
 
     def _heard(self) -> None:
@@ -259,7 +260,7 @@ class _Interrupts:
 
 
 def _stops(handler: Any) -> bool:
-    """Return whether an interrupt means to stop: not where it has a handler of somebody's own."""
+    """Tell whether a handler of SIGINT stops the program; one of the user's own may do anything else."""
     owner = getattr(getattr(handler, "func", handler), "__self__", None)
     return (
         handler is signal.default_int_handler

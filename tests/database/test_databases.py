@@ -174,10 +174,18 @@ async def test_the_servers_own_databases_are_not_dropped(name: str) -> None:
         await drop_database(name)
 
 
+@pytest.mark.parametrize("longer", ["x" * 64, "x" * 63 + "y", "", "\0", "\ud800"])
+async def test_a_name_that_no_database_can_have_drops_none(longer: str) -> None:
+    await stored("x" * 63)  # as which the server reads a longer one
+    with pytest.raises(citykit.CitykitError, match="nothing was dropped"):
+        await drop_database(longer)
+    assert "x" * 63 in await names()
+
+
 async def test_a_database_that_is_not_there_is_named_with_one_that_is_near() -> None:
     await stored("census")
     with pytest.raises(
-        citykit.CitykitError, match=r"no database 'cencus\'; nothing was dropped. Did you mean 'census'"
+        citykit.CitykitError, match=r"no database 'cencus\'; nothing was dropped .did you mean 'census'"
     ):
         await drop_database("cencus")
 

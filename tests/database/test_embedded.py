@@ -25,7 +25,7 @@ from sqlalchemy import URL
 
 import citykit
 from citykit.database import account, embedded
-from tests.support.database import copy_home
+from tests.support.database import copy_home, scalar
 from tests.support.processes import Forked
 
 HOLD = """
@@ -138,6 +138,19 @@ def test_it_is_started_shared_and_stopped_by_the_last_to_leave(home: Path) -> No
 
 
 @pytest.mark.server
+async def test_an_engine_stays_with_the_server_that_it_was_made_for(
+    home: Path, initialised: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = await citykit.connect()
+    copy_home(initialised, home.with_name("other"))
+    monkeypatch.setenv("CITYKIT_HOME", str(home.with_name("other")))
+    others = await citykit.connect()
+    for engine, where in ((mine, home), (others, home.with_name("other")), (mine, home)):
+        await engine.dispose()
+        assert await scalar(engine, "SHOW data_directory") == str(where / "postgres")
+        await engine.dispose()
+
+
 def test_many_start_at_once_and_find_one_server(empty_home: Path) -> None:
     users = [User() for _ in range(5)]
     for user in users:

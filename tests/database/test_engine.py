@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 import citykit
 from citykit.database.driver import KEEPALIVE
@@ -107,6 +107,16 @@ async def test_engine_options_that_do_not_exist(engine: AsyncEngine) -> None:
     assert "no_such_option" in said
 
 
+@pytest.mark.parametrize("name", ["lock_timeout", "silence_timeout"])
+@pytest.mark.parametrize("seconds", [0, -1, None, "30", True, float("nan"), float("inf"), 3e6])
+async def test_a_timeout_is_a_number_of_seconds_above_0(
+    engine: AsyncEngine, name: str, seconds: object
+) -> None:
+    options: Any = {name: seconds}
+    with pytest.raises(ValueError, match=f"{name} is a number of seconds above 0"):
+        await citykit.connect(engine.url, **options)
+
+
 async def test_engine_options_are_passed_on(engine: AsyncEngine) -> None:
     other = await citykit.connect(engine.url, pool_size=3, echo=False)
     assert other.pool.size() == 3  # type: ignore[attr-defined]
@@ -120,6 +130,9 @@ async def test_engine_options_are_passed_on(engine: AsyncEngine) -> None:
         ("postgres://ada@h:1/geo", "postgresql+asyncpg://ada@h:1/geo"),
         ("postgresql+asyncpg://ada@h/geo", "postgresql+asyncpg://ada@h/geo"),
         ("postgresql+psycopg://ada@h/geo", "postgresql+asyncpg://ada@h/geo"),
+        ("postgresql://ada:p,w@h/geo", "postgresql+asyncpg://ada:p%2Cw@h/geo"),
+        ("postgresql://ada:1,secret@h?ssl=require", "postgresql+asyncpg://ada:1%2Csecret@h?ssl=require"),
+        ("postgresql://ada:p,w@h,i:2/geo", "postgresql+asyncpg://ada:p%2Cw@/geo?host=h,i&port=5432,2"),
         (
             "postgresql://h/geo?sslmode=require&channel_binding=prefer&fallback_application_name=x",
             "postgresql+asyncpg://h/geo?application_name=x&ssl=require",
@@ -143,7 +156,7 @@ def test_urls_are_sent_through_asyncpg(given: str, used: str) -> None:
         ("requiressl=1", "sslmode=require"),
         (f"sslpassword={SECRET}", "SSLContext"),
         ("service=geo", "into the URL"),
-        ("sslmodes=require", "did you mean sslmode?"),
+        ("sslmodes=require", "did you mean 'sslmode'"),
         ("connect_timeout=soon", "whole number"),
         ("sslrootcert=/no/such/file&sslmode=verify-full", "/no/such/file"),
         ("target_session_attrs=nothing", "target_session_attrs"),
@@ -214,6 +227,19 @@ def test_a_password_among_the_options_is_hidden_too() -> None:
     url = asyncpg_url(f"postgresql://ada@h/geo?password={SECRET}")
     assert url.password == SECRET
     assert SECRET not in repr(url) + str(url)
+
+
+async def test_a_connection_that_was_never_opened_is_said(engine: AsyncEngine) -> None:
+    for helper in (citykit.biggest_cities, citykit.create_tables):
+        with pytest.raises(citykit.CitykitError, match=r"never opened; nothing was sent\. Open it"):
+            await helper(engine.connect())
+
+
+async def test_a_session_without_an_engine_is_said(engine: AsyncEngine) -> None:
+    for session in (AsyncSession(), AsyncSession(binds={citykit.City: engine})):
+        with pytest.raises(citykit.CitykitError, match="bind"):
+            await citykit.biggest_cities(session)
+        await session.close()
 
 
 async def test_a_lost_connection_is_said_and_the_next_call_works(engine: AsyncEngine) -> None:

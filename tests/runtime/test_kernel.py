@@ -252,8 +252,8 @@ async def test_variables_are_values_and_never_sql(jupyter: Kernel, engine: Async
         ("%%cities --param other=1\nSELECT 1", "no parameter :other"),
         ("%%cities --param 3\nSELECT 1", "--param country=IS"),
         ("%%cities SELECT 1\nSELECT 1", "unrecognized arguments: 1"),
-        ("%%cities 1st\nSELECT 1", "'1st' is no name"),
-        ("%%cities class\nSELECT 1", "'class' is no name"),
+        ("%%cities 1st\nSELECT 1", "'1st' is not a variable name"),
+        ("%%cities class\nSELECT 1", "'class' is not a variable name"),
         ("%%cities 'x\nSELECT 1", "No closing quotation"),
         ("%%cities\n\n", "There is no SQL"),
         ("%cities SELECT 1", "below %%cities"),
@@ -346,6 +346,13 @@ def test_a_type_error_or_value_error_shows_the_lines_of_the_user(jupyter: Kernel
     assert "File " not in shown
     assert "citykit/" not in shown
     assert "citykit/" in readable(jupyter.run("%tb"))
+
+
+def test_the_way_out_of_a_run_that_needs_await_is_shown(jupyter: Kernel) -> None:
+    source = "async with engine.connect() as mine:\n    citykit.run(citykit.biggest_cities(mine))"
+    shown = readable(jupyter.run(source))
+    assert "WrongLoopError" in shown
+    assert "Write await instead of citykit.run(…)" in shown
 
 
 def test_an_error_in_the_users_own_code_shows_where(jupyter: Kernel) -> None:

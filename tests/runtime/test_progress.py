@@ -191,3 +191,10 @@ async def test_the_bar_of_a_notebook_is_one_output_without_script() -> None:
 class Handle:
     def update(self, _shown: object) -> None:
         pass
+
+
+async def test_a_load_shows_nothing_where_there_is_no_standard_error(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)  # as pythonw has it
+    assert (await citykit.load_cities(engine, many(10))).inserted == 10
