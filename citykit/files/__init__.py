@@ -2,7 +2,7 @@
 
 from citykit.files.file_source import FileSource
 from citykit.files.kinds import Kind
-from citykit.files.printing import as_table
+from citykit.files.printing import as_table, visible
 from citykit.files.reader import located, open_file, read_file
 from citykit.files.writers import FileFormat, format_of, writing
 
@@ -15,5 +15,6 @@ __all__ = [
     "located",
     "open_file",
     "read_file",
+    "visible",
     "writing",
 ]

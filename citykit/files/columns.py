@@ -1,4 +1,4 @@
-"""Which columns of a file are read, and what they are called then."""
+"""Which columns of a file are read, and under which names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from citykit.errors import did_you_mean
 from citykit.files.streams import ReadError
 
+CHUNK_ROWS = 65_536  # in a frame of a file that has no blocks of its own
+
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that were asked for (None: all) by their new names or their old ones; and the new names."""
+    """The columns to read (None: all), by their new or their old names; and the new names."""
 
     wanted: Sequence[str] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -23,7 +25,7 @@ class Columns:
         Raises
         ------
         ReadError
-            If one is not there, has no name, or a name of which there are several.
+            If a column is missing, has no name, or shares its name with another.
         """
         given = {new: name for name, new in self.rename.items()}
         place = {name: number for number, name in reversed(list(enumerate(names)))}  # the first of each name
@@ -38,7 +40,8 @@ class Columns:
         self._check(names if picked is None else [name for name in names if name in chosen], names)
         wanted = names if picked is None else picked
         renamed = [self.rename.get(name, name) for name in wanted]
-        if twice := [name for name, count in Counter(renamed).items() if count > 1]:
+        both = Counter(renamed) | Counter(self.rename.values())
+        if twice := [name for name, count in both.items() if count > 1]:
             raise ReadError(
                 f"two of its columns would be called {twice[0]!r}", "Look at columns= and rename=."
             )

@@ -28,8 +28,8 @@ def read(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a file in batches, every column as text.
 
-    Arrow reads ahead in threads of its own, so it is given a file on disk: one of Python's would be asked for
-    more while the process ends, which does not end then.
+    Arrow reads ahead in threads of its own. It is given a file on disk: a thread that calls a Python file
+    while the interpreter shuts down keeps the process from ending.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def read(
     delimiter : str, optional
         None: the one that the header and the first rows have.
     seen : callable
-        Is told after each batch how many bytes of the file Arrow has taken.
+        Called after each batch with the number of bytes that Arrow has taken from the file.
     """
     with _text(path) as text:
         sample = text.head(_SAMPLE_BYTES)
@@ -60,11 +60,12 @@ def read(
         ragged.append(row)
         return "error"
 
-    if not rows and len(sample) < _SAMPLE_BYTES:  # Arrow takes no header without a line end
-        yield pa.RecordBatch.from_arrays([pa.array([], pa.large_string())] * len(renamed), renamed)
+    no_rows = pa.RecordBatch.from_arrays([pa.array([], pa.large_string())] * len(renamed), renamed)
+    if not rows and len(sample) < _SAMPLE_BYTES:  # Arrow refuses a header without a line end
+        yield no_rows
         return
     before = len(sample) - len(sample.lstrip(b"\r\n"))
-    last = ""
+    last: str | None = ""
     try:
         with (
             pa.OSFile(str(path)) as file,
@@ -80,7 +81,7 @@ def read(
                     delimiter=delimiter, newlines_in_values=True, invalid_row_handler=refuse
                 ),
                 arrow_csv.ConvertOptions(
-                    column_types=dict.fromkeys(fields, pa.large_string()),  # as `encode` has it
+                    column_types=dict.fromkeys(fields, pa.large_string()),  # the type of text in `encode`
                     include_columns=[*(fields[position] for position in positions), fields[-1]],
                     null_values=[""],
                     strings_can_be_null=True,
@@ -95,21 +96,20 @@ def read(
                 last = batch.column(len(renamed))[-1].as_py() if batch.num_rows else last
                 held = batch.select(range(len(renamed))).rename_columns(renamed)
     except pa.ArrowInvalid as exc:
-        with _text(path) as text:  # which says where a byte is no UTF-8
+        with _text(path) as text:  # raises if a byte is not UTF-8, with its line
             while text.read(BLOCK_BYTES):
                 pass
         if ragged:
             raise _ragged(ragged[0], len(names), delimiter, path) from exc
-        if str(exc).startswith("straddling object"):  # Arrow has no code for a row beyond a block
+        if str(exc).startswith("straddling object"):  # Arrow has no error code for a row beyond a block
             where = _begun(path, delimiter)
             raise ReadError(
                 f"{where} is longer than {BLOCK_BYTES:,} bytes; perhaps a quote is never closed"
             ) from exc
         raise
-    if last and _may_be_open(path, last) and not _closes(path, delimiter, last):
+    if _may_be_open(path, delimiter, last) and not _closes(path, delimiter, last):
         raise ReadError(f"a quote is opened in {_begun(path, delimiter)} and never closed")
-    if held is not None:
-        yield held
+    yield no_rows if held is None else held
 
 
 @contextmanager
@@ -118,31 +118,35 @@ def _text(path: Path) -> Iterator[Stream]:
         yield in_utf8(Stream(parts_of(file)), "utf-8")
 
 
-def _may_be_open(path: Path, last: str) -> bool:
-    """Tell by the end of a file whether the quotes around its last value may be open.
+def _may_be_open(path: Path, delimiter: str, last: str | None) -> bool:
+    """Tell by the end of a file whether the quote of its last value may never be closed.
 
-    Arrow takes a file's end for that of a quote.
+    Arrow closes an open quote at the end of a file without an error.
     """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - BLOCK_BYTES))
         end = file.read().rstrip(b"\r\n")
-    quotes = len(end) - len(end.rstrip(b'"'))
+    before = end.rstrip(b'"')
+    if (len(end) - len(before)) % 2:  # the first of these quotes may open a value
+        return before.endswith((b"\n", b"\r", delimiter.encode()))
+    if not last:
+        return False
     in_last_line = b'"' in end[max(end.rfind(b"\n"), end.rfind(b"\r")) + 1 :]
-    return quotes % 2 == 0 and (in_last_line or "\n" in last or "\r" in last)
+    return in_last_line or "\n" in last or "\r" in last
 
 
-def _closes(path: Path, delimiter: str, last: str) -> bool:
-    """Tell whether the last quote of a file is closed: what follows the file is a row of its own then."""
+def _closes(path: Path, delimiter: str, last: str | None) -> bool:
+    """Tell whether the last quote of a file is closed: only then is a line after it a row of its own."""
     with _text(path) as text, io.TextIOWrapper(io.BufferedReader(text), "utf-8", newline="") as lines:
         records = csv.reader(itertools.chain(lines, ["\n", "end\n"]), delimiter=delimiter)
         try:
             return deque(records, maxlen=1).pop() == ["end"]
         except csv.Error:  # a field of more than 128 KiB
-            return len(last) < csv.field_size_limit()
+            return len(last or "") < csv.field_size_limit()
 
 
 def _records(sample: bytes, delimiter: str) -> list[list[str]]:
-    """Return the first rows of a text that are whole."""
+    """Return the first complete rows of a text."""
     found: list[list[str]] = []
     try:
         for record in csv.reader(
@@ -158,7 +162,7 @@ def _records(sample: bytes, delimiter: str) -> list[list[str]]:
 
 
 def _delimiter(sample: bytes) -> str:
-    """Return the delimiter that splits the header, and all rows alike where several do."""
+    """Return the delimiter that splits the header; of several, the one that splits all rows alike."""
     split = {delimiter: [len(row) for row in _records(sample, delimiter)] for delimiter in _DELIMITERS}
     heads = [delimiter for delimiter, fields in split.items() if fields[0] > 1]
     alike = [each for each in heads if len({*split[each]}) == 1 < len(split[each])]
@@ -192,7 +196,7 @@ def _ragged(row: arrow_csv.InvalidRow, expected: int, delimiter: str, path: Path
 
 
 def _begun(path: Path, delimiter: str, expected: int | None = None) -> str:
-    """Say where the first row begins that has another number of fields than expected; None: the last row."""
+    """Say in which line the first row without `expected` fields begins; None: the last row."""
     begun = 1
     for line, record in _located(path, delimiter):
         begun = line
@@ -202,16 +206,20 @@ def _begun(path: Path, delimiter: str, expected: int | None = None) -> str:
 
 
 def lines_of(rows: Collection[int], path: Path, delimiter: str | None) -> dict[int, int]:
-    """Return the lines (from 1) in which rows begin (from 0, after the header), of those that are there."""
+    """Return the line (from 1) in which each of these rows begins; rows count from 0, after the header."""
     if not delimiter:
         with _text(path) as text:
             delimiter = _delimiter(text.head(_SAMPLE_BYTES))
+    rows = set(rows)
     located = enumerate(itertools.islice(_located(path, delimiter), 1, max(rows, default=0) + 2))
     return {row: line for row, (line, _) in located if row in rows}
 
 
 def _located(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not empty, each after its first line; one that is too long has no fields."""
+    """Yield the first line and the fields of each row that is not empty.
+
+    A row with a field of more than 128 KiB is the last, and has no fields.
+    """
     start = 1
     with _text(path) as text, io.TextIOWrapper(io.BufferedReader(text), "utf-8", newline="") as lines:
         records = csv.reader(lines, delimiter=delimiter)

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from citykit.files.streams import (
     Compression,
     ReadError,
     Stream,
-    encoding_of,
+    check_encoding,
     in_utf8,
     is_utf8,
     member_of,
@@ -36,23 +36,23 @@ from citykit.files.streams import (
     unzipped,
 )
 
-NOTES = "citykit"  # what a frame's `attrs`, and a batch's metadata, say of the file for the load
+NOTES = "citykit"  # the key, in `attrs` of frames and metadata of batches, of the notes for a load
 
 
 @dataclass
 class FileSource:
-    """The rows of a file, read as they are asked for; of a path, as often as they are.
+    """The rows of a file, read while they are iterated; a path can be iterated again.
 
     Iterating yields Arrow batches; of JSON and Excel, whose values have types of their own, frames.
 
     Attributes
     ----------
     total_bytes : int or None
-        Of the file, as it lies on disk; None where only the end will tell.
+        Size of the file on disk; None if it is not known (an open file, a pipe, a directory).
     total_rows : int or None
-        Where the file says it before it is read (Parquet).
+        Known before reading for Parquet only.
     bytes_read : int
-        By now; not counted in Parquet, Arrow and Excel files. What is packed is unpacked before its rows.
+        So far; not counted in Parquet, Arrow and Excel files. Packed CSV is read to its end first.
     """
 
     path: Any
@@ -77,7 +77,7 @@ class FileSource:
             self.called = self.called or _name_of(self.path)
             if getattr(self.path, "closed", False):
                 raise self._unreadable(ReadError("it is closed", "Open it again, or give its path."))
-            self._start = self.path.tell() if _can_seek(self.path) else None
+            self._start = _position(self.path)
         elif isinstance(self.path, str) and self.path == "-":
             self.called = "standard input"
         else:
@@ -96,17 +96,17 @@ class FileSource:
     @property
     def total_rows(self) -> int | None:
         """How many rows there are, where the file says it before it is read."""
-        if isinstance(self.path, Path) and (self.path.is_dir() or self.path.suffix.lower() == ".parquet"):
+        if can_repeat(self.path) and (self.path.is_dir() or self.path.suffix.lower() == ".parquet"):
             try:
                 return tables.parquet_rows(self.path)
-            except (OSError, ReadError, pa.ArrowException):  # which iterating says
+            except (OSError, ReadError, pa.ArrowException):  # iterating raises it
                 return None
         return None
 
     def expected_rows(self) -> int | None:
-        """Return about how many rows there are, by the part of the file that they took so far.
+        """Estimate the number of rows from the part of the file that was read so far.
 
-        None as long as that cannot be told. Packed text is unpacked before its first row.
+        None until there is an estimate. Packed CSV is read to its end before its first row.
         """
         if self.total_bytes and 0 < self.bytes_read < self.total_bytes and self._rows_read:
             self._expected_rows = round(self._rows_read * self.total_bytes / self.bytes_read)
@@ -136,8 +136,8 @@ class FileSource:
             raise self._unreadable(ReadError(said)) from exc
 
     def lines_of(self, rows: Collection[int]) -> dict[int, int]:
-        """Return the lines of delimited text in which rows begin, as far as they can be told."""
-        if not isinstance(self.path, Path) or self.kind:
+        """Return the lines in which these rows begin; {} unless it is delimited text on disk."""
+        if not can_repeat(self.path) or self.kind:
             return {}
         before = self.bytes_read
         try:
@@ -152,12 +152,14 @@ class FileSource:
             self.bytes_read = before
 
     def notes(self) -> dict[str, str]:
-        """Return how its numbers are written, and the call that reads it, without its end."""
-        notes = {name: mark for name in ("decimal", "thousands") if (mark := getattr(self, name))}
-        return {**notes, "read": "" if self.kind else self._call()}
+        """Return the marks in its numbers, and the call that reads it, without the closing parenthesis."""
+        return {**self._marks(), "read": "" if self.kind else self._call()}
+
+    def _marks(self) -> dict[str, str]:
+        return {name: mark for name in ("decimal", "thousands") if (mark := getattr(self, name))}
 
     def _call(self, **options: Any) -> str:
-        """Return the call that reads this file, without the marks of its numbers and without its end."""
+        """Return the call that reads this file, without the marks and the closing parenthesis."""
         given = ("columns", "rename", "delimiter", "encoding", "compression")
         options = {name: value for name in given if (value := getattr(self, name)) is not None} | options
         path = "source" if hasattr(self.path, "read") else _quoted("-" if self.path == "-" else self.called)
@@ -166,22 +168,26 @@ class FileSource:
     def _unreadable(self, exc: ReadError) -> CitykitError:
         hint = exc.hint
         if exc.options and not self.kind:
-            marks = {name: mark for name in ("decimal", "thousands") if (mark := getattr(self, name))}
-            hint = f"{hint} Read it with {self._call(**exc.options, **marks)})".strip()
+            hint = f"{hint} Read it with {self._call(**exc.options, **self._marks())})".strip()
         return CitykitError(f"{self.called} cannot be read: {exc.what}; nothing was loaded. {hint}".strip())
 
     def _check_options(self) -> None:
-        if self.columns is not None and not self.columns:
-            raise ValueError("columns is a list of names, or None for all, not an empty one")
-        if isinstance(self.columns, str):
-            raise ValueError(f"columns is a list of names, not {self.columns!r}: columns=[{self.columns!r}]")
+        if self.columns is not None:
+            if isinstance(self.columns, str) or not _are_names(self.columns):
+                raise ValueError(f'columns is a list of names, as in columns=["name"], not {self.columns!r}')
+            self.columns = list(self.columns)
+            if not self.columns:
+                raise ValueError("columns is a list of names, or None for all, not an empty one")
+        rename = self.rename
+        if rename is not None and not (isinstance(rename, Mapping) and _are_names(rename.values())):
+            raise ValueError(f'rename maps columns to names, as in rename={{"city": "name"}}, not {rename!r}')
         if self.encoding is not None:
-            encoding_of(self.encoding)
-        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            check_encoding(self.encoding)
+        if self.delimiter is not None and not (_is_one(self.delimiter) and self.delimiter not in '"\r\n'):
             raise ValueError(f"delimiter is one character, not {self.delimiter!r}")
         for name in ("decimal", "thousands"):
             mark = getattr(self, name)
-            if mark is not None and (len(mark) != 1 or mark in "+-eE" or mark.isalnum()):
+            if mark is not None and not (_is_one(mark) and mark not in "+-eE" and not mark.isalnum()):
                 raise ValueError(f"{name} is the mark, such as '.' or ',', not {mark!r}")
         if self.compression not in (None, "gzip", "zstd", "zip", "none"):
             raise ValueError(f"compression is 'gzip', 'zstd', 'zip' or 'none', not {self.compression!r}")
@@ -189,6 +195,9 @@ class FileSource:
     def _pieces(self, stack: ExitStack) -> Iterator[pd.DataFrame | pa.RecordBatch]:
         columns = Columns(self.columns, self.rename or {})
         if isinstance(self.path, Path) and self.path.is_dir():
+            for option in ("delimiter", "encoding", "compression"):
+                if getattr(self, option) is not None:
+                    raise ReadError(f"{option}= is for a file, and it is a directory of Parquet files")
             yield from tables.read_parquet_directory(self.path, columns)
             return
         stream, name, whole = self._opened(stack)
@@ -219,7 +228,13 @@ class FileSource:
             case "arrow stream":
                 yield from tables.read_arrow_stream(path, columns)
             case _:
-                yield from tables.read_excel(path, columns, self.called)
+                yield from tables.read_excel(path, columns, self.called, self._for_pandas(whole))
+
+    def _for_pandas(self, whole: Path | None) -> str | None:
+        """Return what is typed for this file in a call of pandas; None if it is packed or comes once."""
+        if whole is None or (self._start is None and not can_repeat(self.path)):
+            return None
+        return "source" if hasattr(self.path, "read") else _quoted(str(self.path))
 
     def _text_on_disk(self, stream: Stream, whole: Path | None, stack: ExitStack) -> Path:
         """Return a file that has the text in UTF-8: the one that was given, or a temporary one."""
@@ -229,14 +244,16 @@ class FileSource:
 
     def _opened(self, stack: ExitStack) -> tuple[Stream, str, Path | None]:
         """Return the file's bytes, unpacked; its name; and the file on disk with them, if there is one."""
-        whole, file, name = None, self.path, self.called
+        whole: Path | None = None
+        file, name = self.path, self.called
         if isinstance(self.path, Path):
-            whole, file, name = self.path, stack.enter_context(self.path.open("rb")), self.path.name
+            file, name = stack.enter_context(self.path.open("rb")), self.path.name
+            whole = self.path if can_repeat(self.path) else None
         elif self._start is not None:
             self.path.seek(self._start)
         elif self.path == "-":
             file = getattr(sys.stdin, "buffer", sys.stdin)
-        stream = Stream(parts_of(file, self._count))
+        stream = Stream(parts_of(file, self._count, self.encoding))
         head = stream.head()
         found = [each for magic, each in PACKED.items() if head.startswith(magic)]
         packing = self.compression or (found[0] if found else "none")
@@ -251,7 +268,7 @@ class FileSource:
         except zipfile.BadZipFile as exc:
             raise ReadError(f"its zip archive is damaged or not complete ({exc})") from exc
         if self.compression is None and "[Content_Types].xml" in archive.namelist():
-            return stream, name, packed  # an Excel workbook
+            return Stream(iter((head,))), name, packed  # an Excel workbook
         member = member_of(archive)
         return _packed_once(Stream(unzipped(archive, member))), member.filename, None
 
@@ -262,14 +279,19 @@ class FileSource:
         self.bytes_read = position
 
 
+def can_repeat(path: object) -> bool:
+    """Tell whether this is a path that can be read more than once: that of a pipe cannot."""
+    return isinstance(path, Path) and (path.is_file() or path.is_dir())
+
+
 def _ignore(_: int) -> None:
     pass
 
 
 def _packed_once(stream: Stream) -> Stream:
     twice = next((each for magic, each in PACKED.items() if stream.head().startswith(magic)), "zip")
-    if twice != "zip":  # which may be an Excel workbook
-        raise ReadError(f"what it unpacks to is {twice} data again", "Unpack it yourself.")
+    if twice != "zip":  # a zip may be an Excel workbook
+        raise ReadError(f"it is packed twice, and holds {twice} data", "Unpack it yourself.")
     return stream
 
 
@@ -283,23 +305,33 @@ def _path(path: Any) -> Path:
         raise TypeError(f"a path or an open file is needed, not {type(path).__name__}; nothing was loaded.")
     text = os.fspath(path)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
-        name = text.rstrip("/").rpartition("/")[2].partition("?")[0] or "cities.csv"
-        raise CitykitError(
-            f"{text} is not a file on this machine; nothing was loaded. Download it first: "
-            f"urllib.request.urlretrieve({_quoted(text)}, {_quoted(name)})"
-        )
+        raise _remote(text)
     if "\n" in text:
         raise CitykitError(
             f"{text[:40]!r}… is no path, but text; nothing was loaded. For text as a file: io.StringIO(text)"
         )
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # Path.expanduser() refuses ~$cities.xlsx, the lock file of Excel
+
+
+def _remote(url: str) -> CitykitError:
+    can_download = re.match(r"(?i)(?:https?|ftp)://", url) is not None
+    # Elsewhere a password may have any character: a database URL is often typed without percent signs.
+    shown = re.sub(r"(?s)//[^/?#]*@" if can_download else "(?s)//.*@", "//***@", url, count=1)
+    shown = re.sub(r"(?i)(password=)[^&]*", r"\1***", shown)
+    said = f"{shown} is not a file on this machine; nothing was loaded."
+    if shown != url or not can_download:
+        return CitykitError(f"{said} Give the path of a file on it, or an open file.")
+    name = url.rstrip("/").rpartition("/")[2].partition("?")[0] or "cities.csv"
+    return CitykitError(
+        f"{said} Download it first: urllib.request.urlretrieve({_quoted(url)}, {_quoted(name)})"
+    )
 
 
 def _missing(path: Path) -> ReadError:
     parent = path.parent
     if not parent.is_dir():
         return ReadError("there is no such file", f"There is no directory {parent} either.")
-    names = [each.name for each in parent.iterdir() if each.name != path.name]  # a link to nothing
+    names = [each.name for each in parent.iterdir() if each.name != path.name]  # a broken link
     close = (
         difflib.get_close_matches(path.name, names, n=3) or [n for n in names if n.startswith(path.stem)][:3]
     )
@@ -314,18 +346,28 @@ def _name_of(file: Any) -> str:
     return name if isinstance(name, str) else "the open file"
 
 
-def _can_seek(file: Any) -> bool:
+def _position(file: Any) -> int | None:
+    """Return where an open file is; None if it cannot go back there (a pipe; text after next(file))."""
     try:
-        return bool(file.seekable())
+        position: int | None = file.tell() if file.seekable() else None
     except (AttributeError, ValueError, OSError):
-        return False
+        return None
+    return position
+
+
+def _are_names(names: object) -> bool:
+    return isinstance(names, Iterable) and all(isinstance(name, str) for name in names)
+
+
+def _is_one(character: object) -> bool:
+    return isinstance(character, str) and len(character) == 1
 
 
 def _quoted(value: object) -> str:
     """Return a value as it is typed in Python, text in double quotes where it can be."""
     if not isinstance(value, str) or '"' in value:
         return repr(value)
-    return '"' + repr("'" + value)[2:]  # Python prefers double quotes for what has a single one
+    return '"' + repr("'" + value)[2:]  # repr() uses double quotes around a single quote
 
 
 @dataclass
@@ -351,11 +393,11 @@ class ManyFiles:
         return None if None in rows else sum(filter(None, rows))
 
     def expected_rows(self) -> int | None:
-        """Return about how many rows all files have, as far as each can tell."""
+        """Return about how many rows all files have; None until each has an estimate."""
         rows = [source.expected_rows() for source in self.sources]
         return None if None in rows else sum(filter(None, rows))
 
     @property
     def bytes_read(self) -> int:
-        """By now, of all files."""
+        """The bytes that were read so far, of all files."""
         return sum(source.bytes_read for source in self.sources)

@@ -13,25 +13,24 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
-from citykit.files.columns import Columns
+from citykit.files.columns import CHUNK_ROWS, Columns
 from citykit.files.streams import ReadError, Stream
 
 BLOCK_BYTES = 2**20
-_CHUNK_ROWS = 65_536
-# What Arrow may round: a number of more digits than a double surely holds, or with an exponent.
+# Numbers that Arrow may round: of more than 15 characters, or with an exponent.
 _LONG_NUMBER = re.compile(rb"[0-9][0-9.]{15}|[0-9.][eE][-+0-9]")
 _DIGITS = 15
 
 
 def read_lines(text: Stream, columns: Columns) -> Iterator[pd.DataFrame]:
-    """Yield the objects of a text in UTF-8 in blocks, as frames of the columns in the first block.
+    """Yield the objects of UTF-8 text block by block, as frames with the columns of the first block.
 
-    Empty lines are skipped. Text is text, a number is exactly itself.
+    Empty lines are skipped. Strings stay text, and no number is rounded.
 
     Raises
     ------
     ReadError
-        If a line is no JSON object; it says which. If a later block has other names than the first.
+        If a line is no JSON object (it is named), or if a later block has names that the first has not.
     """
     names: list[str] | None = None
     types: dict[str, pa.DataType] | None = None
@@ -66,8 +65,8 @@ def read_array(text: Stream, columns: Columns) -> Iterator[pd.DataFrame]:
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise ReadError("it is no array of JSON objects")
     names = list(dict.fromkeys(name for each in found for name in each))
-    for start in range(0, max(len(found), 1), _CHUNK_ROWS):
-        yield _picked(_framed(found[start : start + _CHUNK_ROWS], names), columns)
+    for start in range(0, max(len(found), 1), CHUNK_ROWS):
+        yield _picked(_framed(found[start : start + CHUNK_ROWS], names), columns)
 
 
 def _framed(objects: list[dict[str, Any]], names: list[str]) -> pd.DataFrame:
@@ -100,7 +99,7 @@ def _blocks(text: Stream) -> Iterator[bytes]:
 
 
 def _types(frame: pd.DataFrame) -> dict[str, pa.DataType] | None:
-    """Return the Arrow types by which blocks like this one can be read; None where there are none."""
+    """Return the Arrow types with which later blocks can be read; None unless each column has one type."""
     types = {"string": pa.string(), "integer": pa.int64(), "floating": pa.float64(), "boolean": pa.bool_()}
     kinds = {str(name): pd.api.types.infer_dtype(frame[name], skipna=True) for name in frame}
     return (
@@ -109,7 +108,7 @@ def _types(frame: pd.DataFrame) -> dict[str, pa.DataType] | None:
 
 
 def _typed(block: bytes, names: list[str], types: dict[str, pa.DataType]) -> pd.DataFrame | None:
-    """Read a block whose values all have their columns' types. Returns None if one has not."""
+    """Read a block with Arrow. Returns None if a value has not its column's type, or might be rounded."""
     if _LONG_NUMBER.search(block):
         return None
     schema = pa.schema([(name, types[name]) for name in names])
@@ -141,7 +140,7 @@ def _parsed(text: bytes, otherwise: str) -> Any:
 
 
 def _number(text: str) -> float | Decimal:
-    """Return a number as a double that prints it; as a decimal, where that would round it."""
+    """Return a number as a float; as a Decimal where a float would round it."""
     if len(text) <= _DIGITS and "e" not in text.lower():
         return float(text)
     number = Decimal(text)

@@ -1,4 +1,4 @@
-"""What a file is: by its first bytes where they tell, else by its name."""
+"""The kind of a file: by its first bytes, else by its name."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from citykit.files.streams import ReadError
 
 Kind: TypeAlias = Literal["csv", "json", "ndjson", "parquet", "arrow file", "arrow stream", "excel"]
 
-_MAGIC: dict[bytes, Kind] = {b"PAR1": "parquet", b"ARROW1": "arrow file", b"\xff\xff\xff\xff": "arrow stream"}
+_MAGIC: dict[bytes, Kind] = {
+    b"PAR1": "parquet", b"ARROW1": "arrow file", b"\xff\xff\xff\xff": "arrow stream",
+    b"PK\x03\x04": "excel", b"PK\x05\x06": "excel",
+}  # fmt: skip
 _SUFFIXES: dict[str, Kind] = {
     ".parquet": "parquet", ".arrow": "arrow file", ".arrows": "arrow stream", ".feather": "arrow file",
     ".xlsx": "excel", ".json": "json", ".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv", ".tsv": "csv",
 }  # fmt: skip
-_OTHER = {  # what begins so is none of the files that can be read
+_OTHER = {  # the first bytes of formats that cannot be read
     b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls), or one with a password",
     b"FEA1": "a Feather file of version 1",
     b"%PDF": "a PDF document",
@@ -26,22 +29,22 @@ _OTHER = {  # what begins so is none of the files that can be read
     b"Rar!": "a RAR archive",
     b"\x89HDF": "an HDF5 file",
 }
+_TEXT = re.compile(rb"[^\x00-\x08\x0e-\x1f]*")  # without control characters, which every binary format has
 _HTML = re.compile(rb"\s*(?:<!doctype html|<html)", re.IGNORECASE)
 _READS = "CSV, TSV, JSON, Parquet, Arrow and Excel (.xlsx) files can be read."
 
 
 def kind_of(head: bytes, name: str) -> Kind:
-    """Return what a file is, or raise `ReadError` for one that cannot be read."""
+    """Return the kind of a file, or raise `ReadError` if it cannot be read."""
     for magic, other in _OTHER.items():
         if head.startswith(magic):
             raise ReadError(f"it is {other}", _READS)
     if _HTML.match(head):
         raise ReadError("it is a web page", "Download the file itself.")
-    for begin, kind in _MAGIC.items():
-        if head.startswith(begin):
-            return kind
-    if head.startswith(b"PK"):
-        return "excel"
+    if not _TEXT.fullmatch(head):  # the first column of a CSV file may be called PAR1
+        for begin, kind in _MAGIC.items():
+            if head.startswith(begin):
+                return kind
     named = _SUFFIXES.get(Path(name).suffix.lower())
     if named in ("parquet", "arrow file", "arrow stream", "excel") and head:
         raise ReadError(
@@ -49,4 +52,5 @@ def kind_of(head: bytes, name: str) -> Kind:
         )
     if named:
         return named
-    return "json" if head.lstrip().startswith((b"{", b"[")) else "csv"
+    begin = head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")  # after byte order marks and blanks
+    return "json" if begin.startswith((b"{", b"[")) else "csv"

@@ -21,9 +21,9 @@ def as_table(
     *,
     terminal: bool = False,
 ) -> str:
-    """Return a frame as text; on a terminal in its width, a value a line where the columns are too many."""
+    """Return a frame as text; on a terminal, with one value per line if a row is wider than that."""
     if frame.empty:
-        return f"{'  '.join(map(str, frame.columns))}\n(no rows)"
+        return visible(f"{'  '.join(map(str, frame.columns))}\n(no rows)")
     shown = frame.head(SHOWN_ROWS) if terminal else frame
     shown = shown if formatters else as_texts(shown, "NULL")
     with pd.option_context("display.unicode.east_asian_width", True):
@@ -37,4 +37,9 @@ def as_table(
         text = "\n\n".join("\n".join(map("{}  {}".format, names, row)) for row in rows)
     if len(shown) < len(frame):
         text += f"\n{len(shown):,} of {len(frame):,} rows; -o FILE writes all of them"
+    return visible(text)
+
+
+def visible(text: str) -> str:
+    """Return a text with the code of each control character in place of it."""
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 PART_BYTES = 2**20
 HEAD_BYTES = 4_096
-# What is unpacked may have so many bytes, or so many for each packed one: more is taken for a zip bomb.
+# Limits against zip bombs: bytes in all, or for each packed byte, whichever allows more.
 UNPACKED_BYTES = 2**30
 UNPACKED_RATIO = 200
 
@@ -43,17 +43,17 @@ class ReadError(Exception):
 
 
 class Stream(io.RawIOBase):
-    """A file that is made of its parts, whose beginning can be looked at before it is read."""
+    """A binary file made of parts; `head` looks at the next bytes without taking them."""
 
     def __init__(self, parts: Iterator[bytes]) -> None:
         self.parts = parts
-        self.rest = b""
+        self.rest, self.start = b"", 0  # the part that is being read, and where its next byte is
 
     def head(self, size: int = HEAD_BYTES) -> bytes:
-        """Return the first bytes that were not read yet; fewer than `size` only where there are no more."""
-        while len(self.rest) < size and (part := next(self.parts, b"")):
-            self.rest += part
-        return self.rest[:size]
+        """Return the next bytes without taking them; fewer than `size` only at the end."""
+        while len(self.rest) - self.start < size and (part := next(self.parts, b"")):
+            self.rest, self.start = self.rest[self.start :] + part, 0
+        return self.rest[self.start : self.start + size]
 
     def readable(self) -> bool:
         """Return True."""
@@ -62,9 +62,10 @@ class Stream(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """Return as many bytes as are asked for, fewer only at the end."""
         if size < 0:
-            return b"".join([self.rest, *self.parts])
+            rest, self.rest, self.start = self.rest[self.start :], b"", 0
+            return b"".join([rest, *self.parts])
         taken = self.head(size)
-        self.rest = self.rest[size:]
+        self.start += len(taken)
         return taken
 
     def readinto(self, buffer: Any) -> int:
@@ -74,19 +75,26 @@ class Stream(io.RawIOBase):
         return len(taken)
 
 
-def parts_of(file: IO[Any], count: Callable[[int], object] = int) -> Iterator[bytes]:
-    """Yield the bytes of an open file, of one that is open as text in UTF-8; `count` is told of each part."""
+def parts_of(
+    file: IO[Any], count: Callable[[int], object] = int, encoding: str | None = None
+) -> Iterator[bytes]:
+    """Yield the bytes of an open file, in UTF-8 if it is open as text; `count` is called with each length.
+
+    `encoding` is the one that was given, which a file that is open as text cannot have.
+    """
     while True:
         try:
             part = file.read(PART_BYTES)
         except UnicodeDecodeError as exc:
             raise ReadError(
-                f"it is open as text in {exc.encoding}, and byte 0x{exc.object[exc.start]:02x} is none of it",
-                "Open it as bytes, open(path, 'rb'), or name its encoding.",
+                f"it is open as text in {exc.encoding}, and byte 0x{exc.object[exc.start]:02x} is invalid",
+                "Open it as bytes, open(path, 'rb'), or give open() its encoding.",
             ) from exc
         if not part:
             return
         if isinstance(part, str):
+            if encoding is not None:
+                raise ReadError("it is open as text, which is decoded already", "Leave encoding= out.")
             try:
                 part = part.encode()
             except UnicodeEncodeError as exc:
@@ -96,7 +104,7 @@ def parts_of(file: IO[Any], count: Callable[[int], object] = int) -> Iterator[by
 
 
 def on_disk(stream: Stream, stack: ExitStack) -> Path:
-    """Return a temporary file with the bytes of a stream, for what cannot be read from one."""
+    """Copy a stream to a temporary file, for readers that need a path."""
     file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="citykit-"))  # noqa: SIM115
     for part in iter(lambda: stream.read(PART_BYTES), b""):
         file.write(part)
@@ -105,7 +113,7 @@ def on_disk(stream: Stream, stack: ExitStack) -> Path:
 
 
 def is_utf8(stream: Stream, encoding: str | None) -> bool:
-    """Tell whether a text is in UTF-8 as it is, by its byte order mark and the encoding that was named."""
+    """Tell whether a text is UTF-8, by its byte order mark and the encoding that was given."""
     begin = stream.head(4)
     marked = next((name for bom, name in _BOMS.items() if begin.startswith(bom)), None)
     return {marked, encoding and codecs.lookup(encoding).name.removesuffix("-sig")} <= {None, "utf-8"}
@@ -169,24 +177,23 @@ def _within_limit(file: Any, packing: str, size: int | None) -> Iterator[bytes]:
         if done > most:
             raise ReadError(
                 f"its {packing} data unpacks to more than {most:,} bytes",
-                "Unpack it yourself if it is to be so.",
+                "Unpack it yourself if you trust it.",
             )
         yield part
 
 
-def encoding_of(name: str) -> str:
-    """Return Python's name of an encoding of text.
+def check_encoding(name: str) -> None:
+    """Check that Python has an encoding of text of this name.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If there is no such encoding.
     """
     try:
-        "".encode(name)  # fails also for what is no encoding of text, such as hex
-        return codecs.lookup(name).name
-    except LookupError as exc:
-        raise ValueError(f"encoding is the name of one, such as 'cp1252' or 'utf-16', not {name!r}") from exc
+        "".encode(name)  # refuses codecs that are not of text, too: hex
+    except (LookupError, TypeError) as exc:
+        raise ValueError(f"encoding is a name such as 'cp1252' or 'utf-16', not {name!r}") from exc
 
 
 def in_utf8(stream: Stream, encoding: str | None) -> Stream:
@@ -195,15 +202,15 @@ def in_utf8(stream: Stream, encoding: str | None) -> Stream:
     Raises
     ------
     ReadError
-        Where a byte is not of the encoding, with its line.
+        If a byte is invalid in the encoding (with its line), or the byte order mark is of another encoding.
     """
     begin = stream.head(4)
     mark, marked = next(((bom, name) for bom, name in _BOMS.items() if begin.startswith(bom)), (b"", None))
-    if marked and encoding and not encoding.replace("_", "-").startswith(marked):
+    if marked and encoding and not codecs.lookup(encoding).name.startswith(marked):
         raise ReadError(
             f"it begins with the byte order mark of {marked}, which is not {encoding}", encoding=marked
         )
-    encoding = codecs.lookup(encoding or marked or "utf-8").name.removesuffix("-sig")
+    encoding = codecs.lookup(marked or encoding or "utf-8").name.removesuffix("-sig")
     if encoding == "utf-8":
         stream.read(len(mark))
     return Stream(_decoded(stream, encoding, len(mark) if encoding == "utf-8" else 0))

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pandas as pd
 import pyarrow as pa
 from pyarrow import dataset, parquet
 
 from citykit.errors import MissingDependencyError
-from citykit.files.columns import Columns, listed
+from citykit.files.columns import CHUNK_ROWS, Columns, listed
 from citykit.files.streams import ReadError
-
-_CHUNK_ROWS = 65_536
 
 
 def read_parquet(file: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a Parquet file. The numbers with which pandas labels rows are no column of it."""
+    """Yield the rows of a Parquet file, without pandas' index columns (``__index_level_0__``)."""
     with parquet.ParquetFile(file, pre_buffer=False) as opened:
         yield from _picked(opened.schema_arrow, columns, lambda names: opened.iter_batches(columns=names))
 
@@ -33,15 +32,19 @@ def parquet_rows(path: Path) -> int:
 def read_parquet_directory(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
     """Yield the rows of all Parquet files in a directory, file by file in the order of their names.
 
-    Directories that are called like ``country=IS`` are a column.
+    A directory named ``country=IS`` gives its rows a column ``country``: text, unless the files have one.
     """
-    files = dataset.dataset(
-        _inside(path), partition_base_dir=str(path), partitioning="hive", format="parquet"
-    )
-    for file in _inside(path):
+    inside = _inside(path)
+    directories = [part for file in inside for part in file.relative_to(path).parts[:-1] if "=" in part]
+    own = parquet.read_schema(inside[0]).names
+    names = dict.fromkeys(unquote(part.partition("=")[0]) for part in directories)
+    named = [name for name in names if name not in own]
+    by_name = dataset.partitioning(pa.schema([(name, pa.string()) for name in named]), flavor="hive")
+    files = dataset.dataset(inside, partition_base_dir=str(path), partitioning=by_name, format="parquet")
+    for file in inside:
         schema = parquet.read_schema(file)
         differing = [
-            name for name in {*schema.names, *files.schema.names} - set(files.partitioning.schema.names)
+            name for name in {*schema.names, *files.schema.names} - set(named)
             if name not in schema.names or name not in files.schema.names
             or schema.field(name).type != files.schema.field(name).type
         ]  # fmt: skip
@@ -55,7 +58,11 @@ def read_parquet_directory(path: Path, columns: Columns) -> Iterator[pa.RecordBa
 
 
 def _inside(path: Path) -> list[Path]:
-    found = sorted(each for each in path.rglob("*.parquet") if each.is_file() and each.name[0] not in "._")
+    found = sorted(
+        each for each in path.rglob("*")
+        if each.suffix.lower() in (".parquet", ".pq") and each.is_file()
+        and not any(map(_is_hidden, each.relative_to(path).parts))
+    )  # fmt: skip
     if not found:
         others = sorted(each.name for each in path.iterdir())
         raise ReadError(
@@ -63,6 +70,11 @@ def _inside(path: Path) -> list[Path]:
             f"It has {listed(others)}." if others else "It is empty.",
         )
     return found
+
+
+def _is_hidden(name: str) -> bool:
+    """Tell whether Spark leaves a file or directory out: ``_temporary``, but not ``_column=1``."""
+    return name[0] == "." or (name[0] == "_" and "=" not in name)
 
 
 def _picked(schema: pa.Schema, columns: Columns, batches: Any) -> Iterator[pa.RecordBatch]:
@@ -74,7 +86,7 @@ def _picked(schema: pa.Schema, columns: Columns, batches: Any) -> Iterator[pa.Re
     empty = True
     for batch in batches(
         None if any("." in name for name in taken) else taken
-    ):  # a point: a part of a struct
+    ):  # Arrow reads "a.b" as field b of the struct a
         empty = False
         yield batch.select(taken).rename_columns(renamed)
     if empty:
@@ -106,19 +118,21 @@ def _valid(schema: pa.Schema, columns: Columns, batches: Any) -> Iterator[pa.Rec
 
 
 def _no_rows(schema: pa.Schema, names: list[str], renamed: list[str]) -> pa.RecordBatch:
-    """Return a batch that has the columns alone: those are checked, too."""
+    """Return a batch without rows, so that the columns are checked."""
     return pa.RecordBatch.from_arrays([pa.nulls(0, schema.field(name).type) for name in names], renamed)
 
 
-def read_excel(path: Path, columns: Columns, name: str) -> Iterator[pd.DataFrame]:
+def read_excel(path: Path, columns: Columns, name: str, source: str | None) -> Iterator[pd.DataFrame]:
     """Yield the rows of a workbook's sheet, whose first row has the names of the columns.
+
+    `source` is what pandas.read_excel() takes for this workbook; None: nothing.
 
     Raises
     ------
     MissingDependencyError
         If openpyxl is not installed.
     ReadError
-        If several sheets have rows.
+        If the workbook is damaged, or several of its sheets have rows.
     """
     try:
         openpyxl: Any = importlib.import_module("openpyxl")
@@ -128,20 +142,21 @@ def read_excel(path: Path, columns: Columns, name: str) -> Iterator[pd.DataFrame
             "Install it: pip install openpyxl"
         ) from exc
     with ExitStack() as stack:
-        opened = stack.enter_context(path.open("rb"))  # of a path openpyxl takes some suffixes alone
-        try:
+        opened = stack.enter_context(path.open("rb"))  # openpyxl refuses paths with other suffixes
+        with _undamaged():
             book = openpyxl.load_workbook(opened, read_only=True, data_only=True)
-        except Exception as exc:  # openpyxl says in many ways that a workbook is damaged
-            raise ReadError(f"it is no Excel workbook that can be read ({exc})") from exc
         stack.callback(book.close)
         filled = [sheet for sheet in book.worksheets if next(_rows(sheet), None)]
         if not filled:
             raise ReadError("it is a workbook without rows")
         if len(filled) > 1:
             titles = [sheet.title for sheet in filled]
+            what = f"it is a workbook of {len(filled)} sheets ({listed(titles)})"
+            if source is None:
+                raise ReadError(what, "Save one of them as a file of its own.")
             raise ReadError(
-                f"it is a workbook of {len(filled)} sheets ({listed(titles)})",
-                f"Read one: pandas.read_excel({name!r}, sheet_name={titles[0]!r}, dtype=object, "
+                what,
+                f"Read one: pandas.read_excel({source}, sheet_name={titles[0]!r}, dtype=object, "
                 "keep_default_na=False, na_values=[''])",
             )
         yield from _chunks(_rows(filled[0]), columns)
@@ -157,7 +172,7 @@ def _chunks(rows: Iterator[tuple[Any, ...]], columns: Columns) -> Iterator[pd.Da
             raise ReadError(what[:300])
         row += (None,) * (len(names) - len(row))
         chunk.append(tuple(row[position] for position in positions))
-        if len(chunk) == _CHUNK_ROWS:
+        if len(chunk) == CHUNK_ROWS:
             yield pd.DataFrame(chunk, columns=renamed, dtype=object)
             chunk = []
     yield pd.DataFrame(chunk, columns=renamed, dtype=object)
@@ -165,7 +180,18 @@ def _chunks(rows: Iterator[tuple[Any, ...]], columns: Columns) -> Iterator[pd.Da
 
 def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
     """Yield the rows that have something in a cell, without the empty cells at their ends."""
-    for row in sheet.iter_rows(values_only=True):
-        filled = max((number for number, value in enumerate(row, 1) if value is not None), default=0)
-        if filled:
-            yield row[:filled]
+    sheet.reset_dimensions()  # else openpyxl stops where the range ends that the writer declared
+    with _undamaged():
+        for row in sheet.iter_rows(values_only=True):
+            filled = max((number for number, value in enumerate(row, 1) if value is not None), default=0)
+            if filled:
+                yield row[:filled]
+
+
+@contextmanager
+def _undamaged() -> Iterator[None]:
+    """Raise `ReadError` for whatever openpyxl raises: a damaged workbook leads to many classes."""
+    try:
+        yield
+    except Exception as exc:
+        raise ReadError(f"it is no Excel workbook that can be read ({exc})") from exc

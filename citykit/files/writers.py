@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import date, time
@@ -30,12 +31,12 @@ _NEEDS_QUOTES = re.compile(r'[",\r\n]|^$')
 
 
 def format_of(path: Path) -> FileFormat:
-    """Return what the suffix of a file says.
+    """Return the format that the suffix of a file names.
 
     Raises
     ------
     ValueError
-        If it says nothing.
+        If it names none.
     """
     try:
         return _SUFFIXES[path.suffix.lower()]
@@ -47,42 +48,55 @@ def format_of(path: Path) -> FileFormat:
 
 @contextmanager
 def writing(target: Path | IO[bytes], format_: FileFormat) -> Iterator[Write]:
-    """Return a function that appends the rows of a frame to a file. The frames have the same columns.
+    """Yield a function that appends the rows of a frame to a file. All frames have the same columns.
 
     A path gets its content when all of it is written: until then, and after an error, a file that was there
     stays as it was.
 
     CSV has NULL as an empty field and an empty text as ``""``, as PostgreSQL's COPY has them (a row of one
-    NULL is ``""``, too, which an empty line would hide). JSON has NaN and infinity as text, for it has no
-    such numbers. Parquet has UUIDs and JSON as text.
+    NULL is ``""``, too, because readers skip empty lines). JSON has no NaN and infinity: they are text.
+    Parquet has UUIDs and JSON as text.
     """
     with ExitStack() as stack:
         out = stack.enter_context(_replaced(target)) if isinstance(target, Path) else target
         if format_ == "parquet":
-            yield _Parquet(out, stack).write
+            table = _Parquet(out)
+            stack.callback(_errors_of(target)(table.close))
+            yield _errors_of(target)(table.write)
             return
         text = _Text(out, format_)
-        yield text.write
-        text.end()
+        yield _errors_of(target)(text.write)
+        _errors_of(target)(text.end)()
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[IO[bytes]]:
-    path = Path(os.path.realpath(path))
+def _errors_of(target: Path | IO[bytes]) -> Iterator[None]:
+    """Name the file in an OSError of it; other code between two writes may raise one, too."""
     try:
-        if path.exists() and not path.is_file():  # /dev/stdout; a directory is an error
-            with path.open("wb") as out:
-                yield out
-            return
-        part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as out:
-                yield out
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        yield
     except OSError as exc:
-        raise CitykitError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+        raise CitykitError(f"{target} cannot be written: {exc.strerror or exc}") from exc
+
+
+@contextmanager
+def _replaced(target: Path) -> Iterator[IO[bytes]]:
+    with ExitStack() as stack:
+        with _errors_of(target):
+            path = part = Path(os.path.realpath(target))
+            is_special = path.exists() and not path.is_file()  # /dev/stdout; a directory is an error
+            if not is_special:
+                part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+            out = part.open("wb")
+            if not is_special:
+                stack.callback(part.unlink, missing_ok=True)
+            stack.callback(_errors_of(target)(out.close))
+            if path.is_file():
+                shutil.copymode(path, part)
+        yield out
+        with _errors_of(target):
+            out.close()
+            if not is_special:
+                part.replace(path)
 
 
 class _Text:
@@ -126,16 +140,21 @@ _NO_EMPTY_LINE = '""'
 class _Parquet:
     """Rows as a Parquet file."""
 
-    def __init__(self, out: IO[bytes], stack: ExitStack) -> None:
-        self._out, self._stack = out, stack
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out = out
         self._writer: Any = None
 
     def write(self, frame: pd.DataFrame) -> None:
         columns = [_arrow(frame.iloc[:, number]) for number in range(frame.shape[1])]
         table = pa.table(columns, names=[str(name) for name in frame.columns])
         if self._writer is None:
-            self._writer = self._stack.enter_context(parquet.ParquetWriter(self._out, table.schema))
+            self._writer = parquet.ParquetWriter(self._out, table.schema)
         self._writer.write_table(table)
+
+    def close(self) -> None:
+        """Write the end of the file."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 def _arrow(series: pd.Series[Any]) -> Any:
@@ -152,11 +171,11 @@ def _rows(frame: pd.DataFrame, cell: Callable[[Any], str], null: str) -> Iterato
 
 def _values(series: pd.Series[Any]) -> list[Any]:
     """Return the values of a column, None where one is missing."""
-    if str(series.dtype) == "datetime64[s]":  # a date
+    if str(series.dtype) == "datetime64[s]":  # citykit's dtype of a date
         days = np.datetime_as_string(series.to_numpy(), unit="D").tolist()
         return [None if day == "NaT" else day for day in days]
     values = series.astype(object).tolist()
-    if str(series.dtype) in ("Float32", "Float64"):  # where NaN is a number
+    if str(series.dtype) in ("Float32", "Float64"):  # in which NaN is a value and not missing
         return [None if value is pd.NA else value for value in values]
     missing = (
         series.isna() if series.dtype != object else [value is None or value is pd.NA for value in values]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import importlib
+import importlib.util
 import io
 import json
 import os
@@ -23,7 +25,7 @@ from pyarrow import feather, parquet
 
 import citykit
 from citykit.encode import Names
-from citykit.files import FileSource, streams
+from citykit.files import FileSource, located, streams
 
 TEXTS = {"name": ["Windhoek", "London, the old one", "null", "007"], "country": ["NA", "GB", "", "XX"]}
 NUMBERS = {"population": [268_132, 8_961_989, 1, 5], "latitude": [-22.55941, None, 0.5, 10.0]}
@@ -52,6 +54,15 @@ def in_arrow(write: Callable[[Any, pa.Schema], Any]) -> bytes:
 
 def in_parquet(table: pa.Table = TABLE, **options: Any) -> bytes:
     parquet.write_table(table, out := io.BytesIO(), **options)
+    return out.getvalue()
+
+
+def in_excel() -> bytes:
+    openpyxl: Any = importlib.import_module("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (TABLE.column_names, *(list(each.values()) for each in RECORDS)):
+        book.active.append(row)
+    book.save(out := io.BytesIO())
     return out.getvalue()
 
 
@@ -91,6 +102,8 @@ FILES: dict[str, bytes] = {
     "lines.ndjson.gz": gzip.compress(LINES),
     "array-as.ndjson": json.dumps(RECORDS).encode(),
     "lines-without-suffix": LINES,
+    "mark-without-suffix": json.dumps(RECORDS).encode("utf-8-sig"),
+    "utf-16-without-suffix": json.dumps(RECORDS).encode("utf-16"),
     "one.parquet": in_parquet(row_group_size=2),
     "parquet-as.csv": in_parquet(),
     "parquet.gz": gzip.compress(in_parquet()),
@@ -99,6 +112,9 @@ FILES: dict[str, bytes] = {
     "stream.arrow": in_arrow(pa.ipc.new_stream),
     "stream.arrows": in_arrow(pa.ipc.new_stream),
 }  # fmt: skip
+WORKBOOK = "book.xlsx"
+if importlib.util.find_spec("openpyxl"):
+    FILES[WORKBOOK] = in_excel()
 
 
 def written(path: Path, data: bytes | str) -> Path:
@@ -178,6 +194,15 @@ def test_a_delimiter_within_quotes_is_text(tmp_path: Path, delimiter: str, other
     assert frame["note"].tolist() == [others.strip('"')] * 2
 
 
+@pytest.mark.parametrize(("field", "value"), [('"x,"', "x,"), ('"x\n"', "x\n"), ('""', None)], ids=repr)
+def test_a_quote_at_the_end_of_a_file_closes_what_was_opened(
+    tmp_path: Path, field: str, value: str | None
+) -> None:
+    for end in ("", "\n", "\r\n\r\n"):
+        frame = citykit.read_file(written(tmp_path / "a.csv", f"a,b\n1,2\n3,{field}{end}"))
+        assert [None if pd.isna(each) else each for each in frame["b"]] == ["2", value]
+
+
 def test_the_delimiter_of_a_header_is_the_one_that_all_rows_have(tmp_path: Path) -> None:
     frame = citykit.read_file(
         written(tmp_path / "a.csv", "name;people, in thousands;lat\na;5,5;1,5\nb;6;2,5\n")
@@ -213,6 +238,25 @@ def test_an_encoding_that_is_named(tmp_path: Path, encoding: str) -> None:
     assert citykit.read_file(path, encoding=encoding)["name"].tolist() == [letters]
 
 
+@pytest.mark.parametrize(
+    ("given", "written_in"),
+    [
+        ("UTF-16", "utf-16"),
+        ("utf16", "utf-16"),
+        ("UTF-16-LE", "utf-16"),
+        ("UTF-8", "utf-8-sig"),
+        ("utf8", "utf-8-sig"),
+    ],
+)
+def test_an_encoding_fits_its_byte_order_mark_however_it_is_spelled(
+    tmp_path: Path, given: str, written_in: str
+) -> None:
+    for name, text in (("a.csv", TEXT.decode()), ("a.json", json.dumps(RECORDS)), ("b.json", LINES.decode())):
+        data = text.encode(written_in)
+        for source in (written(tmp_path / name, data), io.BytesIO(data), io.BytesIO(gzip.compress(data))):
+            same_rows(citykit.read_file(source, encoding=given))
+
+
 def test_columns_and_new_names(tmp_path: Path) -> None:
     for name in ("comma.csv", "lines.ndjson", "array.json", "one.parquet", "file.arrow", "stream.arrows"):
         path = written(tmp_path / name, FILES[name])
@@ -225,6 +269,10 @@ def test_columns_and_new_names(tmp_path: Path) -> None:
                 citykit.read_file(path, **wrong)
         with pytest.raises(citykit.CitykitError, match="two of its columns would be called 'name'"):
             citykit.read_file(path, rename={"country": "name"})
+        with pytest.raises(citykit.CitykitError, match="two of its columns would be called 'x'"):
+            citykit.read_file(path, rename={"name": "x", "country": "x"}, columns=["x"])
+        options: dict[str, Any] = {"columns": frame.columns, "rename": {"name": "city"}}
+        assert citykit.read_file(path, **options).columns.tolist() == ["population", "city"]
 
 
 @pytest.mark.parametrize("asked", ["POPULATION", "City Name", "city-nmae", "popul"])
@@ -297,6 +345,38 @@ def test_numbers_in_json_lines_are_not_rounded_in_any_block(
     assert found == [Decimal(str(number)) for number in numbers]
 
 
+@pytest.mark.parametrize("name", ["a.ndjson", "a.json", "a.xlsx"])
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([2**53 + 1] * 8 + [0.5] * 8, "object"),
+        ([None] * 8 + [2**53 + 1] * 8, "Int64"),
+        ([1] * 16, "Int64"),
+        ([True] * 8 + [None] * 8, "boolean"),
+        ([0.5] * 8 + [None] * 8, "float64"),
+        (["a"] * 8 + [None] * 8, "str"),
+    ],
+    ids=["integers and floats", "NULLs first", "whole pieces", "booleans", "floats", "text"],
+)
+def test_a_dtype_is_that_of_all_values_however_the_file_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, values: list[Any], dtype: str
+) -> None:
+    monkeypatch.setattr("citykit.files.json_files.BLOCK_BYTES", 64)
+    monkeypatch.setattr("citykit.files.json_files.CHUNK_ROWS", 8)
+    monkeypatch.setattr("citykit.files.tables.CHUNK_ROWS", 8)
+    path = tmp_path / name
+    records = [{"n": number, "x": value} for number, value in enumerate(values)]
+    if name == "a.xlsx":
+        excel(path, [["n", "x"], *(list(each.values()) for each in records)])
+    elif name == "a.json":
+        written(path, json.dumps(records))
+    else:
+        written(path, "".join(f"{json.dumps(each)}\n" for each in records))
+    found = citykit.read_file(path)["x"]
+    assert str(found.dtype) == dtype
+    assert [None if pd.isna(each) else each for each in found] == values
+
+
 def test_types_of_parquet_hold_what_they_held(tmp_path: Path) -> None:
     table = pa.table({"i": pa.array([2**62 + 1, None]), "b": [True, None], "d": [Decimal("1.50"), None]})
     frame = citykit.read_file(written(tmp_path / "a.parquet", in_parquet(table)))
@@ -321,13 +401,61 @@ def test_a_directory_of_parquet_files(tmp_path: Path) -> None:
         citykit.read_file(tmp_path / "all")
 
 
+def test_hidden_directories_are_left_out_and_no_other_parquet_file(tmp_path: Path) -> None:
+    for name in (
+        "_temporary/0/a.parquet",
+        ".part/a.parquet",
+        "_delta_log/1.checkpoint.parquet",
+        "_a.parquet",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        written(tmp_path / name, in_parquet(pa.table({"add": [1]})))
+    for name in ("a.parquet", "b.PARQUET", "_x=1/c.pq"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        written(tmp_path / name, in_parquet())
+    assert citykit.read_file(tmp_path)["name"].tolist() == TEXTS["name"] * 3
+
+
+def test_a_column_of_the_names_of_directories_is_text_unless_the_files_have_it(tmp_path: Path) -> None:
+    for name in ("region=01/k%C3%A4=a%20b/n=1", "region=1/k%C3%A4=c/n=2"):
+        (tmp_path / name).mkdir(parents=True)
+        written(tmp_path / name / "a.parquet", in_parquet(pa.table({"name": ["a"], "n": [5]})))
+    frame = citykit.read_file(tmp_path)
+    assert frame.to_dict("list") == {
+        "name": ["a"] * 2,
+        "n": [5, 5],
+        "region": ["01", "1"],
+        "kä": ["a b", "c"],
+    }
+
+
+@pytest.mark.parametrize(
+    "options", [{"delimiter": ";"}, {"encoding": "cp1252"}, {"compression": "gzip"}], ids=str
+)
+def test_options_for_one_file_are_not_dropped_for_a_directory(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    written(tmp_path / "a.parquet", in_parquet())
+    with pytest.raises(citykit.CitykitError, match=f"{next(iter(options))}= is for a file"):
+        citykit.read_file(tmp_path, **options)
+
+
 def test_several_files_are_read_one_after_the_other(tmp_path: Path) -> None:
     paths = [written(tmp_path / f"{number}.csv", f"a,b\n{number},x\n") for number in range(3)]
     assert citykit.read_file(paths)["a"].tolist() == ["0", "1", "2"]
     assert citykit.open_file(paths).total_bytes == sum(path.stat().st_size for path in paths)
     written(paths[2], "a,c\n1,2\n")
-    with pytest.raises(citykit.CitykitError, match="fits no frame"):
+    with pytest.raises(citykit.CitykitError, match=r"other columns than .*'b' is in one of them.*=\['a'\]$"):
         citykit.read_file(paths)
+    lines = [written(tmp_path / f"{name}.ndjson", f'{{"{name}": "x", "a": "y"}}') for name in "bc"]
+    with pytest.raises(citykit.CitykitError, match=r"other columns than .*'b' is in one of them"):
+        citykit.read_file(lines)
+    mixed = citykit.read_file([lines[0], paths[0], lines[0]])
+    assert mixed.to_dict("list") == {"b": ["x"] * 3, "a": ["y", "0", "y"]}
+    written(paths[2], "b,a\nx,2\n")
+    assert citykit.read_file(paths)["a"].tolist() == ["0", "1", "2"]
+    with pytest.raises(ValueError, match="an empty list; nothing was loaded"):
+        citykit.read_file([])
 
 
 def test_open_files_of_text_are_read_from_where_they_are(tmp_path: Path) -> None:
@@ -341,7 +469,64 @@ def test_open_files_of_text_are_read_from_where_they_are(tmp_path: Path) -> None
     assert citykit.read_file(io.StringIO("a,b\n1,é\n"))["b"].tolist() == ["é"]
 
 
-@pytest.mark.parametrize("name", ["comma.csv", "packed.zip", "packed.csv.gz", "one.parquet", "lines.ndjson"])
+def test_an_open_file_of_text_after_next_is_read_from_there(tmp_path: Path) -> None:
+    with written(tmp_path / "a.csv", "a comment\nname\nOslo\n").open(encoding="utf-8") as file:
+        next(file)
+        assert citykit.read_file(file)["name"].tolist() == ["Oslo"]
+
+
+def test_an_encoding_for_text_that_is_decoded_already_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", "name\nZürich\n".encode("cp1252"))
+    with path.open(encoding="cp1252") as file:
+        for source in (file, io.StringIO("name\nZürich\n")):
+            with pytest.raises(
+                citykit.CitykitError, match=r"open as text.*nothing was loaded\. Leave encoding= out"
+            ):
+                citykit.read_file(source, encoding="cp1252")
+            source.seek(0)
+            assert citykit.read_file(source)["name"].tolist() == ["Zürich"]
+
+
+@pytest.mark.parametrize("header", ["PK", "PAR1", "ARROW1"])
+def test_a_column_may_be_called_as_another_format_begins(tmp_path: Path, header: str) -> None:
+    for name in ("a.csv", "a"):
+        frame = citykit.read_file(written(tmp_path / name, f"{header},name\n1,a\n"))
+        assert frame.to_dict("list") == {header: ["1"], "name": ["a"]}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("name", ["comma.csv", "utf-16.csv", "packed.zip", "one.parquet", "lines.ndjson"])
+def test_a_pipe_that_is_given_by_its_path_is_read_once(tmp_path: Path, name: str) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe.parquet" if name == "one.parquet" else tmp_path / "pipe")
+    source = citykit.open_file(pipe)
+    sender = threading.Thread(target=pipe.write_bytes, args=[FILES[name]], daemon=True)
+    sender.start()
+    assert sum(len(piece) for piece in source) == 4
+    sender.join()
+    assert isinstance(source, FileSource)
+    assert source.lines_of([0]) == {}
+    assert located(str(pipe), [0], ["name"]) == ({}, {})
+
+
+def test_a_long_pipe_that_is_given_by_its_path_is_read_from_its_beginning() -> None:
+    read, write = os.pipe()
+    with os.fdopen(write, "wb") as other:
+
+        def send() -> None:
+            other.write(b"a\n" + b"1\n" * 10**6)
+            other.close()
+
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        assert len(citykit.read_file(f"/dev/fd/{read}")) == 10**6
+        sender.join()
+    os.close(read)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["comma.csv", "packed.zip", "packed.csv.gz", "one.parquet", "lines.ndjson", *(FILES.keys() & {WORKBOOK})],
+)
 def test_a_pipe_and_standard_input_are_read_once(name: str) -> None:
     read, write = os.pipe()
     with os.fdopen(read, "rb") as pipe, os.fdopen(write, "wb") as other:
@@ -368,6 +553,26 @@ def test_the_line_of_a_row_is_found_past_line_ends_and_empty_lines(tmp_path: Pat
         other = citykit.open_file(written(tmp_path / name, FILES[name]))
         assert isinstance(other, FileSource)
         assert other.lines_of([0]) == {}
+
+
+def test_a_key_of_a_row_is_whole_where_another_is_missing(tmp_path: Path) -> None:
+    table = pa.table({"id": pa.array([2**53 + 1, None, 5]), "name": ["a", "b", None]})
+    path = written(tmp_path / "a.parquet", in_parquet(table))
+    assert located(str(path), [0, 1, 2], ["id", "name"]) == ({}, {0: f"{2**53 + 1}, a", 1: "b", 2: "5"})
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 100])
+def test_a_stream_gives_its_bytes_whatever_its_parts(size: int) -> None:
+    data = bytes(range(50))
+    stream = streams.Stream(data[start : start + 7] for start in range(0, 50, 7))
+    found = b""
+    while part := stream.head(size):
+        assert stream.read(size) == part
+        found += part
+        assert stream.head(2) == data[len(found) : len(found) + 2]
+    assert found == data
+    again = streams.Stream(iter([data[:10], data[10:]]))
+    assert (again.read(size), again.read(), again.read()) == (data[:size], data[size:], b"")
 
 
 def test_bytes_are_counted_as_they_are_read(tmp_path: Path) -> None:
@@ -408,10 +613,58 @@ def test_a_workbook(tmp_path: Path) -> None:
         citykit.CitykitError, match=r"2 sheets \('Sheet 0', 'Sheet 1'\).*sheet_name='Sheet 0'"
     ):
         citykit.read_file(excel(tmp_path / "two.xlsx", rows, rows))
+    data = (tmp_path / "two.xlsx").read_bytes()
+    for source in (tmp_path / "two.xlsx", io.BytesIO(data)):
+        with pytest.raises(citykit.CitykitError, match="2 sheets") as caught:
+            citykit.read_file(source)
+        call = str(caught.value)[str(caught.value).index("pandas.read_excel(") :]
+        assert len(eval(call, {"pandas": pd, "source": source})) == 3  # noqa: S307
+    for packed in (gzip.compress(data), packed_in_zip(data)):
+        with pytest.raises(
+            citykit.CitykitError, match=r"2 sheets .*Save one of them as a file of its own\.$"
+        ):
+            citykit.read_file(io.BytesIO(packed))
     with pytest.raises(citykit.CitykitError, match="without rows"):
         citykit.read_file(excel(tmp_path / "none.xlsx"))
     with pytest.raises(citykit.CitykitError, match="row 2 has 2 cells where the header has 1"):
         citykit.read_file(excel(tmp_path / "wide.xlsx", [["a"], [1, 2]]))
+
+
+SHEET = "xl/worksheets/sheet1.xml"
+
+
+def changed(path: Path, old: bytes, new: bytes) -> Path:
+    """Write a workbook again, with other bytes in its sheet."""
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    assert old in files[SHEET]
+    files[SHEET] = files[SHEET].replace(old, new)
+    with zipfile.ZipFile(path, "w") as archive:  # not compressed
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_a_workbook_is_read_beyond_the_range_that_its_writer_declared(tmp_path: Path) -> None:
+    path = excel(tmp_path / "a.xlsx", [["name", "population"], ["a", 1], ["b", 2]])
+    frame = citykit.read_file(changed(path, b'ref="A1:B3"', b'ref="A1:A1"'))
+    assert frame.to_dict("list") == {"name": ["a", "b"], "population": [1, 2]}
+
+
+@pytest.mark.parametrize("damage", ["XML", "shared text", "checksum"])
+def test_a_damaged_sheet_of_a_workbook_is_one_error(tmp_path: Path, damage: str) -> None:
+    path = excel(tmp_path / "a.xlsx", [["a"], *([number] for number in range(5_000))])
+    if damage == "XML":
+        changed(path, b"</sheetData>", b"<")
+    elif damage == "shared text":
+        changed(path, b't="n"><v>7</v>', b't="s"><v>7</v>')
+    else:
+        changed(path, b"<v>4321</v>", b"<v>1234</v>")
+        path.write_bytes(path.read_bytes().replace(b"<v>1234</v>", b"<v>4321</v>"))
+    with pytest.raises(
+        citykit.CitykitError, match=r"no Excel workbook that can be read \(.*nothing was loaded"
+    ):
+        citykit.read_file(path)
 
 
 def test_a_workbook_without_openpyxl_says_what_to_install(
@@ -446,6 +699,10 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "quote.csv": (b'a,b\n1,2\n3,"4\n5,6\n', "a quote is opened in the row that begins in line 3"),
     "quote-first.csv": (b'a,b\n"1,2\n3,4\n', "line 2 .*perhaps a quote is never closed"),
     "quote-alone.csv": (b'a\nx\n"y\nz', "a quote is opened in the row that begins in line 3"),
+    "quote-last.csv": (b'a,b\n1,2\n3,"\n', "a quote is opened in the row that begins in line 3"),
+    "quote-end.csv": (b'a,b\n1,2\n3,"', "a quote is opened in the row that begins in line 3"),
+    "quote-escaped.csv": (b'a,b\n1,2\n3,"""\n', "a quote is opened in the row that begins in line 3"),
+    "quote-line.csv": (b'a\nx\n"\n', "a quote is opened in the row that begins in line 3"),
     "quote-long.csv": (b'a,b\n1,2\n3,"4\n' + b"5,6\n" * 600_000, "line 3 is longer than 1,048,576 bytes"),
     "nul.csv": (TEXT.decode().encode("utf-16-le"), r"NUL bytes.*encoding=\"utf-16-le\"\)$"),
     "both.csv": (b"a,b;c\n1,2;3\n", r"separated by ',' or ';'.*delimiter=\",\"\)$"),
@@ -458,7 +715,7 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "cut.csv.gz": (gzip.compress(TEXT)[:-12], "gzip data is damaged or not complete"),
     "wrong.csv.gz": (gzip.compress(TEXT)[:-8] + b"\0" * 8, "gzip data is damaged or not complete"),
     "cut.csv.zst": (zstd[:-10], "zstd data is damaged or not complete"),
-    "twice.csv.gz": (gzip.compress(gzip.compress(TEXT)), "it unpacks to is gzip data again"),
+    "twice.csv.gz": (gzip.compress(gzip.compress(TEXT)), "packed twice, and holds gzip data"),
     "cut.parquet": (in_parquet()[:-20], "cut.parquet cannot be read"),
     "half.parquet": (in_parquet()[: len(in_parquet()) // 2], "half.parquet cannot be read"),
     "text.parquet": (b"name", "by its name .* 'parquet', and it begins with b'name'"),
@@ -557,6 +814,13 @@ def test_what_a_person_may_take_for_a_path(tmp_path: Path, monkeypatch: pytest.M
         citykit.read_file("https://a.org/b.csv?c=1")
     with pytest.raises(citykit.CitykitError, match=r"io.StringIO\(text\)"):
         citykit.read_file("name,population\na,1\n")
+    written(tmp_path / "~old.csv", TEXT)
+    same_rows(citykit.read_file("~old.csv"))
+    written(tmp_path / "~$cities.xlsx", b"\x05Jane Doe")
+    with pytest.raises(citykit.CitykitError, match=r"~\$cities.xlsx cannot be read: by its name"):
+        citykit.read_file("~$cities.xlsx")
+    (tmp_path / "~old.csv").unlink()
+    (tmp_path / "~$cities.xlsx").unlink()
     written(tmp_path / "a.txt", "")
     with pytest.raises(citykit.CitykitError, match=r"a directory without a .parquet file.*It has 'a.txt'"):
         citykit.read_file(".")
@@ -579,12 +843,29 @@ def test_what_a_person_may_take_for_a_path(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:secret@a.org/c.csv", "ftp://me:secret@a.org/c.csv", "postgresql://me:secret@h/d",
+        "postgresql+asyncpg://me:secret/#?@h/d", "postgresql://h/d?user=me&password=secret", "s3://a/c.csv",
+    ],
+)  # fmt: skip
+def test_a_url_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(
+        citykit.CitykitError, match="not a file on this machine; nothing was loaded"
+    ) as caught:
+        citykit.read_file(url)
+    assert "secret" not in str(caught.value)
+    assert "urlretrieve" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"delimiter": ",,"}, {"delimiter": '"'}, {"encoding": "hex"}, {"encoding": "utf-9"},
         {"thousands": ""}, {"thousands": "5"}, {"decimal": "-"},
         {"compression": "rar"},
-        {"columns": "name"},
+        {"columns": "name"}, {"columns": [1]}, {"columns": 5}, {"rename": ["a"]}, {"rename": {"a": 1}},
+        {"delimiter": 5}, {"encoding": 5}, {"decimal": 5},
     ],
     ids=str,
 )  # fmt: skip
