@@ -85,11 +85,14 @@ _ROOMS = (
     "charts", "cities", "database", "decode", "encode", "files", "load", "read", "runtime", "web",
 )  # fmt: skip
 
-if not _typing.TYPE_CHECKING:  # a type checker would take every misspelled name for one that is there
+if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers accept every misspelled name
 
     def __getattr__(name):
         if name in _ROOMS:
-            return _importlib.import_module(f"citykit.{name}")
+            try:
+                return _importlib.import_module(f"citykit.{name}")
+            except ImportError as exc:  # an extra is missing: help() passes over an AttributeError alone
+                raise AttributeError(str(exc)) from exc
         if name not in _HOME:
             raise AttributeError(f"module 'citykit' has no attribute {name!r}")
         value = getattr(_importlib.import_module(f"citykit.{_HOME[name]}"), name)

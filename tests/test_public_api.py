@@ -52,6 +52,24 @@ def test_dir_lists_the_public_names_and_the_rooms_and_each_is_there() -> None:
     assert set(dir(citykit)) == {*citykit.__all__, *rooms}
 
 
+@pytest.mark.slow
+def test_help_works_without_the_extras() -> None:
+    script = """
+import pydoc, sys
+sys.modules["fastapi"] = None
+import citykit
+shown = pydoc.render_doc(citykit, renderer=pydoc.plaintext)
+assert "Load a frame of cities: all of its rows or none." in shown
+try:
+    citykit.web
+except AttributeError as exc:
+    assert "pip install 'citykit[web]'" in str(exc)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 @pytest.mark.server
 @pytest.mark.kernel
 @pytest.mark.parametrize("used", ["", USES], ids=["nothing", "helpers"])

@@ -1,4 +1,4 @@
-"""What was meant by a country that no city has."""
+"""The warning for a country that no city has, with the country that was probably meant."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SELECT country FROM stored WHERE country IS NOT NULL LIMIT 2000
 
 
 async def warn_of_country(bind: Bind, country: str) -> None:
-    """Warn, at the line that asked, if no city has this country and another was probably meant."""
+    """Warn, at the caller's line, if no city has this country and another was probably meant."""
 
     async def stored(connection: AsyncConnection) -> Sequence[str]:
         return (await connection.exec_driver_sql(_STORED)).scalars().all()
@@ -34,7 +34,7 @@ async def warn_of_country(bind: Bind, country: str) -> None:
 
 
 def _meant(country: str, stored: Sequence[str]) -> str:
-    """Return how to go on: by the stored country that was meant, or by a list; '' where nothing is to say."""
+    """Return the hint: the country that was probably meant, or where codes are listed; '' for none."""
     if not stored or country in stored:
         return ""
     by_case = {spelling.casefold(): spelling for spelling in reversed(stored)}

@@ -27,10 +27,10 @@ BEGIN, END = "Q", "X"
 
 
 def folded(text: str, encoding: str = "UTF8") -> str:
-    """Return the SQL expression that folds a text expression: immutable, and cheap where that is ASCII.
+    """Return the SQL expression that folds a text expression: immutable, and cheap for ASCII.
 
     `encoding` is the database's (``server_encoding``): PostgreSQL's normalize() works in UTF8 only. In an
-    encoding with one byte for a character, each letter is replaced by name; in others only lower() applies.
+    encoding of one byte a character, letters are replaced one by one; in others only lower() applies.
 
     Examples
     --------
@@ -67,10 +67,10 @@ def indexed_name(encoding: str = "UTF8") -> str:
 
 
 def folded_names(names: str, encoding: str) -> str:
-    """Return the subquery of one row: an array's names, each folded, from BEGIN to END, in one text each.
+    """Return a subquery of one row: the folded names of an array, each between BEGIN and END, as one text.
 
-    Its columns are ``folded`` and, for the index, ``compact``; the latter is '' but in a database in UTF8. A
-    blank lies between two names, so that no trigram of the index has letters of both.
+    Its columns are ``folded`` and, for the index, ``compact``, which is '' unless the database is in UTF8. A
+    blank between two names keeps trigrams from having letters of both.
     """
     joined = f"string_agg('{BEGIN}' || {{}} || '{END}', ' ' ORDER BY position)"
     short = joined.format(compact("name")) if encoding == "UTF8" else "''"
@@ -85,19 +85,19 @@ def folded_names(names: str, encoding: str) -> str:
 def compact(text: str) -> str:
     """Return the SQL expression of a folded text as ASCII, in a database in UTF8.
 
-    Different texts may become alike. Each character that is not ASCII becomes one letter or digit, or two, by
-    its last bytes in UTF-8. A trigram then tells of three characters. Of `spelled` it tells of one byte, and
-    a city with names in many scripts has nearly all of these.
+    Different texts may become equal. Each character that is not ASCII becomes one to three letters or
+    digits, by its continuation bytes in UTF-8, so that a trigram covers up to three characters. One of
+    `spelled` covers about one byte, and a city with names in many scripts has nearly all of those.
     """
-    # Without the first bytes of characters, of which `translate` would compare each with all that it knows.
-    plain = rf"replace({text}, E'\\', '/')"  # decode() would take it for the begin of a number
+    # Lead bytes are dropped: `translate` would compare each with its whole list.
+    plain = rf"replace({text}, E'\\', '/')"  # decode() takes a backslash for the start of an octal number
     octets = f"convert_from(decode({plain}, 'escape'), 'LATIN1')"
-    later = rf"regexp_replace({octets}, E'[\\u00c0-\\u00ff]', '', 'g')"
-    short = f"translate({later}, E'{_LATER_OCTETS}', '{(_SIGNS * 2)[:64]}')"
+    continuation = rf"regexp_replace({octets}, E'[\\u00c0-\\u00ff]', '', 'g')"
+    short = f"translate({continuation}, E'{_CONTINUATION_BYTES}', '{(_SIGNS * 2)[:64]}')"
     return f"(CASE WHEN octet_length({text}) = char_length({text}) THEN {plain} ELSE {short} END)"
 
 
-_LATER_OCTETS = "".join(rf"\u{octet:04x}" for octet in range(0x80, 0xC0))  # of a character in UTF-8
+_CONTINUATION_BYTES = "".join(rf"\u{octet:04x}" for octet in range(0x80, 0xC0))
 _SIGNS = string.ascii_lowercase + string.digits
 
 

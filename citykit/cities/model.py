@@ -28,8 +28,8 @@ class Base(DeclarativeBase):
 MAX_INTEGER = 2**31 - 1  # of PostgreSQL's integer
 KEY = ("name", "country", "region")
 _CREATE = "await citykit.create_tables(engine)"
-# What files of others call the columns, the likeliest first. An error suggests them; none is taken for what
-# it is called.
+# Names that other data sets give these columns, the likeliest first. Errors suggest them; no column is
+# renamed because of them.
 ALSO = {
     "name": (
         "city", "city_name", "place_name", "place", "town", "locality", "settlement", "municipality",
@@ -79,7 +79,7 @@ def _limited(
         "low": low,
         "high": MAX_INTEGER if high is None else high,
         "meaning": meaning.format(low=low, high=high),
-        "missing": options.get("server_default"),  # a missing value becomes what the server would take
+        "missing": options.get("server_default"),  # a missing value becomes the server's default
         "unit": unit,
         "example": example,
         "also": ALSO.get(name, ()),
@@ -158,14 +158,14 @@ class City(Base):
 assert isinstance(City.__table__, Table)  # noqa: S101  for the type checker: its declared type is FromClause
 CITIES = City.__table__
 _DTYPES = {str: "str", int: "int64", float: "float64"}
-# What is asked of a city, and pandas' dtype for it; the database gives the other column, id.
+# The columns that a caller gives, with pandas' dtypes: all but id, which the database numbers.
 COLUMNS = {
     column.name: _DTYPES[column.type.python_type] for column in CITIES.columns if column.identity is None
 }
 
-# The other names of a city, by its key. It refers to `cities` by no constraint: a table that a foreign key
-# names cannot be truncated, and TRUNCATE makes a first load four times as fast. Names whose city is gone are
-# never found.
+# The other names of a city, by its key. There is no foreign key to `cities`: it would forbid TRUNCATE, which
+# makes a first load four times as fast. The names of a deleted city stay; they are found again if its key is
+# stored again.
 CITY_NAMES = Table(
     "city_names",
     Base.metadata,
@@ -183,3 +183,8 @@ CITY_NAMES = Table(
     Column("compact", Text(collation="C"), nullable=False),
     info={"create": _CREATE},
 )  # fmt: skip
+
+
+def same_city(one: str, other: str) -> str:
+    """Return the SQL condition that rows of two tables have the key of the same city."""
+    return " AND ".join(f"{one}.{name} = {other}.{name}" for name in KEY)

@@ -13,14 +13,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.cities.folding import NAMES_INDEX, folded_names
-from citykit.cities.model import CITIES, CITY_NAMES, KEY
+from citykit.cities.model import CITIES, CITY_NAMES, KEY, same_city
 from citykit.database import Condition, driver_of, lock, locked_by, sqlstate
 from citykit.encode import Rule, rules_of
 from citykit.errors import MissingTableError
 from citykit.load import OnConflict, Target
 
 OTHER_NAMES = "other_names"
-MANY = 5_000  # cities whose names are written faster if their index is made again by the next search
+MANY = 5_000  # cities from which dropping the index is faster; the next search makes it again
 
 _KEY = ", ".join(KEY)
 # What `write_names` takes for one city: its key and its names as parameters.
@@ -28,7 +28,7 @@ ONE_CITY = f"(VALUES ($1::text, $2::text, $3::text, $4::text[])) AS given ({_KEY
 
 
 def rule_of_names() -> Rule:
-    """Return what a list of other names takes: names with the limits of a city's own."""
+    """Return the rule of a list of other names: each has the limits of a city's name."""
     [own] = (rule for rule in rules_of(CITIES) if rule.name == "name")
     [names] = (rule for rule in rules_of(CITY_NAMES) if rule.name == OTHER_NAMES)
     assert names.item is not None  # noqa: S101  it is an array
@@ -43,11 +43,11 @@ class OtherNames:
     rule: Rule = field(default_factory=rule_of_names)
 
     async def prepare(self, connection: AsyncConnection, rows: Target, on_conflict: OnConflict) -> None:
-        """Keep the stored cities that the rows are about, with their names."""
+        """Copy the stored cities that have the keys of the rows, with their names, to a temporary table."""
         self.connection, self.rows, self.on_conflict = connection, rows, on_conflict
         self.staged, self.before = f"pg_temp.{rows.staging}", f"pg_temp.{rows.staging}_before"
         await check_table(connection, "nothing was loaded")
-        if on_conflict == "error":  # none of them is stored
+        if on_conflict == "error":  # a stored city would fail the load
             return
         await self._lock()
         await self._execute(f"ANALYZE {self.staged}")
@@ -59,9 +59,9 @@ class OtherNames:
         )
 
     async def _lock(self) -> None:
-        """Wait for those who write cities: what a city was before must not change until it is loaded.
+        """Wait for writers of cities: the copy of them must stay true until the rows are loaded.
 
-        A role that may not lock the table loads beside them.
+        A role that may not lock the table loads without the lock.
         """
         try:
             async with self.connection.begin_nested():
@@ -80,7 +80,7 @@ class OtherNames:
         changed = await self._changed_in_names_only() if self.on_conflict == "update" else 0
         # Of rows with one key, "skip" keeps the first and "update" the last.
         last = "DESC" if self.on_conflict == "update" else ""
-        new = f"WHERE NOT EXISTS (SELECT FROM {self.before} b WHERE {_same('b', 's')})"
+        new = f"WHERE NOT EXISTS (SELECT FROM {self.before} b WHERE {same_city('b', 's')})"
         final = (
             f"SELECT DISTINCT ON ({_KEY}) {_KEY}, coalesce({OTHER_NAMES}, '{{}}') AS {OTHER_NAMES} "
             f"FROM {self.staged} s {new if self.on_conflict == 'skip' else ''} "
@@ -101,7 +101,7 @@ class OtherNames:
         return changed
 
     async def _changed_in_names_only(self) -> int:
-        """Count the rows that differ in their names alone from what their city was before them."""
+        """Count the rows that change only the names of their city, as it is before each row."""
         position, window = self.rows.position, "OVER one_by_one"
         values = [name for name in self._city if name not in KEY]
         same = " AND ".join(f"{name} IS NOT DISTINCT FROM lag({name}) {window}" for name in values)
@@ -125,7 +125,7 @@ class OtherNames:
 
 
 async def check_table(connection: AsyncConnection, undone: str) -> None:
-    """Raise the error that says `create_tables` where the table of other names is missing."""
+    """Raise the error that names `create_tables` if the table of other names is missing."""
     if await connection.scalar(text(f"SELECT to_regclass('{CITY_NAMES.name}') IS NULL")):
         raise MissingTableError(
             f"there is no table {CITY_NAMES.name} for other names yet; {undone}. Create it first: "
@@ -137,7 +137,7 @@ async def write_names(connection: AsyncConnection, given: str, *args: Any) -> No
     """Replace the other names of cities by those of a table or subquery called ``given``."""
     await connection.exec_driver_sql(
         f"DELETE FROM city_names n USING {given} "
-        f"WHERE {_same('n', 'given')} AND given.{OTHER_NAMES} = '{{}}'",
+        f"WHERE {same_city('n', 'given')} AND given.{OTHER_NAMES} = '{{}}'",
         args,
     )
     encoding = driver_of(connection).get_settings().server_encoding
@@ -149,7 +149,3 @@ async def write_names(connection: AsyncConnection, given: str, *args: Any) -> No
         f"= (excluded.{OTHER_NAMES}, excluded.folded, excluded.compact)",
         args,
     )
-
-
-def _same(one: str, other: str) -> str:
-    return " AND ".join(f"{one}.{name} = {other}.{name}" for name in KEY)

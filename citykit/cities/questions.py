@@ -24,6 +24,7 @@ from citykit.cities.search import (
 )
 from citykit.database import Bind, driver_of, in_transaction
 from citykit.decode import frame_of_records
+from citykit.encode import lacking
 from citykit.runtime import says_await
 
 FOUND = {**COLUMNS, "matched": "str"}  # the columns of `find_cities`, and their dtypes
@@ -107,9 +108,9 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
     Returns
     -------
     DataFrame, shape (≤ n, 7)
-        The columns of :func:`biggest_cities` and ``matched`` (str): the city's name, or that of its other
-        names, which matched. Names that are `text` come first, then those that begin with it, then those
-        that contain it; each largest first. A city is there once, by the name that matches best.
+        The columns of :func:`biggest_cities` and ``matched`` (str): the name, or other name, of the city that
+        matched. Names that are `text` come first, then those that begin with it, then those that contain it;
+        each largest first. A city is there once, by the name that matches best.
 
     Warns
     -----
@@ -125,9 +126,9 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
 
     Notes
     -----
-    Two trigram indexes (PostgreSQL's extension pg_trgm) answer, except for punctuation alone or with one
-    letter: of names and of other names. The first search of a large table through an engine creates them (1
-    to 2 s for 200,000 cities, and 3 to 5 s for their other names, in which nobody can write to the table).
+    Two trigram indexes (PostgreSQL's extension pg_trgm) serve it, one of names and one of other names, except
+    for punctuation alone or with one letter. The first search of a large table through an engine creates
+    them: 1 to 2 s for 200,000 cities, and 3 to 5 s for their other names, while writers of the table wait.
     Without them a search is one pass over the tables.
 
     Examples
@@ -157,7 +158,7 @@ async def find_rows(bind: Bind, text: str, n: int, country: str | None = None) -
         raw = driver_of(connection)
         encoding = raw.get_settings().server_encoding
         part = part_in(encoding, sought)
-        if part is None:
+        if part is None or _lacks_one(connection, args):
             return []
 
         async def fetched(statement: str, *values: Any) -> list[Any]:
@@ -168,8 +169,10 @@ async def find_rows(bind: Bind, text: str, n: int, country: str | None = None) -
 
         row = (await connection.exec_driver_sql(part_statement(encoding), (part,))).one()
         spelled, folded, compact, others = tuple(row)
+        if not folded.strip():  # an accent alone folds to '', which every name contains
+            return []
         letters, in_country = letters_of(part), bool(args)
-        numbers = not set(IN_NUMBERS).isdisjoint(part)
+        numbers = not set(IN_NUMBERS).isdisjoint(folded)
         own = find_statement(encoding, letters, numbers=numbers, in_country=in_country)
         found = await fetched(own, spelled, limit, folded)
         best = {tuple(row)[:-1]: (row["rank"], row["name"]) for row in found}
@@ -294,9 +297,17 @@ async def _answer(bind: Bind, sql: str, args: Sequence[Any], dtypes: dict[str, s
 
 async def _rows(bind: Bind, sql: str, args: Sequence[Any]) -> Sequence[Any]:
     async def work(connection: AsyncConnection) -> Sequence[Any]:
+        if _lacks_one(connection, args):
+            return []
         return (await connection.exec_driver_sql(sql, tuple(args))).all()
 
     return await in_transaction(bind, work, effect="reads")
+
+
+def _lacks_one(connection: AsyncConnection, args: Sequence[Any]) -> bool:
+    """Tell whether the database's encoding lacks a character of a text, so that no row has this text."""
+    texts = [each for each in args if isinstance(each, str)]
+    return any(lacking(driver_of(connection).get_settings().server_encoding, each) for each in texts)
 
 
 def _count(n: int) -> int:
@@ -317,6 +328,6 @@ def _storable(name: str, value: object, meaning: str) -> str:
 def _degrees(name: str, value: float) -> float:
     degrees = float(value)
     limits = CITIES.c[name].info
-    if not limits["low"] <= degrees <= limits["high"]:  # NaN is not
+    if not limits["low"] <= degrees <= limits["high"]:  # false for NaN, too
         raise ValueError(f"{name} is in degrees, {limits['low']} to {limits['high']}, not {value!r}")
     return degrees

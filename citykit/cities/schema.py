@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Table, UniqueConstraint, func, inspect, select
+from sqlalchemy import Connection, Table, UniqueConstraint, func, inspect, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.cities.model import Base
-from citykit.database import CREATING, Bind, in_transaction, lock_bound, lock_without_queueing
+from citykit.database import (
+    CREATING,
+    Bind,
+    Condition,
+    in_transaction,
+    lock_bound,
+    lock_without_queueing,
+    server_message,
+    sqlstate,
+)
 from citykit.errors import CitykitError
 from citykit.runtime import says_await
 
 UNDONE = "nothing was changed"
+# The right to create a table, for a role that lacks it in the schema where tables are created.
+_GRANT = text("""
+SELECT format('GRANT CREATE, USAGE ON SCHEMA %I TO %I', current_schema(), current_user)
+WHERE NOT has_schema_privilege(current_schema(), 'CREATE')
+""")
 
 
 @says_await
@@ -27,9 +42,9 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
     Raises
     ------
     CitykitError
-        If a table of that name exists that is not citykit's (it lacks columns or the key), or others hold
-        the table for longer than the engine waits for a lock (30 s; while `reset` waits, readers go on);
-        nothing is changed.
+        If a table of that name exists that is not citykit's (it lacks columns or the key), if the role may
+        not create tables, or if others hold the table for longer than the engine waits for a lock (30 s;
+        while `reset` waits, readers go on); nothing is changed.
 
     Examples
     --------
@@ -37,7 +52,7 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
     """
 
     async def work(connection: AsyncConnection) -> None:
-        first = Base.metadata.sorted_tables[0].name
+        first = connection.dialect.identifier_preparer.format_table(Base.metadata.sorted_tables[0])
         async with lock_bound(connection, first, UNDONE) as seconds, connection.begin_nested():
             await create(connection, seconds)
 
@@ -48,9 +63,9 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
             if stored := await connection.run_sync(_stored):
                 await lock_without_queueing(connection, stored, seconds, UNDONE)
             await connection.run_sync(Base.metadata.drop_all)
-            await connection.run_sync(Base.metadata.create_all, checkfirst=False)
+            await _create_all(connection, checkfirst=False)
         else:
-            await connection.run_sync(Base.metadata.create_all)
+            await _create_all(connection, checkfirst=True)
             await _check_columns(connection)
             await connection.run_sync(_create_missing_indexes)
 
@@ -58,8 +73,25 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
 
 
 def _stored(connection: Connection) -> list[str]:
-    """Return the names of the tables that exist."""
-    return [table.name for table in Base.metadata.sorted_tables if inspect(connection).has_table(table.name)]
+    """Return the tables that exist, as SQL writes their names."""
+    preparer, inspector = connection.dialect.identifier_preparer, inspect(connection)
+    return [
+        preparer.format_table(table)
+        for table in Base.metadata.sorted_tables
+        if inspector.has_table(table.name, schema=table.schema)
+    ]
+
+
+async def _create_all(connection: AsyncConnection, *, checkfirst: bool) -> None:
+    try:
+        async with connection.begin_nested():
+            await connection.run_sync(Base.metadata.create_all, checkfirst=checkfirst)
+    except DBAPIError as exc:
+        if sqlstate(exc) == Condition.INSUFFICIENT_PRIVILEGE and (grant := await connection.scalar(_GRANT)):
+            raise CitykitError(
+                f"{server_message(exc)}; {UNDONE}. Its owner gives the right with SQL: {grant}"
+            ) from exc
+        raise
 
 
 def _create_missing_indexes(connection: Connection) -> None:

@@ -22,19 +22,19 @@ from citykit.cities.folding import (
     indexed_name,
     spelled,
 )
-from citykit.cities.model import COLUMNS, KEY
+from citykit.cities.model import COLUMNS, KEY, same_city
 from citykit.database import Condition, in_transaction, sqlstate
 from citykit.encode import lacking
 
 SELECTED = ", ".join(COLUMNS)
 ORDER = "population DESC, name, country, region"
-# Characters that stand for themselves in a pattern of LIKE once they are escaped, both as SQL literals.
+# Characters that have a meaning in LIKE, and their escaped forms, both as SQL literals.
 # E'…', in which a backslash is doubled: standard_conforming_strings may be off.
 _LITERALLY = {r"E'\\'": r"E'\\\\'", "'%'": r"E'\\%'", "'_'": r"E'\\_'"}
 
 
 def part_in(encoding: str, part: str) -> str | None:
-    """Return a part of a name as a database in that encoding can have it, None where no name can have it.
+    """Return a part of a name normalized for an encoding; None if the encoding lacks one of its characters.
 
     Only UTF8 has combining accents: the others have é as one character.
     """
@@ -45,11 +45,11 @@ def part_in(encoding: str, part: str) -> str | None:
 
 @functools.cache
 def part_statement(encoding: str) -> str:
-    """Return the statement that folds a part of a name ($1), as patterns of LIKE that stand for themselves.
+    """Return the statement that folds a part of a name ($1), and escapes it for LIKE.
 
-    Its columns: as the index of names spells it, folded, and as the index of other names has it; and whether
-    other names can be searched. A database of an earlier version has no table of them, and a role may not be
-    allowed to read it. Folded in the statements that search, the part would be folded dozens of times.
+    Its columns: the part as the index of names spells it, folded, and as the index of other names has it; and
+    whether other names can be searched. A database of an earlier version has no table of them, and a role may
+    not be allowed to read it. The statements that search would fold the part dozens of times.
     """
     sought = '($1::text COLLATE "C")'
     part = spelled(sought) if encoding in INDEXED_ENCODINGS else folded(sought, encoding)
@@ -66,7 +66,7 @@ def letters_of(part: str) -> int:
     """Return how the trigram index can be used for a part of a name.
 
     3: by its trigrams. 2: by its two letters or digits and each character that may follow. 1: not at all.
-    0: by its trigrams, if it still has three characters as the index spells it (an accent alone has none).
+    0: by its trigrams, if it still has three characters as the index spells it (é has one).
     """
     if not part.isascii():
         return 3 if len(part) > 2 else 0
@@ -88,8 +88,8 @@ def find_statement(encoding: str, letters: int, *, numbers: bool = True, in_coun
     letters : int
         What the index can tell of the part (:func:`letters_of`).
     numbers : bool
-        Whether the part has characters by which :func:`spelled` writes others (`IN_NUMBERS`), so that the
-        folded names have to be compared as well.
+        Whether the folded part has characters by which :func:`spelled` writes others (`IN_NUMBERS`), so that
+        the folded names have to be compared as well.
     in_country : bool
         Whether only one country is searched.
     """
@@ -97,7 +97,7 @@ def find_statement(encoding: str, letters: int, *, numbers: bool = True, in_coun
     here = "c.country = $4" if in_country else "true"
     name = indexed_name(encoding)
 
-    # Without the first %, the pattern has the trigram "  q" of every name.
+    # Without the first %, the pattern would have the trigram "  q", which every name has.
     begin = f"'{'%' if letters > 1 else ''}{BEGIN}' || part"
     patterns = (f"{begin} || '{END}'", f"{begin} || '%'", "'%' || part || '%'")
 
@@ -153,12 +153,12 @@ def find_other_statement(encoding: str, letters: int, *, in_country: bool = Fals
         largest = f"SELECT {SELECTED} FROM cities c WHERE {here} ORDER BY {ORDER} LIMIT {LARGEST}"
         return (
             f"SELECT c.*, {rank} AS rank FROM ({largest}) AS c CROSS JOIN LATERAL (SELECT FROM city_names n, "
-            f"sought WHERE {_same('n', 'c')} AND {_only(rank, matches)} LIMIT 1) AS n LIMIT $2"
+            f"sought WHERE {same_city('n', 'c')} AND {_only(rank, matches)} LIMIT 1) AS n LIMIT $2"
         )
 
     def cities(names: str) -> str:
-        # LIMIT 1 has each city looked up by its key.
-        city = f"SELECT {SELECTED} FROM cities c WHERE {_same('c', 'n')} AND {here} LIMIT 1"
+        # LIMIT 1 makes the planner look up each city by its key.
+        city = f"SELECT {SELECTED} FROM cities c WHERE {same_city('c', 'n')} AND {here} LIMIT 1"
         return f"({names}) AS n CROSS JOIN LATERAL ({city}) AS c"
 
     ranks = " ".join(
@@ -173,7 +173,7 @@ def find_other_statement(encoding: str, letters: int, *, in_country: bool = Fals
         ORDER BY strpos(lower(n.other_names[one.position]), lower($4::text)) = 0, one.position
         LIMIT 1
     )"""
-    names = f"SELECT other_names, folded FROM city_names n WHERE {_same('n', 'found')} LIMIT 1"
+    names = f"SELECT other_names, folded FROM city_names n WHERE {same_city('n', 'found')} LIMIT 1"
     answer = f"SELECT found.*, {matched} FROM found CROSS JOIN LATERAL ({names}) AS n"
     return _by_rank(letters, candidates, among_the_largest, cities, answer)
 
@@ -190,7 +190,7 @@ def _by_rank(
     Parameters
     ----------
     candidates, among_the_largest : callable
-        For a rank, the SELECT of all that match, and of the largest that match of the largest cities.
+        For a rank, the SELECT of all matches, and of the matches among the largest cities.
     cities : callable
         For a SELECT of candidates, the FROM of their cities `c`.
     answer : str
@@ -225,35 +225,31 @@ def _by_rank(
     """
 
 
-FEW = 500  # matches that are all looked up
-# Of more matches than that, enough are among the largest cities, most likely: these are looked through first.
+FEW = 500  # up to so many matches, all are looked up
+# With more matches, enough are most likely among the largest cities: these are searched first.
 LARGEST = 1_000
 IN_NUMBERS = "0123456789\\"
-# The two letters and one more character, at the end of a name END, make a trigram.
+# Two letters and the character after them (END at the end of a name) make a trigram.
 _TWO_LETTERS = r"({} || E'[\\x01-\\x7f]')"
 
 
 def _only(rank: int, matches: Callable[[int], str]) -> str:
-    """Return the condition for names that match as well as that and no better."""
+    """Return the condition for names that match by this rank and by no better one."""
     return f"{matches(rank)} AND NOT ({matches(rank - 1)})" if rank else matches(rank)
 
 
 def _literally(text: str) -> str:
-    """Return a text expression as a pattern of LIKE that stands for itself."""
+    """Return a text expression escaped for LIKE."""
     for character, literally in _LITERALLY.items():
         text = f"replace({text}, {character}, {literally})"
     return text
 
 
-def _same(one: str, other: str) -> str:
-    return " AND ".join(f"{one}.{name} = {other}.{name}" for name in KEY)
-
-
 async def create_search_indexes(engine: AsyncEngine) -> None:
     """Create the trigram index of each table that is large, owned by this role and not being written.
 
-    They are made by the first search and not with the tables: every load of a table that nobody searches
-    would take 1.5 to 2 times as long.
+    The first search makes them and not `create_tables`: with them, every load takes 1.5 to 2 times as long,
+    also of a table that is never searched.
     """
 
     async def wanted(connection: AsyncConnection) -> list[str]:
@@ -295,10 +291,11 @@ WHERE to_regclass(searched.index) IS NULL
     ))
 """
 _WITHOUT_SEARCH_INDEX = (
-    Condition.LOCK_NOT_AVAILABLE,  # somebody writes: the next search tries again
+    Condition.LOCK_NOT_AVAILABLE,  # another session writes: the next search tries again
     Condition.INSUFFICIENT_PRIVILEGE,  # no right to create the extension after all
     Condition.UNDEFINED_FILE,  # its library is missing
     Condition.UNDEFINED_OBJECT,  # it is in a schema that search_path leaves out
-    Condition.DUPLICATE_OBJECT,  # somebody else created it just now
+    Condition.DUPLICATE_OBJECT,  # another session created it just now
     Condition.UNIQUE_VIOLATION,
+    Condition.DISK_FULL,  # no room for the index: a scan needs none
 )

@@ -175,7 +175,7 @@ def adding(bind: Bind, city: Mapping[str, Any]) -> Work[City]:
         limited = in_encoding(rules, driver_of(connection).get_settings().server_encoding)
         if limited != rules:
             _checked(city, limited)
-        async with lock_bound(connection, CITIES.name, UNDONE):  # what a session held was flushed
+        async with lock_bound(connection, CITIES.name, UNDONE):  # a session's objects were flushed
             added = City(**values)
             try:
                 if isinstance(bind, AsyncSession):
@@ -219,7 +219,7 @@ def _checked(given: Mapping[str, object], rules: Sequence[Rule]) -> dict[str, An
 
 
 async def _insert(connection: AsyncConnection, city: City) -> None:
-    """Insert a city, without the costs of a session: the object is then as one that a session has closed."""
+    """Insert a city without a session, which costs more; the object is detached afterwards."""
     values = {column: getattr(city, column) for column in COLUMNS}
     city.id = await connection.scalar(insert(CITIES).returning(CITIES.c["id"]), values)
     make_transient_to_detached(city)

@@ -14,7 +14,7 @@ from citykit.cities.model import COLUMNS, KEY
 from citykit.errors import shown_outside
 
 THRESHOLDS = (500, 1_000, 5_000, 15_000)  # the files of the data package
-_GEONAMES = {"country": "countrycode", "region": "admin1code"}  # the columns that GeoNames calls otherwise
+_GEONAMES = {"country": "countrycode", "region": "admin1code"}  # columns with other names in GeoNames
 
 
 @shown_outside
@@ -36,9 +36,9 @@ def world_cities(min_population: int = 15_000, *, other_names: bool = True) -> p
         ``name``, ``country`` (ISO 3166-1 alpha-2), ``region`` (GeoNames' code of the first-level
         division), ``population`` (int64, persons), ``latitude``, ``longitude`` (float64, degrees),
         ``other_names`` (lists of str: names in other languages and scripts, former names, airport codes),
-        largest first. Where name, country and region repeat, the largest stays;
-        ``frame.attrs["dropped"]`` is the number of those that went. ``frame.attrs["source"]`` is the
-        attribution that the licence of the data (CC BY 4.0) asks for wherever they are shown.
+        largest first. Of cities with the same name, country and region only the largest stays;
+        ``frame.attrs["dropped"]`` is the number of the others. ``frame.attrs["source"]`` is the attribution
+        that the licence of the data (CC BY 4.0) asks for wherever they are shown.
 
     Raises
     ------
@@ -106,11 +106,11 @@ def world_countries() -> pd.DataFrame:
 
 
 def spellings_of_countries() -> list[tuple[str, ...]]:
-    """Return for each country what it is called: its codes of two and of three letters, and its name."""
+    """Return the spellings of each country: its codes of two and of three letters, its name, other codes."""
     return [(code, c["iso3"], c["name"], *_ALSO.get(code, ())) for code, c in _read("countries").items()]
 
 
-# Codes that are often written and that ISO 3166-1 has reserved or that the European Union uses.
+# Codes in common use: UK is reserved by ISO 3166-1, EL is the European Union's.
 _ALSO = {"GB": ("UK",), "GR": ("EL",)}
 
 

@@ -136,6 +136,18 @@ async def test_names_are_found_without_case_and_accents_in_latin1(latin1: AsyncE
         assert (await citykit.find_cities(latin1, lacking)).empty
 
 
+async def test_a_country_that_the_database_cannot_name_is_one_that_no_city_has(latin1: AsyncEngine) -> None:
+    await citykit.add_city(latin1, "Köln", 1, country="Polska")
+    for asked in (
+        citykit.biggest_cities(latin1, country="Połska"),
+        citykit.find_cities(latin1, "Köln", country="Połska"),
+    ):
+        with pytest.warns(UserWarning, match="no city has country 'Połska': did you mean 'Polska'"):
+            assert (await asked).empty
+    assert (await citykit.biggest_cities(latin1, country=LACKING)).empty
+    assert (await citykit.biggest_cities(latin1, region=LACKING)).empty
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 async def test_an_encoding_has_the_characters_that_the_server_says_and_folds_them_as_utf8_does(
     engine: AsyncEngine, encoding: str

@@ -190,6 +190,7 @@ async def test_names_are_found_without_case_and_accents_exact_before_prefix_befo
     assert await found(engine, "320") == await found(engine, "\\320") == ["\\320\\277"]
     assert await found(engine, "7 san") == await found(engine, "277 san") == await found(engine, "BC") == []
     if await knows_accents(engine):
+        assert await found(engine, "\u00b3\u00b2\u2070") == await found(engine, "\uff12") == ["\\320\\277"]
         assert await found(engine, "sao paulo") == ["São Paulo", "Sao Paulo de Olivença"]
         assert await found(engine, "PAULO") == ["Paulo Afonso", "São Paulo", "Sao Paulo de Olivença"]
         assert await found(engine, "MÜNCHEN") == ["München", "Munchenstein"]
@@ -216,6 +217,12 @@ async def test_many_that_begin_alike_are_found_in_order_of_size(engine: AsyncEng
 async def test_a_bad_part_of_a_name(engine: AsyncEngine, part: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         await citykit.find_cities(engine, part)
+
+
+@pytest.mark.parametrize("part", ["\u0301", "\u00b4"], ids=["combining", "by itself"])
+async def test_an_accent_alone_is_found_in_no_name(engine: AsyncEngine, part: str) -> None:
+    await citykit.add_city(engine, "São Paulo", 1, other_names=["San Pablo"])
+    assert await found(engine, part) == []
 
 
 INDEXED = "SELECT to_regclass('cities_by_name') IS NOT NULL"
@@ -275,6 +282,30 @@ async def test_an_owner_who_may_not_create_extensions_goes_without_the_index(
         async with engine.begin() as connection:
             await connection.execute(text("DROP OWNED BY plain"))
             await connection.execute(text("DROP ROLE plain"))
+
+
+async def test_a_full_disk_leaves_the_search_without_the_index(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("citykit.cities.search._LARGE_BYTES", 0)
+    await citykit.add_city(engine, "Akureyri", 1)
+    async with engine.begin() as connection:
+        for sql in (
+            "CREATE FUNCTION full_disk() RETURNS event_trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE 'no space left on device' USING ERRCODE = '53100'; END $$",
+            "CREATE EVENT TRIGGER full_disk ON ddl_command_start WHEN TAG IN ('CREATE INDEX') "
+            "EXECUTE FUNCTION full_disk()",
+        ):
+            await connection.execute(text(sql))
+    try:
+        assert await found(engine, "AKU") == ["Akureyri"]
+        assert not await scalar(engine, INDEXED)
+    finally:
+        async with engine.begin() as connection:
+            await connection.execute(text("DROP EVENT TRIGGER full_disk"))
+            await connection.execute(text("DROP FUNCTION full_disk"))
+    assert await found(engine, "AKU") == ["Akureyri"]
+    assert await scalar(engine, INDEXED)
 
 
 async def test_folding_agrees_with_itself(engine: AsyncEngine) -> None:
