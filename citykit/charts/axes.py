@@ -19,11 +19,11 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from citykit.charts.colours import BLUE, SKY
+from citykit.charts.colours import BLUE
 from citykit.charts.columns import Floats, clean
 from citykit.charts.fonts import legible
 
-MOST_BARS = 500  # in a figure of its own height; a file of 300 dots per inch would else have too many lines
+MOST_BARS = 500  # of a new figure, which grows with them: more would be too high at 300 dots per inch
 LOWEST_BAR = 6.0  # points, with letters of 4.8
 
 
@@ -142,8 +142,9 @@ def legend(ax: Axes, handles: Sequence[Artist], title: str, **style: Any) -> Leg
     labels = [str(handle.get_label()) for handle in handles]
     style |= {"frameon": False, "alignment": "left", "fontsize": "small", "title_fontsize": "small"}
     made: Legend = ax.legend(handles, ["" for _ in handles], title=title, **style)
+    look = legible(labels)
     for text, label in zip(made.get_texts(), labels, strict=True):
-        text.set(text=label, **legible(labels))
+        text.set(text=label, **look)
     return made
 
 
@@ -242,6 +243,9 @@ def nothing(ax: Axes, said: str) -> None:
 
 def largest_parts(ax: Axes, largest: Floats, total: Floats, space: tuple[float, float]) -> Artist:
     """Draw the largest cities over the bars of their countries; return the lowest artist."""
+    if not len(largest):
+        return ax.xaxis.label
+    others = ax.patches[-len(largest)].get_facecolor()  # the caller may have given a colour
     ax.barh(range(len(largest)), largest, color=BLUE)
-    handles = [Patch(color=BLUE, label="largest city"), Patch(color=SKY, label="other cities")]
-    return bar_legend(ax, handles, total, space, "") if len(largest) else ax.xaxis.label
+    handles = [Patch(color=BLUE, label="largest city"), Patch(color=others, label="other cities")]
+    return bar_legend(ax, handles, total, space, "")

@@ -1,4 +1,4 @@
-"""The colours of charts, among them one for each country, which it has in every chart."""
+"""The colours of charts. A country has the same one in every chart."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PALETTE = (
     "#56b4e9", "#992222", "#99cc77", "#664466", "#bb7744",
 )  # fmt: skip
 BLUE, VERMILLION, *_ = PALETTE
-SKY = "#56b4e9"
+SKY = PALETTE[5]
 GREY = "#b0b0b0"
 MOST_COLOURS = 6  # in one chart
 _HATCHES = ("", "////", "....", "xxxx", "----", "||||")  # of countries that have one colour in one chart
-# Countries that are often in one chart have different colours: each line has one for each colour.
+# Countries that often share a chart have different colours: each line has one country for each colour.
 _COUNTRIES = (
     "CN PK IN CD TR NG US BR JP MX",
     "RU ES IT NL RO FR DE PL UA GB",
@@ -41,7 +41,7 @@ def colour_of(country: str) -> str:
 def country_colours(
     countries: Sequence[str], values: Floats, background: Any
 ) -> tuple[dict[str, Any], list[Patch]]:
-    """Return the styles of the bars, and the legend: the countries of most bars have colours, others grey.
+    """Return the styles of the bars (colours for the countries with most bars, else grey), and the legend.
 
     Where two countries of a chart have the same colour, the second one is hatched too.
     """

@@ -28,7 +28,7 @@ def check(frame: pd.DataFrame, columns: Sequence[str], *optional: str) -> None:
 
 
 def numbers(frame: pd.DataFrame, column: str, lowest: float, highest: float, unit: str) -> Floats:
-    """Return a column as floats, NaN where missing; the first value that is no such number is an error."""
+    """Return a column as floats, NaN where missing; raise if a value is no number within the limits."""
     values = frame[column]
     if values.dtype.kind in "mMcb":
         raise ValueError(f"column {column!r} is of dtype {values.dtype}, not of numbers ({unit})")
@@ -42,7 +42,7 @@ def numbers(frame: pd.DataFrame, column: str, lowest: float, highest: float, uni
             for thing in (frame.index[place], values.iloc[place])
         )
         raise ValueError(
-            f"column {column!r} holds what cannot be drawn ({wrong.sum():,} of {len(wrong):,} values, "
+            f"column {column!r} holds values that cannot be drawn ({wrong.sum():,} of {len(wrong):,} values, "
             f"first at row label {label}: {value}). It wants {unit}."
         )
     return found
@@ -85,7 +85,7 @@ def descending(values: Floats) -> Positions:
 
 
 def in_order(style: dict[str, Any], order: Positions, length: int) -> dict[str, Any]:
-    """Let styles that have a value for each row of the frame (lists, arrays, Series) follow the rows."""
+    """Return the styles; those with a value for each row of the frame in the order of the drawn rows."""
 
     def one_colour(key: str, values: list[Any]) -> bool:
         return key != "c" and "c" in key and all(isinstance(value, float | int) for value in values)

@@ -13,7 +13,7 @@ from matplotlib import font_manager, rcParams
 from matplotlib.ft2font import FT2Font
 
 _LAST_RESORT = "Last Resort High-Efficiency"  # matplotlib's own: a box for every character
-_EAST_ASIA = {"Bopo", "Hang", "Hani", "Hira", "Kana"}  # ISO 15924, of the scripts that one font has
+_EAST_ASIA = {"Bopo", "Hang", "Hani", "Hira", "Kana"}  # ISO 15924 codes of scripts that share a font
 PRIVATE = "private-use"
 # By script, a font that has its letters, and the package of it in Debian and Ubuntu. For all other scripts:
 # Noto Sans and the script's name, in fonts-noto-core.
@@ -24,6 +24,7 @@ _FONTS = {
     "symbol": ("Symbola", "fonts-symbola"),  # matplotlib cannot draw the colour fonts of emoji
 }
 _families: dict[str, str] = {}  # by character, the fallback that was found for it
+_nowhere: dict[str, int] = {}  # by character that no font has, the number of fonts in which it was looked for
 _warned: set[str] = set()
 
 
@@ -62,6 +63,10 @@ def _lacking(families: list[str], characters: Iterable[str]) -> set[str]:
 
 def _look_for(characters: set[str]) -> None:
     """Find families for characters; the one that has most characters of a script is taken first."""
+    fonts = len(font_manager.fontManager.ttflist)
+    characters = {c for c in characters if _nowhere.get(c) != fonts}
+    if not characters:
+        return
     upright = [e for e in font_manager.fontManager.ttflist if (e.style, e.variant) == ("normal", "normal")]
     regular = {e.name: e for e in upright if e.weight in (400, "normal", "regular", "book")}
     has: dict[str, set[str]] = {}
@@ -78,6 +83,7 @@ def _look_for(characters: set[str]) -> None:
             best = min(has, key=lambda name: (-len(has[name] & left), *_taste(name)))
             _families.update(dict.fromkeys(has[best] & left, best))
             left -= has[best]
+    _nowhere.update(dict.fromkeys(characters - _families.keys(), fonts))
 
 
 def _taste(name: str) -> tuple[bool, bool, bool, str]:

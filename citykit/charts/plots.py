@@ -90,7 +90,7 @@ def plot_biggest(
     Raises
     ------
     ValueError
-        If a column is missing or holds what is no number of persons.
+        If a column is missing or holds a value that is no number of persons.
 
     Warns
     -----
@@ -167,7 +167,7 @@ def plot_countries(
     Raises
     ------
     ValueError
-        If a column is missing or holds what is no such number.
+        If a column is missing or holds a value that is no such number.
 
     Warns
     -----
@@ -252,7 +252,7 @@ def plot_rank_size(
     Raises
     ------
     ValueError
-        If the column is missing or holds what is no number of persons.
+        If the column is missing or holds a value that is no number of persons.
 
     Examples
     --------
@@ -326,7 +326,7 @@ def plot_map(frame: pd.DataFrame, *, ax: Axes | None = None, title: str | None =
     Raises
     ------
     ValueError
-        If a column is missing or holds what is no such number.
+        If a column is missing or holds a value that is no such number.
 
     Examples
     --------

@@ -28,7 +28,7 @@ from citykit.charts.land import draw_land
 
 MANY = 5_000  # dots; more are one raster image in an SVG or PDF
 SMALLEST = 0.3  # area of a dot, points²
-MOST_NAMES = 60  # of which those are written that have room
+MOST_NAMES = 60  # that are tried; those that have room are written
 
 
 def ranks(ax: Axes, sizes: Floats, fit: tuple[float, float, float] | None, style: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ def map_axes(ax: Axes | None, latitude: Floats, longitude: Floats) -> tuple[Axes
         west, east = _padded(west, east, -540, 540)
     stretch = 1 / max(math.cos(math.radians((south + north) / 2)), 0.1)
     shape = (north - south) * stretch / (east - west)
-    if shape > 1.3:  # a strip is no map: Chile gets some ocean, and a row of cities some north and south
+    if shape > 1.3:  # widen a strip: Chile gets some ocean, a row of cities some north and south
         more = (east - west) * (shape / 1.3 - 1) / 2
         west, east, shape = west - more, east + more, 1.3
     elif shape < 0.3:
@@ -151,7 +151,7 @@ def dots(
         / largest
     )
     area = np.maximum(population * unit, SMALLEST if population.any() else 9)
-    # Fainter where they are very many, so that it is seen where they are close.
+    # Fainter if there are very many, so that dense places show.
     alpha = min(max(0.6 * math.sqrt(50_000 / (len(population) or 1)), 0.2), 0.6)
     given: dict[str, Any] = {"alpha": alpha, "rasterized": len(population) > MANY}
     style = normalize_kwargs(style, PathCollection)
@@ -198,7 +198,7 @@ class _Names(Artist):
             text.set_figure(ax.get_figure())  # type: ignore[arg-type]
 
     def get_children(self) -> list[Artist]:
-        """Return all names, of which those are visible that were drawn."""
+        """Return the texts of all names; those that were drawn are visible."""
         return list(self._texts)
 
     def draw(self, renderer: Any) -> None:
@@ -241,6 +241,6 @@ def add_names(ax: Axes, names: list[str], dots: PathCollection) -> None:
 
 
 def _round_sizes(largest: float) -> list[float]:
-    """Return three round numbers up to the largest, each the next but one of 1, 2, 5, 10, 20, …, falling."""
+    """Return at most three round sizes, falling: the largest of 1, 2, 5, 10, …, and every second below."""
     steps = [digit * 10.0**power for power in range(13) for digit in (1, 2, 5)]
     return [step for step in steps if step <= largest][:-6:-2]

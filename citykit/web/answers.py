@@ -1,4 +1,4 @@
-"""How an error is answered over HTTP: `answer` decides the status and the sentence, also for the page."""
+"""The answers to errors over HTTP: `answer` chooses the status and the sentence, also for the pages."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Answer(NamedTuple):
         return JSONResponse({"detail": self.detail, "in_doubt": self.in_doubt}, self.status, self.headers)
 
 
-# SQLSTATEs of what ends by itself, so that a client may ask again.
+# SQLSTATEs of conditions that pass by themselves, so that a client may ask again.
 _TRANSIENT = (
     ConditionClass.CONNECTION_EXCEPTION,
     ConditionClass.TRANSACTION_ROLLBACK,
@@ -64,7 +64,7 @@ _OTHER_TABLE = (
     "The table of cities in the database is not as this server needs it; the server's log says more."
 )
 _BAD_VALUE = "The database cannot store such a value."
-# By SQLSTATE or its class: what does not end by itself.
+# Status and sentence by SQLSTATE or its class, for errors that asking again does not end.
 _PERMANENT: Mapping[str, tuple[int, str]] = {
     Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED: (
         500,
@@ -94,8 +94,7 @@ _PERMANENT: Mapping[str, tuple[int, str]] = {
 def answer(exc: BaseException, *, writes: bool) -> Answer:
     """Return the answer to an error, for programs and for the page.
 
-    `writes` tells whether the request was to store something: that may have been done before an error that
-    no code foresaw.
+    `writes` tells whether the request stores something: it may have done so before an unforeseen error.
     """
     code = _code(exc)
     if isinstance(exc, DatabaseUnavailableError) and exc.in_doubt and writes:
@@ -127,7 +126,7 @@ def _code(exc: BaseException) -> str:
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Register the handlers of the errors that are foreseen."""
+    """Register the handlers of the foreseen errors."""
     app.add_exception_handler(CitykitError, _failure)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(InvalidFrameError, _invalid_frame)

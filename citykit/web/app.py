@@ -1,4 +1,4 @@
-"""The web application: cities over HTTP, on the same helpers as everywhere."""
+"""The web application: cities over HTTP, by the package's own helpers."""
 
 from __future__ import annotations
 
@@ -76,8 +76,9 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         made = None
         if engine is None:
-            made = await connect(pool_size=depends.CONNECTIONS, max_overflow=0, pool_timeout=patience)
-            made = made.execution_options(citykit_lock_timeout=patience)
+            made = await connect(
+                lock_timeout=patience, pool_size=depends.CONNECTIONS, max_overflow=0, pool_timeout=patience
+            )
             app.state.engine = made
         try:
             yield
@@ -111,6 +112,5 @@ def create_app(
     )
     app.include_router(page.page, include_in_schema=False)
     app.include_router(docs.docs, include_in_schema=False)
-    app.mount(docs.FILES, docs.files)
     answers.answer_errors(app)
     return app

@@ -7,6 +7,7 @@ import hmac
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Annotated, TypeVar
+from urllib.parse import quote
 
 from fastapi import Depends, HTTPException, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -18,7 +19,7 @@ from citykit.web.schemas import Code
 
 T = TypeVar("T")
 
-CONNECTIONS = 10  # of the engine that the application makes; more than the server has cores gain nothing
+CONNECTIONS = 10  # of the engine that the application makes; more than the cores of the server gain nothing
 
 
 async def engine_of(request: Request) -> AsyncEngine:
@@ -35,12 +36,12 @@ Sought = Annotated[
     str,
     Query(
         max_length=CITIES.c.name.info["high"],
-        # At least one character that is visible, whichever dialect of regular expressions reads \s.
+        # At least one visible character; listed, as \s differs between dialects of regular expressions.
         pattern=r"^[^\x00]*[^\s\x00-\x1f\x7f-\x9f\ufeff][^\x00]*$",
         description="A part of a name; case and accents do not count.",
     ),
 ]
-InCountry = Annotated[Code | None, Query(description="Only this one, spelled as stored.", examples=["IS"])]
+InCountry = Annotated[Code | None, Query(description="Only this country, as stored.", examples=["IS"])]
 
 
 async def authorize(
@@ -57,6 +58,11 @@ def knows_token(request: Request, given: bytes) -> bool:
     return hmac.compare_digest(given, request.app.state.token.encode())
 
 
+def root_of(request: Request) -> str:
+    """Return the path that the application is mounted below, as links have it; '' where it is at the top."""
+    return quote(request.scope.get("root_path", "").rstrip("/"))
+
+
 async def soon(request: Request, work: Awaitable[T]) -> T:
     """Await work under the application's time limit."""
     try:
@@ -69,9 +75,14 @@ async def soon(request: Request, work: Awaitable[T]) -> T:
 
 @asynccontextmanager
 async def time_limit(request: Request) -> AsyncIterator[asyncio.Timeout]:
-    """Wait for a place in the queue, and cancel the work after `patience` seconds (a full pool, a lock)."""
+    """Wait for a place in the queue, and cancel the work `patience` seconds after the first of the request.
+
+    These seconds are for all work of the request together.
+    """
     seconds: float = request.app.state.patience
-    limit = asyncio.timeout(seconds)
+    if not hasattr(request.state, "citykit_deadline"):
+        request.state.citykit_deadline = asyncio.get_running_loop().time() + seconds
+    limit = asyncio.timeout_at(request.state.citykit_deadline)
     try:
         async with limit, queue(request):
             yield limit

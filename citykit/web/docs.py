@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import fastapi_offline
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 docs = APIRouter()
-# Of that package only the files of Swagger UI are used: its own page has a script that this policy refuses.
-files = StaticFiles(directory=Path(fastapi_offline.__file__).with_name("static"))
-FILES = "/docs/files"
+# Only its files of Swagger UI are used: its own page has an inline script, which the policy below refuses.
+_files = StaticFiles(directory=Path(fastapi_offline.__file__).with_name("static"))
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -55,3 +54,10 @@ async def show() -> HTMLResponse:
 async def start() -> Response:
     """Start Swagger UI on the page."""
     return Response(_START, media_type="text/javascript", headers=_HEADERS)
+
+
+# A route like the others, and no mount, which takes every method: so Allow names these two.
+@docs.api_route("/docs/files/{path:path}", methods=["GET", "HEAD"])
+async def file(request: Request, path: str) -> Response:
+    """Return a file of Swagger UI."""
+    return await _files.get_response(path, request.scope)

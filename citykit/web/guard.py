@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from citykit.web.answers import READING, answer
 
-SMALL_BODY = 64 * 2**10  # of everything but a bulk load
+SMALL_BODY = 64 * 2**10  # bytes; for all requests but a bulk load
 WATCH_AFTER = 0.2  # seconds; short requests are done before and start no watcher
 SLOW_BODY = 30.0  # seconds without a byte of a body from the client, or of an answer to it
 LINGER = 2.0  # seconds in which the rest of a refused body is read and dropped
@@ -42,7 +42,7 @@ class Guard:
         self._app = app
         self._bulk_path = bulk_path
         self._max_body_bytes = max_body_bytes
-        self._allowed_hosts = frozenset(allowed_hosts)
+        self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -58,7 +58,7 @@ class Guard:
             if not client.took_back_cancellation():
                 raise
         except ClientDisconnect:
-            pass  # while it sent its body: no answer can reach it
+            pass  # it left while it sent its body: no answer can reach it
         except Exception as exc:
             if client.is_answered:
                 raise  # uvicorn closes the connection, by which the client sees that the answer is incomplete
@@ -70,7 +70,8 @@ class Guard:
             client.forget()
 
     def _limit(self, scope: Scope) -> int:
-        return self._max_body_bytes if scope["path"] == self._bulk_path else SMALL_BODY
+        path = scope["path"].removeprefix(scope.get("root_path", ""))  # as Starlette mounts
+        return self._max_body_bytes if path == self._bulk_path else SMALL_BODY
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         if not self._allowed_hosts and scope["method"] in READING:
@@ -78,7 +79,7 @@ class Guard:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self._allowed_hosts and _name(host) not in self._allowed_hosts:
-            return _refused(400, "This server is not called by that name.")
+            return _refused(400, "The Host header is none of this server's names.")
         if scope["method"] in READING:
             return None
         if _is_foreign(headers, host):
@@ -114,7 +115,7 @@ class _Client:
             async with asyncio.timeout(SLOW_BODY):
                 message = await self._receive()
         except TimeoutError:
-            raise HTTPException(408, f"Nothing of the body came for {SLOW_BODY:g} s.") from None
+            raise HTTPException(408, f"No part of the body came for {SLOW_BODY:g} s.") from None
         self._received += len(message.get("body", b""))
         if self._received > self._limit:
             raise HTTPException(413, too_large(self._limit))
@@ -128,13 +129,12 @@ class _Client:
             self.is_answered = True
             if not self._body_has_ended:  # the rest of the body would be parsed as the next request
                 MutableHeaders(scope=message)["Connection"] = "close"
-        if not message.get("more_body") and (message["type"] != "http.response.body" or self._body_has_ended):
-            await self._send(message)
-            return
         waiting = asyncio.get_running_loop().call_later(SLOW_BODY, self._hang_up)
         try:
-            await self._send({**message, "more_body": True})
-            if not message.get("more_body"):
+            if self._body_has_ended or message["type"] != "http.response.body" or message.get("more_body"):
+                await self._send(message)
+            else:
+                await self._send({**message, "more_body": True})
                 await self._linger()
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
@@ -148,7 +148,7 @@ class _Client:
                     pass
 
     def body_ended(self) -> None:
-        """Watch for the disconnect, which alone can come after the body."""
+        """Watch for the disconnect: after the body, no other message can come."""
         self._body_has_ended = True
         self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin_to_watch)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
@@ -26,14 +26,13 @@ from citykit.cities import (
     find_rows,
     nearest_cities,
     summarize_countries,
-    world_countries,
 )
 from citykit.database import in_transaction
 from citykit.errors import CitykitError, DuplicateCityError, InvalidFrameError
 from citykit.web.answers import Answer, logged
-from citykit.web.depends import EngineOf, InCountry, knows_token, soon
+from citykit.web.depends import EngineOf, InCountry, knows_token, root_of, soon
 from citykit.web.pictures import Rows, bars, cities_map, picture, rows_of
-from citykit.web.routes import store, stored
+from citykit.web.routes import country_names, store, stored
 from citykit.web.schemas import STORED_ALREADY, NewCity, required
 
 SHOWN = 20
@@ -52,14 +51,9 @@ _TEMPLATES = Environment(
 )
 
 
-@functools.cache
-def _country_names() -> dict[str, str]:
-    return dict(world_countries()[["code", "name"]].to_numpy().tolist())
-
-
 def _country_name(code: str) -> str:
-    """Return what a country is called; one that is stored by another spelling, as it is stored."""
-    return _country_names().get(code, code)
+    """Return the name of a country; one that is not stored by its code, as it is stored."""
+    return country_names().get(code, code)
 
 
 _TEMPLATES.globals["country_name"] = _country_name
@@ -112,11 +106,11 @@ async def show(
 ) -> Response:
     """Show the page; `added` is the id of a city that has just been added."""
     said = ""
-    with suppress(CitykitError):  # the page itself answers the error
+    with suppress(CitykitError):  # `_page` meets the same error and answers it
         city = await _city(request, engine, added)
         said = f"Stored {_called(city)}: {city.population:,} persons." if city else ""
     asked = (("name", q), ("country", country))
-    if wrong := [_why(name, text, kind) for name, text in asked if (kind := _unlike(name, text))]:
+    if wrong := [_why(name, text, kind) for name, text in asked if (kind := _text_error(name, text))]:
         return await _page(request, engine, status=422, wrong=wrong)
     return await _page(request, engine, country or None, q=q.strip(), said=said)
 
@@ -125,7 +119,10 @@ async def show(
 async def add(request: Request, engine: EngineOf) -> Response:
     """Store the city of the form, and show the page."""
     try:
-        fields = parse_qs((await request.body()).decode(), max_num_fields=20)
+        fields = parse_qs((await request.body()).decode(), errors="strict", max_num_fields=20)
+    except UnicodeDecodeError:
+        wrong = ["What was typed is not in UTF-8; nothing was stored. Send the form in UTF-8."]
+        return await _page(request, engine, status=422, wrong=wrong)
     except ValueError:
         fields = {}
     given = {name: values[0].strip() for name, values in fields.items() if values[0].strip()}
@@ -149,7 +146,7 @@ async def add(request: Request, engine: EngineOf) -> Response:
         return await _page(request, engine, status=409, wrong=[f"{STORED_ALREADY}: {where}."], given=given)
     except CitykitError as exc:
         return await _page(request, engine, failed=logged(request, exc), given=given)
-    return RedirectResponse(f"/?{urlencode({'stored': city.id})}", 303)
+    return RedirectResponse(f"{root_of(request)}/?{urlencode({'stored': city.id})}", 303)
 
 
 @page.get("/biggest.svg")
@@ -175,7 +172,7 @@ async def city_page(request: Request, engine: EngineOf, id: str) -> Response:  #
     try:
         city = await _city(request, engine, id)
         if city is None:
-            return _html("city.html", 404, wrong=["There is no such city."], city=None)
+            return _html(request, "city.html", 404, wrong=["There is no such city."], city=None)
         near, where = [], ""
         if city.latitude is not None and city.longitude is not None:
             where = _written(city.latitude, "NS") + ", " + _written(city.longitude, "EW")
@@ -183,9 +180,9 @@ async def city_page(request: Request, engine: EngineOf, id: str) -> Response:  #
             near = await _with_ids(request, engine, await soon(request, nearest))
     except CitykitError as exc:
         said = logged(request, exc)
-        return _html("city.html", said.status, said.headers, wrong=[said.detail], city=None)
+        return _html(request, "city.html", said.status, said.headers, wrong=[said.detail], city=None)
     others = [each for each in near if each["id"] != city.id][:NEIGHBOURS]
-    return _html("city.html", city=city, where=where, cities=others)
+    return _html(request, "city.html", city=city, where=where, cities=others)
 
 
 @page.get("/city/{id}/map.svg")
@@ -222,7 +219,7 @@ async def _on_map(request: Request, engine: AsyncEngine, country: str | None) ->
 
 
 async def _with_ids(request: Request, engine: AsyncEngine, frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the cities of a frame with their ids, which address their pages; None for one that is gone."""
+    """Return the cities of a frame with the ids that address their pages; None for a city that is gone."""
     columns = [CITIES.c[name] for name in KEY]
     cities: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
     keys = [tuple(city[name] for name in KEY) for city in cities]
@@ -245,11 +242,13 @@ def _new(given: Mapping[str, str]) -> Any:
     return NewCity(**{name: _typed(given[name], dtype) for name, dtype in COLUMNS.items() if name in given})
 
 
+_WHOLE = re.compile("[0-9]+|[0-9]{1,3}(,[0-9]{3})+")  # 1,000 as the page writes it; 1,5 is no 15
+
+
 def _typed(text: str, dtype: str) -> str | int | float:
     with suppress(ValueError):
         if dtype == "int64":
-            digits = text.replace(",", "").replace(" ", "")
-            return int(digits) if digits.isascii() and digits.isdecimal() else text
+            return int(text.replace(",", "")) if _WHOLE.fullmatch(text) else text
         if dtype == "float64":
             return float(text) if "_" not in text else text
     return text
@@ -266,7 +265,7 @@ _WHY = {
 
 
 def _why(name: str, typed: str, kind: str) -> str:
-    """Say in the page's words why what was typed for a column is refused."""
+    """Say why a text that was typed for a column is refused."""
     label, info = name.capitalize(), CITIES.c[name].info
     if kind == "missing":
         return f"{label} is missing. {info['meaning']}"
@@ -276,8 +275,8 @@ def _why(name: str, typed: str, kind: str) -> str:
     return f"{label}: “{shown}” {why}. {info['meaning']}"
 
 
-def _unlike(name: str, text: str) -> str:
-    """Return pydantic's type of the error, or '', of a text that no value of a column can have."""
+def _text_error(name: str, text: str) -> str:
+    """Return pydantic's type of the error for a text that a column cannot hold, '' where it can."""
     if "\0" in text:
         return "string_pattern_mismatch"
     return "string_too_long" if len(text) > CITIES.c[name].info["high"] else ""
@@ -308,11 +307,12 @@ async def _page(
         stored_codes = (await soon(request, summarize_countries(engine)))["country"]
         countries = sorted(filter(None, stored_codes), key=_country_name)
     except CitykitError as exc:
-        # The outcome of the form goes before the failure to show cities, which says nothing of it.
+        # What became of the form is said rather than the failure to list cities.
         failed = failed or (None if wrong else logged(request, exc))
     if failed is not None:
         status, wrong = failed.status, [failed.detail]
     return _html(
+        request,
         "page.html",
         status,
         failed.headers if failed else {},
@@ -331,9 +331,14 @@ async def _page(
 
 
 def _html(
-    template: str, status: int = 200, headers: Mapping[str, str] | None = None, **content: Any
+    request: Request,
+    template: str,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    **content: Any,
 ) -> HTMLResponse:
-    html = _TEMPLATES.get_template(template).render({"said": "", "wrong": [], **content})
+    content = {"root": root_of(request), "said": "", "wrong": [], **content}
+    html = _TEMPLATES.get_template(template).render(content)
     return HTMLResponse(html, status, {**_HEADERS, **(headers or {})})
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from citykit.charts import plot_biggest, plot_map
 
 _CARD = {False: 524, True: 324}  # CSS pixels that the page has for a picture, and on a narrow screen
-_LETTERS = 15.2 / (10 * 96 / 72)  # those of a table on the page, and matplotlib's of 10 points, in CSS pixels
+_LETTERS = 15.2 / (10 * 96 / 72)  # letters of the page's tables over matplotlib's of 10 points (CSS pixels)
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -29,7 +29,7 @@ Rows = tuple[tuple[Any, ...], ...]
 
 
 def rows_of(frame: pd.DataFrame, *columns: str) -> Rows:
-    """Return columns of a frame as what a picture is drawn of, which can be compared."""
+    """Return columns of a frame as tuples, which can be hashed: pictures are cached by them."""
     return tuple(frame[list(columns)].itertuples(index=False, name=None))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
+import os
 import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import Annotated, Any, Literal
 
 import pandas as pd
@@ -37,7 +39,7 @@ from citykit.files import FileSource, Kind
 from citykit.load import OnConflict, OnInvalid
 from citykit.read import stream_frames
 from citykit.web.answers import Answer, rejected
-from citykit.web.depends import EngineOf, InCountry, Limit, Sought, soon, time_limit
+from citykit.web.depends import EngineOf, InCountry, Limit, Sought, root_of, soon, time_limit
 from citykit.web.schemas import (
     LISTED,
     Country,
@@ -55,7 +57,7 @@ from citykit.web.schemas import (
 )
 
 BULK = "/cities/bulk"
-KINDS: dict[str, Kind] = {  # media types of a bulk body, and what such a file is
+KINDS: dict[str, Kind] = {  # media types of a bulk body, and their kinds of file
     "text/csv": "csv",
     "application/x-ndjson": "ndjson",
     "application/vnd.apache.parquet": "parquet",
@@ -109,9 +111,14 @@ async def search(
 async def countries(request: Request, engine: EngineOf) -> Response:
     """Return the number of cities and the populations of each country, the most populous first."""
     frame = await soon(request, summarize_countries(engine))
-    names = dict(world_countries()[["code", "name"]].to_numpy())
-    frame.insert(1, "name", frame["country"].map(names))
+    frame.insert(1, "name", frame["country"].map(country_names()))
     return _json(frame.to_dict("records"))
+
+
+@functools.cache
+def country_names() -> dict[str, str]:
+    """Return the names of the countries, by code."""
+    return dict(world_countries()[["code", "name"]].to_numpy().tolist())
 
 
 @reading.get(
@@ -125,14 +132,13 @@ async def countries(request: Request, engine: EngineOf) -> Response:
 async def export(
     request: Request,
     engine: EngineOf,
-    format: Literal["csv", "ndjson"] = "csv",  # noqa: A002  as it is asked for
+    format: Literal["csv", "ndjson"] = "csv",  # noqa: A002  as in the URL
     country: InCountry = None,
 ) -> StreamingResponse:
     """Stream every city, in a format that the POST of this path takes."""
     statement = select(*(CITIES.c[name] for name in COLUMNS))
     if country is not None:
         statement = statement.where(CITIES.c.country == country)
-    # It is a generator, though its type does not say so.
     frames: Any = stream_frames(engine, statement, chunk_rows=20_000, dtype_backend="pyarrow")
     first = await soon(request, anext(frames))  # errors come before the status line is sent
 
@@ -195,7 +201,7 @@ async def health(request: Request, engine: EngineOf) -> Health:
 async def add(request: Request, response: Response, engine: EngineOf, city: NewCity) -> City:
     """Store one city."""
     added = await store(request, engine, city.model_dump())
-    response.headers["Location"] = f"/cities/{added.id}"
+    response.headers["Location"] = f"{root_of(request)}/cities/{added.id}"
     return added
 
 
@@ -231,13 +237,16 @@ async def load(
     """Store the cities of a CSV, NDJSON, Parquet or Arrow stream body: all of them or none."""
     kind = KINDS.get(request.headers.get("content-type", "").partition(";")[0].strip().lower())
     if kind is None or request.headers.get("content-encoding", "identity") != "identity":
-        raise HTTPException(415, f"The body is to be one of {', '.join(KINDS)}, without a content encoding.")
-    # To a file first: a slow client would else hold a transaction and its locks.
-    with tempfile.NamedTemporaryFile(prefix="citykit-") as file:
+        raise HTTPException(415, f"The body must be one of {', '.join(KINDS)}, without a content encoding.")
+    # To a file first: else a slow client would hold a transaction and its locks.
+    with ExitStack() as stack:
         try:
-            await _spool(request, file)
+            # Closed within the try: that writes its last bytes, and fails, too, where the disk is full.
+            with tempfile.NamedTemporaryFile(prefix="citykit-", delete=False) as file:
+                stack.callback(os.unlink, file.name)
+                await _spool(request, file)
         except OSError:
-            return Answer(503, "There is no room for the body. Try again later.").as_json()
+            return Answer(503, "The disk has no room for the body. Try again later.").as_json()
         try:
             report = await load_cities(
                 engine, _rows(file.name, kind), on_conflict=on_conflict, on_invalid=on_invalid, progress=False
@@ -245,17 +254,28 @@ async def load(
         except _UnreadableError as exc:
             return JSONResponse({"detail": str(exc), "rejects": [], "rejects_total": 0}, 422)
         except InvalidFrameError as exc:
-            said = re.sub(r" ?See citykit\.last_rejects\(\) for all(; |\.)", " ", str(exc)).strip()
-            body = {"detail": said, **rejected(exc.rejects)}
+            body = {"detail": _for_http(str(exc)), **rejected(exc.rejects)}
             return Response(to_json(body, inf_nan_mode="null"), 422, media_type="application/json")
         except DuplicateKeyError as exc:
             return JSONResponse(
                 {"detail": str(exc), "keys": exc.keys[:LISTED], "keys_total": len(exc.keys)}, 409
             )
         finally:
-            pa.default_memory_pool().release_unused()  # Arrow would keep it for the next body
-    counts = {name: getattr(report, name) for name in ("inserted", "updated", "skipped", "seconds", "plan")}
-    return _json({**counts, **rejected(report.rejects)})
+            pa.default_memory_pool().release_unused()  # else Arrow keeps the memory for the next body
+    names = ("inserted", "updated", "skipped", "seconds", "plan", "left_out")
+    return _json({**{name: getattr(report, name) for name in names}, **rejected(report.rejects)})
+
+
+# Arguments of `load_cities` that HTTP lacks, with the names in them as JSON has them.
+_RENAME = re.compile(r'\brename=\{((?:"(?:[^"\\]|\\.)*"(?:: |, )?)+)\}')
+_COLUMNS = re.compile(r'\bcolumns=\[((?:"(?:[^"\\]|\\.)*"(?:, )?)+)\]')
+
+
+def _for_http(said: str) -> str:
+    """Return what a load says of its rows, with what to do to the body in place of what to type in Python."""
+    said = re.sub(r" ?See citykit\.last_rejects\(\) for all(; |\.)", " ", said).strip()
+    said = _RENAME.sub(lambda found: "rename " + found[1].replace('": "', '" to "') + " in the body", said)
+    return _COLUMNS.sub(r"keep only \1 in the body", said)
 
 
 class _UnreadableError(Exception):
@@ -277,4 +297,3 @@ async def _spool(request: Request, file: Any) -> None:
             await asyncio.to_thread(file.write, bytes(waiting))
             waiting.clear()
     file.write(waiting)
-    file.flush()

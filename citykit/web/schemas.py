@@ -16,7 +16,7 @@ from citykit.cities import CITIES, COLUMNS
 
 LISTED = 100  # rejects and keys that an answer lists at most
 STORED_ALREADY = "The city is already stored"
-_WITHOUT_NUL = r"^[^\x00]*$"  # PostgreSQL's text cannot hold it
+_WITHOUT_NUL = r"^[^\x00]*$"  # PostgreSQL's text cannot hold a NUL
 
 
 class ExactRequest(Request):
@@ -40,7 +40,7 @@ class ExactRoute(APIRoute):
         return answer_exactly
 
 
-def _as_json_schema_counts(value: object) -> object:
+def _as_integer(value: object) -> object:
     """Return an int for a number without a fraction: 2900.0 and 29e2 are integers in JSON Schema."""
     # The range first: int() of 1e999999999 would take hours.
     if isinstance(value, Decimal) and -(2**63) < value < 2**63 and value == value.to_integral_value():
@@ -53,13 +53,13 @@ def _as_double(value: object) -> object:
 
 
 def taken(column: Column[Any]) -> Any:
-    """Return the type of what may be given for a column, with its limits as JSON Schema has them."""
+    """Return the type of a column in a request, with its limits in the words of JSON Schema."""
     low, high, meaning = (column.info[word] for word in ("low", "high", "meaning"))
     type_ = column.type.python_type
     if type_ is str:
         limits = StringConstraints(strict=True, min_length=low, max_length=high, pattern=_WITHOUT_NUL)
         return Annotated[str, limits, Field(description=meaning)]
-    convert = BeforeValidator(_as_json_schema_counts if type_ is int else _as_double)
+    convert = BeforeValidator(_as_integer if type_ is int else _as_double)
     finite = {} if type_ is int else {"allow_inf_nan": False}
     number = Annotated[type_, Field(strict=True, ge=low, le=high, **finite)]  # type: ignore[valid-type]
     return Annotated[number | None if column.nullable else number, convert, Field(description=meaning)]
@@ -86,7 +86,7 @@ def _of_answer(column: Column[Any]) -> Any:
 
 
 def required(column: Column[Any]) -> bool:
-    """Tell whether every city has to be given a value of a column."""
+    """Tell whether a new city needs a value in a column."""
     return column.server_default is None and not column.nullable
 
 
@@ -100,7 +100,7 @@ StoredCity: Any = create_model("StoredCity", __doc__="A city as stored.", __base
 
 
 class Country(BaseModel):
-    """What there is in a country; the share (0 to 1) is of the population of all cities."""
+    """The cities of a country in numbers; the share (0 to 1) is of the population of all cities."""
 
     country: str
     name: str | None = Field(description="In English; null for a country that is not spelled by its code.")
@@ -120,25 +120,26 @@ class Reject(BaseModel):
 
 
 class Report(BaseModel):
-    """What a bulk load did."""
+    """The result of a bulk load."""
 
     inserted: int
     updated: int
     skipped: int
     seconds: float
     plan: str
+    left_out: list[str] = Field(description="Columns that were not loaded: the database fills them.")
     rejects: list[Reject] = Field(description=f"The first {LISTED}.")
     rejects_total: int
 
 
 class Problem(BaseModel):
-    """Why a request was refused."""
+    """The reason why a request was refused."""
 
     detail: str
 
 
 class Failure(BaseModel):
-    """Why a request could not be answered, and whether it may have changed something all the same."""
+    """A failure of the server, and whether the request may have changed something all the same."""
 
     detail: str
     in_doubt: bool = Field(
@@ -147,7 +148,7 @@ class Failure(BaseModel):
 
 
 class BadField(BaseModel):
-    """Which part of a request is wrong, and why."""
+    """A part of a request that is wrong, and the reason."""
 
     loc: list[str | int]
     msg: str
@@ -155,13 +156,13 @@ class BadField(BaseModel):
 
 
 class Invalid(BaseModel):
-    """What is wrong with a request."""
+    """The parts of a request that are wrong."""
 
     detail: list[BadField]
 
 
 class InvalidBody(BaseModel):
-    """What is wrong with the rows of a body."""
+    """The values of a body that cannot be stored."""
 
     detail: str
     rejects: list[Reject] = Field(description=f"The first {LISTED}.")
@@ -169,7 +170,7 @@ class InvalidBody(BaseModel):
 
 
 class Duplicates(BaseModel):
-    """Which cities are already there."""
+    """The cities of a body that are already stored."""
 
     detail: str
     keys: list[list[str]] = Field(description=f"Name, country, region; the first {LISTED}.")
@@ -177,22 +178,22 @@ class Duplicates(BaseModel):
 
 
 class Health(BaseModel):
-    """That the database answers."""
+    """The state of the database: it answers."""
 
     status: str
 
 
 _MEANINGS = {
-    400: "The request cannot be read, or the server is not called by that name",
+    400: "The request cannot be read, or its Host header is none of the server's names",
     401: "The bearer token is missing or wrong",
-    403: "A browser sends this for a page of another site",
+    403: "A page of another site has sent the request",
     404: "There is no such city",
-    405: "The path has other methods",
+    405: "The path does not have this method",
     408: "The body stopped coming",
     409: STORED_ALREADY,
     413: "The body is too large",
-    415: "The body is of no known kind",
-    422: "Something is invalid",
+    415: "The media type of the body is not supported",
+    422: "A part of the request is invalid",
     500: "The server or its database is not set up for this, or failed: asking again does not help",
     503: "The database is busy or does not answer: Retry-After says when to ask again. Where it is absent, "
     "in_doubt is true: look first whether what was sent has been stored",

@@ -15,22 +15,28 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from citykit.errors import MissingDependencyError
 from citykit.web.app import create_app  # first: it says what to install
 
-import uvicorn  # isort: skip
+try:
+    import uvicorn
+except ModuleNotFoundError as exc:
+    raise MissingDependencyError(
+        f"citykit serve needs {exc.name}, which is not installed: pip install 'citykit[web]'"
+    ) from exc
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-# Seconds for which a connection may be idle. uvicorn's default is 5, and httpx and others send a request on
-# one that was idle for up to 5: it may meet the closing. Proxies use them again for up to 60.
+# Seconds for which a connection may be idle: longer than clients reuse one (httpx 5, proxies 60), so that no
+# request meets the close. uvicorn's default is 5.
 KEEP_ALIVE = 75
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: ours also end what runs before and after it serves."""
+    """uvicorn without its signal handlers: `_ended_by_signals` also covers the time before it serves."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -53,16 +59,14 @@ def configured(app: FastAPI) -> uvicorn.Config:
 def serve(host: str, port: int, *, max_body_bytes: int, say: Callable[[str], object]) -> None:
     """Print the URL, and serve until a signal."""
     with suppress(NotImplementedError):  # where Arrow lacks it
-        # It gives the memory of a large body back. Arrow's default pool keeps 100 MiB for each thread.
+        # jemalloc gives the memory of a large body back; Arrow's default pool keeps 100 MiB for each thread.
         pa.set_memory_pool(pa.jemalloc_memory_pool())
     local = _is_loopback(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=2048) as listening:
-        # asyncio does this only for sockets of its own; without it, answers may wait for 40 ms.
+        # asyncio sets it only on sockets that it opens itself; without it, answers may wait for 40 ms.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        app = create_app(
-            max_body_bytes=max_body_bytes, allowed_hosts=(*_LOOPBACK, host.lower()) if local else ()
-        )
+        app = create_app(max_body_bytes=max_body_bytes, allowed_hosts=(*_LOOPBACK, host) if local else ())
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listening.getsockname()[1]}"
         if not local and not os.environ.get("CITYKIT_TOKEN"):
@@ -71,7 +75,7 @@ def serve(host: str, port: int, *, max_body_bytes: int, say: Callable[[str], obj
 
         async def work() -> None:
             with _ended_by_signals(server):
-                async with app.router.lifespan_context(app):  # not in uvicorn, which would hide its errors
+                async with app.router.lifespan_context(app):  # uvicorn would hide its errors
                     gc.collect()
                     gc.freeze()  # the collector skips the objects of the imports from here on
                     say(f"Serving {url} (its API: {url}/docs); Ctrl-C ends it.")
@@ -85,8 +89,8 @@ def serve(host: str, port: int, *, max_body_bytes: int, say: Callable[[str], obj
 def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
     """On a signal, shut uvicorn down; before it serves, cancel the current task.
 
-    A terminal that is closed sends SIGHUP twice: the shell and the kernel once each. Signals that come during
-    the shutdown are ignored, so that the process stops the embedded PostgreSQL before it ends.
+    When a terminal is closed, SIGHUP comes twice: from the shell and from the kernel. Signals are ignored
+    once uvicorn has ended, so that the process stops the embedded PostgreSQL before it ends.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 

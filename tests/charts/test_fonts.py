@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
 import pytest
 from matplotlib import font_manager, pyplot
 from matplotlib.axes import Axes
+from matplotlib.ft2font import FT2Font
 
 import citykit
 from citykit.charts import fonts
@@ -23,6 +25,7 @@ def only_the_bundled_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(manager, "ttflist", [e for e in manager.ttflist if BUNDLED in Path(e.fname).parents])
     monkeypatch.setattr(font_manager, "findSystemFonts", list)
     monkeypatch.setattr(fonts, "_families", {})
+    monkeypatch.setattr(fonts, "_nowhere", {})
     monkeypatch.setattr(fonts, "_warned", set())
     yield
     pyplot.close("all")
@@ -61,6 +64,25 @@ def test_a_font_that_was_installed_meanwhile_is_found(monkeypatch: pytest.Monkey
         manager._findfont_cached.cache_clear()  # type: ignore[attr-defined]
         assert fonts.legible(["Москва"])["fontfamily"] == ["cmr10", "DejaVu Serif"]
     manager._findfont_cached.cache_clear()  # type: ignore[attr-defined]
+
+
+def test_letters_that_no_font_has_are_looked_for_once_and_again_in_a_new_font(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[str] = []
+
+    def opening(path: str, **options: Any) -> FT2Font:
+        opened.append(path)
+        return FT2Font(path, **options)
+
+    with pytest.warns(UserWarning, match="has the Thai characters"):
+        fonts.legible(["กรุงเทพ"])
+    monkeypatch.setattr(fonts, "FT2Font", opening)
+    fonts.legible(["กรุงเทพ"])
+    assert str(BUNDLED / "DejaVuSerif.ttf") not in opened  # only the fonts of the chart
+    font_manager.fontManager.addfont(BUNDLED / "DejaVuSerif.ttf")  # as a user adds one that was downloaded
+    fonts.legible(["กรุงเทพ"])
+    assert str(BUNDLED / "DejaVuSerif.ttf") in opened
 
 
 @pytest.mark.parametrize(

@@ -519,6 +519,15 @@ def test_countries_show_their_largest_city_and_their_share() -> None:
     assert (len(only.patches), legend(only)) == (3, [])
 
 
+@pytest.mark.parametrize(
+    ("style", "colour"), [({}, "#56b4e9"), ({"color": "0.8"}, "#cccccc"), ({"fc": "lime"}, "#00ff00")]
+)
+def test_the_legend_of_countries_has_the_colours_of_the_bars(style: dict[str, str], colour: str) -> None:
+    found = drawn("countries", made(3), **style).get_legend()
+    assert found is not None
+    assert [to_hex(patch.get_facecolor()) for patch in found.get_patches()] == ["#0072b2", colour]
+
+
 # Ranks.
 
 

@@ -138,6 +138,9 @@ async def test_the_form_adds_a_city(client: httpx.AsyncClient, engine: AsyncEngi
         (b"name=a&population=-1", "Population: “-1” is no whole number. Populations are persons, 0 or more."),
         (b"name=a&population=many", "Population: “many” is no whole number."),
         (b"name=a&population=1.5", "Population: “1.5” is no whole number."),
+        (b"name=a&population=1,5", "Population: “1,5” is no whole number."),
+        (b"name=a&population=12,34,567", "Population: “12,34,567” is no whole number."),
+        (b"name=a&population=12 345", "Population: “12 345” is no whole number."),
         (
             b"name=a&population=" + b"9" * 23,
             "Population: “99999999999999999999999” is more than 2,147,483,647.",
@@ -152,7 +155,8 @@ async def test_the_form_adds_a_city(client: httpx.AsyncClient, engine: AsyncEngi
         (b"name=a&population=1&latitude=N", "Latitude: “N” is no number."),
         (b"name=%00&population=1", "Name: “\ufffd” has a character that cannot be stored."),
         (b"name=a&population=1&country=" + b"x" * 101, "Country: “" + "x" * 40 + "…” is too long."),
-        (b"name=%FF\xff&population=1", "Name is missing."),
+        (b"name=Z%FCrich&population=1", "What was typed is not in UTF-8; nothing was stored."),
+        (b"name=Z\xfcrich&population=1", "What was typed is not in UTF-8; nothing was stored."),
         (b"&".join([b"a=b"] * 50), "Name is missing."),
     ],
 )
@@ -165,6 +169,29 @@ async def test_a_form_that_cannot_be_stored(
     for word in ("Input", "Field", "should", "valid integer", "String", "type="):
         assert word not in re.sub(r"<input.*?>", "", answer.text, flags=re.DOTALL)
     assert len(await stored(engine)) == 3
+
+
+async def test_mounted_below_a_path_every_address_is_below_it(
+    engine: AsyncEngine, three_cities: pd.DataFrame
+) -> None:
+    await citykit.load_cities(engine, three_cities)
+    site = FastAPI()
+    site.mount("/geo", create_app(engine))
+    async with direct(site) as client:
+        large = "name,population\n" + "".join(f"City {number},1\n" for number in range(10_000))
+        loaded = await client.post("/geo/cities/bulk", content=large, headers={"content-type": "text/csv"})
+        assert loaded.json()["inserted"] == 10_000
+        added = await client.post("/geo/cities/", json={"name": "Sent", "population": 1})
+        assert (await client.get(added.headers["location"])).json()["name"] == "Sent"
+        typed = await client.post("/geo/", data={"name": "Typed", "population": "1"})
+        assert "Stored Typed: 1 persons." in (await client.get(typed.headers["location"])).text
+        london = re.findall(r'"(/geo/city/\d+)"', (await client.get("/geo/")).text)[0]
+        for url in ("/geo/", "/geo/?q=london", london):
+            page = (await client.get(url)).text
+            addresses = set(re.findall(r'(?:src|srcset|href|action)="(/[^"]*)"', page))
+            assert len(addresses) > 2
+            for address in addresses:
+                assert (await client.get(address)).status_code == 200, address
 
 
 async def test_a_refused_field_is_marked(client: httpx.AsyncClient) -> None:
