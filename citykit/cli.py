@@ -1,4 +1,4 @@
-"""The command line: each command is a few of the package's helpers in a row."""
+"""The command line: each command calls a few of the package's helpers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -40,7 +40,7 @@ class _Interrupted(BaseException):
 
 
 class _Interrupts:
-    """The handler of SIGINT. The first cancels the work that runs; the second ends the process at once."""
+    """The handler of SIGINT: the first one cancels the running work, the second ends the process at once."""
 
     def __init__(self) -> None:
         self.cancel: Callable[[], object] | None = None
@@ -61,7 +61,7 @@ _interrupts = _Interrupts()
 
 
 class _Commands(TyperGroup):
-    """The commands. Each takes the options of all, and ends on an error with one line on stderr."""
+    """The commands. Each also takes the options of the group, and reports an error in one line on stderr."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
@@ -90,7 +90,7 @@ class _Commands(TyperGroup):
             command = command or next((word for word in words if word in self.commands), "")
             said = exc.format_message().replace("Value error, ", "", 1)  # which pydantic puts before ours
             if "unexpected extra argument" in said:
-                said += ". Words with blanks between them stand in quotes"
+                said += ". Put a value with spaces in quotes"
             end = "" if said.endswith((".", "?")) else "."
             _say(f"{said}{end} See {' '.join(filter(None, ('citykit', command)))} --help.", command)
         except _Interrupted as exc:
@@ -101,9 +101,9 @@ class _Commands(TyperGroup):
                 leave_embedded()
             sys.stdout.flush()
             _end_now()
-        except typer.Abort:  # Ctrl-D, where something was asked
+        except typer.Abort:  # "no" or Ctrl-D at a confirmation
             _say("nothing was changed")
-        except BrokenPipeError:  # `| head` has seen enough
+        except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except Exception as exc:
             if not _is_expected(exc):
@@ -113,35 +113,67 @@ class _Commands(TyperGroup):
 
 
 def _end_now() -> None:
-    """End as a process without a handler does, without a wait for threads (one may be reading stdin)."""
+    """End by the default action of SIGINT, which waits for no thread (one may be reading stdin)."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.raise_signal(signal.SIGINT)
 
 
 def _is_expected(exc: Exception) -> bool:
-    """Tell whether the message of an error is all that there is to show."""
+    """Tell whether an error is shown as its message alone, without a traceback."""
     from sqlalchemy.exc import SQLAlchemyError  # its import takes longer than --help may
 
     return isinstance(exc, (citykit.CitykitError, OSError, SQLAlchemyError, ValueError))
 
 
 def _say(text: str, command: str = "") -> None:
-    """Print a message of the package in one line on stderr, with what to type here in place of Python."""
+    """Print a message in one line on stderr, with commands and options in place of Python."""
+    for password in _PASSWORD.findall(text):  # also in a file name that a hint makes of the URL
+        text = text.replace(f":{password}@", ":***@")
+    parts = _SERVERS.split(text)
+    parts[::2] = map(_as_typed, parts[::2])
+    line = " ".join("".join(parts).split())
+    typer.echo(f"{f'citykit {command}'.strip()}: {_visible(line)}", err=True)
+
+
+# The password of a URL, whose own @ may not be written as %40. Digits before a slash are a port, and
+# `user:password` is the example that hints have.
+_PASSWORD = re.compile(r"//[^:/?#\s@]*:(?!password@|\d+/)(\S+)@")
+# In a message, what the server says and the SQL that it is about: nothing in them is a hint of citykit's.
+_SERVERS = re.compile(r"^(.*\(SQLSTATE \w+\)|(?:line \d+|Detail|Hint): .*)", re.MULTILINE)
+
+
+def _visible(text: str) -> str:
+    """Return a text without the characters that a terminal would obey."""
+    if text.isprintable():  # the import below brings pandas, which takes 0.4 s
+        return text
+    from citykit.files import visible
+
+    return visible(text)
+
+
+def _as_typed(text: str) -> str:
+    """Return a message with commands and options in place of Python."""
     for in_python, typed in _TYPED.items():
-        text = text.replace(in_python, re.sub("^citykit", _here(), typed))
+        ours = typed.startswith("citykit ")
+        text = text.replace(in_python, _here() + typed.removeprefix("citykit") if ours else typed)
+    if "url" in _given:
+        text = text.replace("CITYKIT_URL names another", "--url names another")
+        text = text.replace("unset CITYKIT_URL", "leave out --url")
     text = _DOWNLOAD.sub(
         lambda call: "curl -L -o {1} {0}".format(*map(shlex.quote, ast.literal_eval(call[1]))), text
     )
     text = _CALL.sub("Add ", text)
     text = _CREATE.sub("Add --create, and it is made.", text)
-    text = _ARGUMENT.sub(_as_option, text)
-    typer.echo(f"{f'citykit {command}'.strip()}: {' '.join(text.split())}", err=True)
+    return _ARGUMENT.sub(_as_option, text)
 
 
-# What messages say to type in Python, as it is typed here.
+# Python that messages tell the user to type, and the same as words of a command line.
 _TYPED = {
     "await citykit.create_tables(engine, reset=True)": "citykit init --reset",
     "await citykit.create_tables(engine)": "citykit init",
+    "; to wait longer: await citykit.connect(…, lock_timeout=120)": "",  # no command has such an option
+    "; to wait longer: await citykit.connect(…, lock_timeout=120, connect_args={'server_settings': "
+    "{'lock_timeout': '120s'}})": "",
     "min_population is": "--min-population is",
     "citykit.world_countries() lists the codes": "citykit countries lists those of the cities",
     "See citykit.last_rejects() for all": "--rejects FILE lists all",
@@ -150,7 +182,7 @@ _TYPED = {
     "Or create it from the frame: await citykit.create_table(": "create it: await citykit.create_table(",
     "Read it with citykit.read_file(": "citykit.read_file(",
 }
-# An argument of Python's that is an option here, with the parenthesis or comma after it.
+# A keyword argument that is an option here, with the parenthesis or comma after it.
 _ARGUMENT = re.compile(
     r"""\b(on_conflict|on_invalid|rename|columns|delimiter|encoding|decimal|thousands|compression|key)="""
     r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\{[^{}]*\}|\[[^][]*\])[,)]?"""
@@ -165,33 +197,43 @@ def _as_option(argument: re.Match[str]) -> str:
     option = f"--{argument[1].replace('_', '-')}"
     try:
         value = ast.literal_eval(argument[2])
-    except (SyntaxError, ValueError):
+    except (SyntaxError, TypeError, ValueError):
         return f"{option} …" if argument[2] == "[…]" else argument[0]
     if isinstance(value, dict):
         return " ".join(f"{option} {shlex.quote(f'{old}={new}')}" for old, new in value.items())
-    return f"{option} {shlex.quote(value if isinstance(value, str) else ','.join(value))}"
+    if argument[1] in ("columns", "key"):
+        names = [value] if isinstance(value, str) else list(value)
+        if not all(isinstance(name, str) for name in names):
+            return argument[0]
+        value = ",".join(map(_listed, names))
+    return f"{option} {shlex.quote(value)}" if isinstance(value, str) else argument[0]
 
 
-_given: dict[str, str] = {}  # the options of all commands that were typed
+def _listed(name: str) -> str:
+    """Return a name as `_names` reads it in a list."""
+    return '"' + name.replace('"', '""') + '"' if re.search(r'[",\r\n]|^\s|^$', name) else name
+
+
+_given: dict[str, str] = {}  # of the options of the group, those that were typed
 
 
 def _here() -> str:
-    """Return what a command begins with, typed where the user stands, for the same database."""
+    """Return the beginning of a command that runs this citykit on the same database."""
     beside = Path(sys.executable).with_name("citykit")
     found = shutil.which("citykit")
     name = "citykit" if found and beside == Path(found) else f"{shlex.quote(sys.executable)} -m citykit"
-    name += " --url …" if "url" in _given else ""  # which may have a password in it
+    name += " --url …" if "url" in _given else ""  # a URL may hold a password
     return name + (f" --database {shlex.quote(_given['database'])}" if "database" in _given else "")
 
 
 def _use(param: typer.CallbackParam, value: str | None) -> None:
-    """Let what runs in this process, and what it starts, take a URL or a database from the environment."""
+    """Put a URL or a database into the environment, for this process and those that it starts."""
     if value == "":
         raise typer.BadParameter("it is empty")
     if value is not None:
         _given[str(param.name)] = value
         os.environ[f"CITYKIT_{param.name}".upper()] = value
-        if "database" not in _given:  # that of the environment is for another URL
+        if "database" not in _given:  # the one in the environment belongs to another URL
             os.environ.pop("CITYKIT_DATABASE", None)
 
 
@@ -237,15 +279,15 @@ def of_all(
         ),
     ] = False,
 ) -> None:  # fmt: skip
-    """Take the options of all commands, which stand before or after the command's name."""
+    """Take the options of the group, which may stand before or after the name of the command."""
 
 
 def _whole(low: float = -math.inf, high: float = math.inf) -> Callable[[object], int]:
-    """Return a function that reads a whole number; a point or comma in it is never guessed to be a mark."""
+    """Return a parser of whole numbers, which refuses points and commas: their meaning would be a guess."""
 
     def read(given: object) -> int:
         if not re.fullmatch(r"[+-]?[0-9]+", str(given)):
-            raise ValueError(f"{str(given)!r} is no whole number: it has digits alone, such as 5000")
+            raise ValueError(f"{str(given)!r} is no whole number: write digits alone, such as 5000")
         if not low <= int(str(given)) <= high:
             wanted = f"{low} or more" if high == math.inf else f"{low} to {high}"
             raise ValueError(f"{given} is not {wanted}")
@@ -269,19 +311,19 @@ MinPopulation = Annotated[
 ]
 Printed = Annotated[Format | None, typer.Option("--format", help="By default the suffix of -o, or a table.")]
 Out = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write this file, in place of one.")
+    Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to this file, replacing it.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def _ask(question: Callable[[AsyncEngine], Awaitable[T]], **options: Any) -> T:
-    """Return the answer to a question to the database."""
+    """Connect, and return the answer of the database to a question."""
 
     async def asked() -> T:
         engine = await citykit.connect(**options)
         try:
             answer = await question(engine)
-            _interrupts.cancel, _interrupts.said = lambda: None, "interrupted"  # it is done
+            _interrupts.cancel, _interrupts.said = lambda: None, "interrupted"  # too late to cancel
         finally:
             await engine.dispose()
         return answer
@@ -290,7 +332,7 @@ def _ask(question: Callable[[AsyncEngine], Awaitable[T]], **options: Any) -> T:
 
 
 def _wait(work: Callable[[], Awaitable[T]]) -> T:
-    """Wait for work that Ctrl-C cancels."""
+    """Run work in an event loop; Ctrl-C cancels it."""
     import asyncio
 
     async def answered() -> T:
@@ -303,7 +345,7 @@ def _wait(work: Callable[[], Awaitable[T]]) -> T:
     runner = asyncio.Runner()
     try:
         answer = runner.run(answered())
-    except asyncio.CancelledError as exc:  # the runner would wait for a thread that reads standard input
+    except asyncio.CancelledError as exc:  # runner.close() would wait for a thread that reads stdin
         raise _Interrupted(exc.args[0] if exc.args else _interrupts.said) from exc
     except BaseException:
         runner.close()
@@ -317,7 +359,8 @@ def _wait(work: Callable[[], Awaitable[T]]) -> T:
 def _confirm(question: str, yes: bool) -> None:
     """Ask on a terminal; elsewhere `yes` has to be given."""
     if not yes and not sys.stdin.isatty():
-        raise ValueError("nobody can be asked; nothing was changed. Add --yes to go on without a question.")
+        raise ValueError("stdin is no terminal; nothing was changed. Add --yes to go on without a question.")
+    _interrupts.said = "interrupted; nothing was changed"
     if not yes and not typer.confirm(question):
         raise typer.Abort
 
@@ -349,7 +392,7 @@ def seed(min_population: MinPopulation = 15_000) -> None:
     typer.echo(f"Source: {frame.attrs['source']}")
 
 
-@app.command(context_settings={"ignore_unknown_options": True})  # -5 is a population, if a bad one
+@app.command(context_settings={"ignore_unknown_options": True})  # -5 is a bad population, not an option
 def add(
     name: Annotated[str, typer.Argument(help="Its name.")],
     population: Annotated[int, typer.Argument(parser=_whole(), help="Persons.")],
@@ -357,8 +400,8 @@ def add(
     region: Annotated[str, typer.Option(help="Its first-level division (IL).")] = "",
 ) -> None:
     """Store one city."""
-    if name.startswith("--"):
-        raise typer.BadParameter(f"No such option: {name}")
+    if name.startswith("-"):
+        raise typer.BadParameter(f"No such option: {name}. There are --country and --region")
     city = _ask(lambda engine: citykit.add_city(engine, name, population, country=country, region=region))
     typer.echo(f"Stored {city!r}")
 
@@ -373,7 +416,7 @@ def delete(
     """Delete one city; of several with this name, --country and --region say which."""
     given = {key: value for key, value in (("country", country), ("region", region)) if value is not None}
     where = " AND ".join(f"{key} = :{key}" for key in ("name", *given))
-    columns = ", ".join((*_CITY_KEY, "population"))
+    columns = ", ".join((*_CITY_KEY, "population", "to_regclass('city_names') IS NOT NULL AS has_names"))
     found = _ask(
         lambda engine: citykit.read_frame(
             engine,
@@ -381,19 +424,22 @@ def delete(
             {"name": name, **given},
         )
     )
-    cities = [", ".join(part for part in row[:3] if part) for row in found.itertuples(index=False)]
+    cities = [_visible(", ".join(filter(None, row[:3]))) for row in found.itertuples(index=False)]
     if len(cities) != 1:
-        several = f"several cities are called so ({'; '.join(cities[:10])}{'; …' * (len(cities) > 10)})"
+        several = f"several cities have this name ({'; '.join(cities[:10])}{'; …' * (len(cities) > 10)})"
         how = "Say which with --country and --region (an empty one is '')."
-        missing = f"no city {name!r}{' of these' if given else ''} is stored"
+        missing = f"no city {name!r}{' of that country or region' if given else ''} is stored"
         raise ValueError(
             f"{several if cities else missing}; nothing was deleted. {how if cities else ''}".strip()
         )
     _confirm(f"Delete {cities[0]} ({found['population'].iloc[0]:,} persons)?", yes)
     key = dict(zip(_CITY_KEY, found.iloc[0], strict=False))
-    sql = "DELETE FROM cities WHERE name = :name AND country = :country AND region = :region"
+    this = "WHERE name = :name AND country = :country AND region = :region"
+    sql = f"DELETE FROM cities {this}"  # noqa: S608
+    if found["has_names"].item():  # if they stayed, a new city of this key would have them
+        sql = f"WITH names AS (DELETE FROM city_names {this}) {sql}"  # noqa: S608
     deleted = _ask(lambda engine: citykit.execute(engine, sql, key))
-    typer.echo(f"Deleted {cities[0]}" if deleted.rows else f"{cities[0]} was deleted by another.")
+    typer.echo(f"Deleted {cities[0]}" if deleted.rows else f"{cities[0]} was deleted by others.")
 
 
 OnConflictOption = Annotated[
@@ -432,33 +478,40 @@ def load(
     ] = None,
 ) -> None:  # fmt: skip
     """Store the rows of a file, in the table of cities or another: all of them or none."""
-    if rejects is not None:
-        from citykit.files import format_of
+    from citykit.files import FileSource, format_of
 
+    if rejects is not None:
         format_of(rejects)
-    renamed = dict(_pair(word) for word in rename or [])
+        if os.path.exists(file) and rejects.exists() and rejects.samefile(file):
+            raise ValueError(
+                f"--rejects {rejects} is the file to load; nothing was loaded. Give the name of another."
+            )
+        _check_writable(rejects, "nothing was loaded")
+    renamed = _each_once("--rename", map(_pair, rename or []))
     options: dict[str, Any] = {
         "on_conflict": on_conflict, "on_invalid": on_invalid, "rename": renamed, "columns": _names(columns),
     }  # fmt: skip
     reading: dict[str, Any] = {
         "delimiter": "\t" if delimiter == "\\t" else delimiter, "encoding": encoding, "decimal": decimal,
         "thousands": thousands, "compression": compression,
+        "called": "standard input" if file == "-" else file,
     }  # fmt: skip
+    keys = _names(key)
     with _at_hand(file, again=rejects is not None) as path:
-        source = citykit.open_file(path, **reading)
+        source = FileSource(path, **reading)
 
         async def loaded(bind: AsyncEngine | AsyncConnection) -> citykit.LoadReport:
             if table == "cities" and not create and key is None:
                 return await citykit.load_cities(bind, source, **options)
-            return await citykit.load_frame(bind, source, table, key=_names(key), create=create, **options)
+            return await citykit.load_frame(bind, source, table, key=keys, create=create, **options)
 
         async def checked(engine: AsyncEngine) -> citykit.LoadReport:
-            async with engine.connect() as connection:  # which undoes all at its end
+            async with engine.connect() as connection:  # closing it rolls back
                 return await loaded(connection)
 
         def write_rejects(bad: pd.DataFrame) -> None:
             if rejects is not None:
-                named = _names(key) or (_CITY_KEY if table == "cities" else _ask(_primary_key(table)))
+                named = keys or (_CITY_KEY if table == "cities" else _ask(_primary_key(table)))
                 _write_rejects(rejects, bad, file, path, named, {**reading, "rename": renamed})
 
         try:
@@ -473,26 +526,44 @@ def load(
 def _pair(word: str) -> tuple[str, str]:
     old, equals, new = word.rpartition("=")
     if not (equals and old and new):
-        raise typer.BadParameter(f"{word} is to be OLD=NEW, such as --rename city=name")
+        raise typer.BadParameter(f"{word} is not OLD=NEW, such as --rename city=name")
     return old, new
 
 
+def _each_once(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Return the values by their names, of which none may be given twice."""
+    found: dict[str, T] = {}
+    for name, value in pairs:
+        if name in found:
+            raise typer.BadParameter(f"{option} gives {name} twice")
+        found[name] = value
+    return found
+
+
 def _names(words: str | None) -> list[str] | None:
-    """Return the names in a list with commas; one with a comma in it stands in double quotes."""
-    return None if words is None else next(csv.reader([words], skipinitialspace=True), [])
+    """Return the names of a comma-separated list; a name with a comma in it stands in double quotes."""
+    try:
+        return None if words is None else next(csv.reader([words], skipinitialspace=True), [])
+    except csv.Error as exc:  # a line break outside of quotes
+        raise typer.BadParameter(
+            f"{words!r} is no list of names: one with a line break stands in double quotes"
+        ) from exc
 
 
 @contextmanager
 def _at_hand(file: str, *, again: bool) -> Iterator[str]:
-    """Return the path of a file; of standard input, if it is to be read `again`, that of a copy.
+    """Yield the path of a file; of standard input or a pipe that has to be read `again`, that of a copy.
 
-    Temporary files meanwhile are in a directory that is removed at the end, also after an interrupt.
+    Until then temporary files go to a directory that is removed at the end, also after the first Ctrl-C.
     """
     with tempfile.TemporaryDirectory(prefix="citykit-") as tempfile.tempdir:
         try:
-            if file == "-" and again:
-                with tempfile.NamedTemporaryFile(delete=False) as copy:
-                    shutil.copyfileobj(sys.stdin.buffer, copy)
+            if again and (file == "-" or Path(file).is_fifo()):
+                with (
+                    sys.stdin.buffer if file == "-" else Path(file).open("rb") as given,
+                    tempfile.NamedTemporaryFile(delete=False) as copy,
+                ):
+                    shutil.copyfileobj(given, copy)
                 file = copy.name
             yield file
         finally:
@@ -506,11 +577,23 @@ def _echo_report(report: citykit.LoadReport, *, dry_run: bool = False) -> None:
     )
     typer.echo(f"{counts}; nothing was loaded." if dry_run else f"{counts}.")
     if report.left_out:
-        typer.echo(f"Left out, as the database gives it itself: {', '.join(report.left_out)}")
-    if len(report.rejects):
-        bad = f"{len(report.rejects):,} bad value{'s' * (len(report.rejects) > 1)}"
+        typer.echo(f"Left out, because the database fills it: {_visible(', '.join(report.left_out))}")
+    if count := len(report.rejects):
+        from citykit.files import as_table
+
+        bad = f"{count:,} bad value{'s' * (count > 1)}"
         typer.echo(f"{bad}; the rows with them {would or 'were '}left out:\n")
-        typer.echo(report.rejects.to_string(index=False, max_rows=20))
+        shown = report.rejects.head(20)
+        values: list[Any] = [_cut(value) for value in shown["value"]]
+        typer.echo(as_table(shown.assign(value=values)))
+        if count > len(shown):
+            typer.echo(f"{len(shown)} of {count:,}; --rejects FILE writes all of them")
+
+
+def _cut(value: object) -> str | None:
+    """Return a value as text of at most 60 characters, as a terminal's tables have them."""
+    text = str(value)
+    return None if value is None else text if len(text) <= 60 else f"{text[:57]}..."
 
 
 _CITY_KEY = ["name", "country", "region"]
@@ -571,7 +654,7 @@ def export(
 
     async def exported(engine: AsyncEngine) -> int:
         name = engine.dialect.identifier_preparer.format_table(parsed(table))
-        sql = f"TABLE {name}" if table != "cities" else _CITIES
+        sql = f"TABLE {name}" if table != "cities" else await _cities(engine)
         rows = 0
         with writing(file, format_) as write:
             frames = citykit.stream_frames(engine, sql, dtype_backend=backend, numeric="decimal")
@@ -584,13 +667,22 @@ def export(
     typer.echo(f"Wrote {_ask(exported):,} rows to {file}")
 
 
-# What `load` takes back; the largest first, which an index has.
-_CITIES = """SELECT name, country, region, population, latitude, longitude FROM cities
+async def _cities(engine: AsyncEngine) -> str:
+    """Return the SELECT of the columns that `load` takes; of other names, if any are stored."""
+    with suppress(citykit.MissingTableError):  # a database of an earlier version has no table of them
+        if (await citykit.read_frame(engine, _HAVE_OTHER_NAMES))["exists"].item():
+            return _CITIES.format(", other_names", "LEFT JOIN city_names USING (name, country, region)")
+    return _CITIES.format("", "")
+
+
+# Largest first is the order of an index.
+_CITIES = """SELECT name, country, region, population, latitude, longitude{} FROM cities {}
 ORDER BY population DESC, name, country, region"""
+_HAVE_OTHER_NAMES = "SELECT EXISTS (SELECT FROM cities JOIN city_names USING (name, country, region))"
 
 
 def _backend(format_: str) -> str:
-    """Return which dtypes a format is written from: those of Arrow tell a date of no rows, too."""
+    """Return the dtypes to write a format from: with those of Arrow, a date column without rows is typed."""
     return "pyarrow" if format_ == "parquet" else "numpy_nullable"
 
 
@@ -606,11 +698,12 @@ def query(
     format_: Printed = None,
     out: Out = None,
 ) -> None:
-    """Run SQL, and print its rows, or what the server says of a statement without rows."""
+    """Run SQL, and print its rows, or the command tag of a statement without rows."""
+    from citykit.database import Condition, sqlstate
     from citykit.read import Executed, param_of, parameter_names, run_cell
 
     try:
-        params = dict(param_of(word) for word in param or [])
+        params = _each_once("-p", map(param_of, param or []))
     except ValueError as exc:
         raise typer.BadParameter(f"-p {exc}") from exc
     wanted = list(parameter_names(sql))
@@ -619,11 +712,29 @@ def query(
         raise typer.BadParameter(f":{differing[0]} {of}")
     format_ = _format(format_, out)
     backend: Any = _backend(format_)
-    answer, _ = _ask(lambda engine: run_cell(engine, sql, params, "decimal", backend))
+
+    # The server refuses VACUUM and the like in a transaction.
+    alone = (Condition.ACTIVE_SQL_TRANSACTION, Condition.INVALID_TRANSACTION_TERMINATION)
+
+    async def run(engine: AsyncEngine) -> pd.DataFrame | Executed:
+        try:
+            return (await run_cell(engine, sql, params, "decimal", backend))[0]
+        except citykit.CitykitError as exc:
+            if sqlstate(exc.__cause__ or exc) not in alone:
+                raise
+        autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        return await citykit.execute(autocommit, sql, params)
+
+    answer = _ask(run)
     if isinstance(answer, Executed):
-        typer.echo(answer.tag)
-    else:
+        typer.echo(answer.tag + (f"; it returned no rows, and {out} was not written" if out else ""))
+        return
+    try:
         _print(answer, format_, out)
+    except BrokenPipeError:
+        raise
+    except (citykit.CitykitError, OSError, ValueError) as exc:
+        raise citykit.CitykitError(f"{exc}; the SQL was run, and what it changed is stored") from exc
 
 
 @app.command()
@@ -684,9 +795,32 @@ _FORMATTERS: dict[str, Callable[[Any], str]] = {
 
 
 def _format(given: Format | None, out: Path | None) -> Format:
+    """Return the format to print, having seen that this can be done: what is asked for may write."""
     from citykit.files import format_of
 
-    return given or (format_of(out) if out else "table")
+    format_ = given or (format_of(out) if out else "table")
+    if format_ == "parquet" and out is None and sys.stdout.isatty():
+        raise typer.BadParameter("Parquet is no text: write it to a file with -o FILE")
+    if out:
+        _check_writable(out, "nothing was run")
+    return format_
+
+
+class _CheckedError(Exception):
+    """Leaves `writing` before it puts a file in the place of another."""
+
+
+def _check_writable(path: Path, undone: str) -> None:
+    """Raise the error of `writing` if a file cannot be written; one that is there stays as it is."""
+    from citykit.files import writing
+
+    if path.exists() and not (path.is_file() or path.is_dir()):  # closing a pipe would end it for its reader
+        return
+    try:
+        with suppress(_CheckedError), writing(path, "csv"):
+            raise _CheckedError
+    except citykit.CitykitError as exc:
+        raise citykit.CitykitError(f"{exc}; {undone}") from exc
 
 
 def _print(
@@ -702,8 +836,6 @@ def _print(
     if format_ == "table":
         text = as_table(frame, formatters, terminal=out is None and sys.stdout.isatty())
         buffer.write(f"{text}\n".encode())
-    elif format_ == "parquet" and out is None and sys.stdout.isatty():
-        raise typer.BadParameter("Parquet is no text: write it to a file with -o FILE")
     else:
         with writing(out or buffer, format_) as write:
             write(frame)
@@ -731,10 +863,10 @@ def tables() -> None:
             rows = "" if about < 0 else f"about {about:,}"
             if is_small:
                 quoted = engine.dialect.identifier_preparer.format_table(parsed(shown))
-                with suppress(citykit.CitykitError):  # it may not be read, or is gone
+                with suppress(citykit.CitykitError):  # no right to read it, or it was dropped meanwhile
                     counted = await citykit.read_frame(engine, f"SELECT count(*) FROM {quoted}")  # noqa: S608
                     rows = f"{counted['count'].iloc[0]:,}"
-            found.append((shown, rows, size))
+            found.append((_visible(shown), rows, size))
         return found
 
     found = _ask(listed)
@@ -742,21 +874,28 @@ def tables() -> None:
     for name, rows, size in found:
         typer.echo(f"{name:<{widths[0]}}  {rows:>{widths[1]}}  {size:>{widths[2]}}")
     if not found:
-        typer.echo(f"There is none; {_here()} init makes the table of cities.")
+        typer.echo(f"There are no tables; {_here()} init makes the table of cities.")
 
 
 _TABLES = """
 SELECT c.relname::text AS name, CASE WHEN NOT pg_table_is_visible(c.oid) THEN n.nspname::text END AS schema,
-    pg_size_pretty(pg_total_relation_size(c.oid)) AS size, pg_relation_size(c.oid) < 2^26 AS is_small,
-    c.reltuples::bigint AS about
+    pg_size_pretty(parts.size) AS size, parts.rows_size < 2^26 AS is_small, parts.about
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(pg_total_relation_size(p.oid)), 0) AS size,
+        coalesce(sum(pg_relation_size(p.oid)), 0) AS rows_size,
+        CASE WHEN min(p.reltuples) < 0 THEN -1 ELSE coalesce(sum(p.reltuples), 0)::bigint END AS about
+    FROM pg_catalog.pg_class p
+    JOIN (SELECT c.oid UNION SELECT relid::oid FROM pg_partition_tree(c.oid)) AS tree ON tree.oid = p.oid
+    WHERE p.relkind <> 'p'
+) AS parts
 WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
 ORDER BY schema NULLS FIRST, name
 """
 
 
 Kind = Literal["biggest", "countries", "rank-size", "map"]
-# How many rows a chart has if nobody says, and at most.
+# How many rows a chart has by default, and at most.
 _LIMITS: dict[Kind, tuple[int, int]] = {
     "biggest": (20, 500), "countries": (20, 500), "rank-size": (1_000, 1_000_000), "map": (40_000, 1_000_000),
 }  # fmt: skip
@@ -777,7 +916,7 @@ def chart(
 ) -> None:
     """Draw the most populated cities or countries."""
     if not out.suffix:
-        raise ValueError(f"{out} has no ending that says which kind of picture it is to be, such as .png")
+        raise ValueError(f"{out} has no suffix, which gives the format of the picture, such as .png")
     count, most = _LIMITS[kind]
     if (n or count) > most:
         raise typer.BadParameter(f"-n {n}: a chart of this kind has at most {most:,}")
@@ -817,7 +956,8 @@ def demo() -> None:
     """Show all of it: start the database, store the world's cities, print and draw the biggest."""
     from citykit.files import as_table
 
-    database = os.environ.get("CITYKIT_DATABASE") or TUTORIAL
+    tutorial = None if os.environ.get("CITYKIT_URL") or os.environ.get("CITYKIT_DATABASE") else TUTORIAL
+    database = os.environ.get("CITYKIT_DATABASE") or tutorial
 
     async def shown(engine: AsyncEngine) -> pd.DataFrame:
         with _step("Creating the table"):
@@ -834,7 +974,7 @@ def demo() -> None:
         return frame
 
     async def started(_engine: AsyncEngine) -> None:
-        """Nothing more: it goes on until the last process that uses it ends."""
+        """Do nothing: connecting has started the server, which ends with the last process that uses it."""
 
     with _step("Starting PostgreSQL"):
         _ask(started, database=database)
@@ -843,12 +983,13 @@ def demo() -> None:
     typer.echo(f"\n{as_table(frame, _FORMATTERS)}\n")
     with _step("Drawing them"):
         _draw("biggest", frame, picture)
-    if not os.environ.get("CITYKIT_DATABASE"):
-        _given["database"] = database  # which is not where a command looks by itself
+    if tutorial:
+        _given["database"] = tutorial  # not the default one of a command
     typed = _here()
+    place = f"the database {database}" if database else "the database of the URL"
     typer.echo(
         f"\nWrote {picture}\nSource: {frame.attrs['source']}\n\n"
-        f"They are in the database {database}. Try next:\n"
+        f"They are in {place}. Try next:\n"
         f"  {typed} biggest --country US\n"
         f"  {typed} find wien\n"
         f"  {typed} add Brigadoon 1000 --country GB --region SCT\n"
@@ -862,11 +1003,11 @@ def databases() -> None:
     """List the databases of citykit's own PostgreSQL."""
     from citykit.database import list_databases
 
-    found = _wait(list_databases)
-    width = max(len(each.name) for each in found)
-    for each in found:
+    found = [(_visible(each.name), each) for each in _wait(list_databases)]
+    width = max(len(name) for name, _ in found)
+    for name, each in found:
         in_use = f"  {each.connections} connected" if each.connections else ""
-        typer.echo(f"{each.name:<{width}}  {each.size:>8}{in_use}")
+        typer.echo(f"{name:<{width}}  {each.size:>8}{in_use}")
 
 
 @app.command()
@@ -899,7 +1040,7 @@ def lab(
         if not (directory / notebook.name).exists():  # your own changes stay
             shutil.copy(notebook, directory)
     typer.echo(f"The notebooks are in {directory.resolve()}; Ctrl-C twice ends JupyterLab.")
-    os.environ["CITYKIT_HOME"] = str(default_home())  # a relative one would mean another place in a kernel
+    os.environ["CITYKIT_HOME"] = str(default_home())  # a kernel runs in another directory
     options = ["--allow-root"] if is_root() else []
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(directory), *options])  # noqa: S606
@@ -931,7 +1072,7 @@ def _step(title: str) -> Iterator[None]:
 
 def main() -> None:
     """Run the command line (the entry point ``citykit``)."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, under nohup
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup has it ignored
         signal.signal(signal.SIGINT, _interrupts)
     app()
 

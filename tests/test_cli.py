@@ -23,6 +23,7 @@ import pandas as pd
 import pytest
 import typer.main
 from pyarrow import parquet
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 import citykit
 from citykit.cli import app
@@ -201,6 +202,104 @@ def test_rejects_are_written_with_their_line_and_the_key_of_their_row(
     assert stored == (0 if on_invalid == "error" else 2)
 
 
+def test_an_error_in_standard_input_names_it_also_where_it_is_read_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "citykit", "load", "-", "--rejects", "bad.csv"],
+        input=b"name,population\n\xff,1\n", capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert b"citykit: standard input cannot be read" in done.stderr
+
+
+def test_control_characters_of_a_file_or_the_database_do_not_reach_the_terminal() -> None:
+    Path("cities.csv").write_text(f"name,population\n\x1b[31ma,1\nb,\x1b[31m{'x' * 100}\n", encoding="utf-8")
+    assert r"\x1b[31m" in typed("load", "cities.csv", code=1)
+    printed = [typed("load", "cities.csv", "--on-invalid", "skip")]
+    assert "x" * 60 not in printed[0]  # a long value is cut
+    typed("query", 'CREATE TABLE "\x1b[31mt" (a int)')
+    printed += [typed("tables"), typed("query", 'SELECT 1 AS "\x1b[31m" WHERE false')]
+    typed("query", 'DROP TABLE "\x1b[31mt"')
+    printed.append(typed("delete", "\x1b[31ma", "--yes"))
+    for shown in printed:
+        assert "\x1b" not in shown
+        assert r"\x1b[31m" in shown
+
+
+def test_a_partitioned_table_has_the_rows_and_the_size_of_its_partitions() -> None:
+    typed(
+        "query",
+        "DROP TABLE IF EXISTS parted; CREATE TABLE parted (a int) PARTITION BY RANGE (a); CREATE TABLE part "
+        "PARTITION OF parted FOR VALUES FROM (0) TO (9); INSERT INTO parted VALUES (1), (2)",
+    )
+    shown = dict(line.split(maxsplit=1) for line in typed("tables").splitlines())
+    assert shown["parted"] == shown["part"]
+    assert shown["parted"].startswith("2 ")
+    assert "0 bytes" not in shown["parted"]
+    typed("query", "DROP TABLE parted")
+
+
+@pytest.mark.parametrize(
+    "of_session", [True, pytest.param(False, marks=pytest.mark.campaign)], ids=["0.1 s", "30 s"]
+)
+def test_a_lock_that_is_not_granted_has_no_hint_in_python(of_session: bool) -> None:
+    engine = citykit.run(citykit.connect())
+    url = engine.url.update_query_dict({"options": "-c lock_timeout=100"})
+    words = ["--url", url.render_as_string(hide_password=False)] if of_session else []
+
+    async def locked() -> AsyncConnection:
+        connection = await engine.connect().start()
+        await connection.exec_driver_sql("LOCK TABLE cities")
+        return connection
+
+    holder = citykit.run(locked())
+    try:
+        said = typed("add", "Oz", "5", *words, code=1)
+    finally:
+        citykit.run(holder.close())
+        citykit.run(engine.dispose())
+    assert "a lock was not granted within" in said
+    assert said.endswith("When that session has ended its transaction, run it again")
+
+
+@pytest.mark.parametrize(
+    ("sql", "quoted"),
+    [
+        ("SELECT * FROM cities WHERE key=[1]", "key=[1]"),
+        ("SELECT * FROM cities WHERE key='x'", "key='x'"),
+        ("SELECT 'key=[1]'::int", '"key=[1]"'),
+    ],
+)
+def test_sql_in_an_error_is_quoted_as_it_was_typed(sql: str, quoted: str) -> None:
+    said = typed("query", sql, code=1)
+    assert sql in said
+    assert quoted in said
+    assert "--key" not in said
+
+
+def test_a_hint_for_a_name_with_a_comma_works_when_it_is_typed() -> None:
+    typed("query", 'DROP TABLE IF EXISTS odd; CREATE TABLE odd ("a,b" int, "c ""d""" int)')
+    words = ["load", written("odd.csv", '"a,b","c ""d""",other\n1,2,3\n'), "--table", "odd"]
+    hint = re.search(r"--columns '[^']*'", typed(*words, code=1))
+    assert hint is not None
+    assert typed(*words, *shlex.split(hint[0])).startswith("1 inserted")
+    typed("query", "DROP TABLE odd")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("load postgresql://ada:s3cr3t@h/geo", 1),
+        ("load postgresql://ada:s3cr3t@h", 1),
+        ("load postgresql://ada:s3@cr3t@h/geo", 1),
+        ("init postgresql://ada:s3cr3t@h/geo", 2),
+    ],
+)
+def test_no_message_has_the_password_of_a_url(words: str, code: int) -> None:
+    said = typed(*words.split(), code=code)
+    assert "***@h" in said
+    assert "cr3t" not in said
+
+
 def test_a_dry_run_checks_all_and_loads_nothing(three_cities: pd.DataFrame) -> None:
     three_cities.to_csv("cities.csv", index=False)
     assert typed("load", "cities.csv", "--dry-run").startswith("3 would be inserted, 0 would be updated, 0 ")
@@ -320,6 +419,51 @@ def test_statements_without_rows_print_their_command_tag() -> None:
     assert typed("query", "DELETE FROM cities WHERE population < :least", "-p", "least=10") == "DELETE 1\n"
     several = "CREATE TABLE once (a int); INSERT INTO once VALUES (1), (2); DROP TABLE once"
     assert typed("query", several) == "CREATE TABLE; INSERT 0 2; DROP TABLE\n"
+    assert typed("query", "DELETE FROM cities", "-o", "a.csv") == (
+        "DELETE 0; it returned no rows, and a.csv was not written\n"
+    )
+
+
+def test_a_statement_that_cannot_run_in_a_transaction_runs_without_one() -> None:
+    assert typed("query", "VACUUM cities") == "VACUUM\n"
+    assert "Run one statement at a time" in typed("query", "VACUUM cities; TABLE cities", code=1)
+
+
+@pytest.mark.parametrize(
+    ("target", "rows"),
+    [
+        (["-o", "nowhere/a.csv"], 0),
+        (["-o", ".", "--format", "csv"], 0),
+        pytest.param(
+            ["-o", "/dev/full", "--format", "csv"], 1,
+            marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full"),
+        ),
+    ],
+)  # fmt: skip
+def test_an_answer_that_cannot_be_written_says_whether_the_statement_was_run(
+    target: list[str], rows: int
+) -> None:
+    typed("query", "DROP TABLE IF EXISTS once; CREATE TABLE once (a int)")
+    said = typed("query", "INSERT INTO once VALUES (1) RETURNING *", *target, code=1)
+    assert said.endswith("what it changed is stored" if rows else "; nothing was run")
+    assert typed("query", "SELECT count(*) AS n FROM once", "--format", "csv") == f"n\n{rows}\n"
+    typed("query", "DROP TABLE once")
+
+
+def test_parquet_for_a_terminal_is_refused_before_the_statement_is_run() -> None:
+    typed("query", "DROP TABLE IF EXISTS once; CREATE TABLE once (a int)")
+    controller, terminal = pty.openpty()
+    sql = "INSERT INTO once VALUES (1) RETURNING *"
+    done = subprocess.run(
+        [sys.executable, "-m", "citykit", "query", sql, "--format", "parquet"],
+        stdout=terminal, stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    os.close(controller)
+    os.close(terminal)
+    assert done.returncode == 2
+    assert b"write it to a file with -o FILE" in done.stderr
+    assert typed("query", "SELECT count(*) AS n FROM once", "--format", "csv") == "n\n0\n"
+    typed("query", "DROP TABLE once")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "ndjson", "parquet"])
@@ -331,6 +475,33 @@ def test_what_is_exported_loads_back(suffix: str, three_cities: pd.DataFrame) ->
     typed("init", "--reset", "--yes")
     typed("load", f"out.{suffix}")
     assert typed("biggest", "--format", "csv") == before
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "ndjson", "parquet"])
+def test_exported_cities_load_back_with_their_other_names(suffix: str) -> None:
+    names = ["Wien", 'Bécs, "x"']
+    cities = [
+        {"name": "Vienna", "country": "AT", "population": 2, "other_names": names},
+        {"name": "Oz", "country": "", "population": 1, "other_names": []},
+    ]
+    typed("load", written("cities.json", json.dumps(cities)))
+    assert typed("export", f"out.{suffix}") == f"Wrote 2 rows to out.{suffix}\n"
+    typed("init", "--reset", "--yes")
+    typed("load", f"out.{suffix}")
+    assert "Vienna" in typed("find", "wien")
+    stored = typed("query", "SELECT name, other_names FROM city_names", "--format", "ndjson")
+    assert json.loads(stored) == {"name": "Vienna", "other_names": names}
+
+
+def test_the_other_names_of_a_deleted_city_are_deleted_with_it() -> None:
+    cities = [{"name": "Vienna", "population": 2, "other_names": ["Bécs"]}]
+    typed("load", written("cities.json", json.dumps(cities)))
+    assert typed("delete", "Vienna", "--yes") == "Deleted Vienna\n"
+    typed("add", "Vienna", "3")
+    assert "No such cities" in typed("find", "bécs")
+    typed("query", "DROP TABLE city_names")  # as in a database of an earlier version
+    assert typed("delete", "Vienna", "--yes") == "Deleted Vienna\n"
+    assert typed("export", "out.csv") == "Wrote 0 rows to out.csv\n"
 
 
 def test_a_file_stays_as_it_was_where_its_successor_fails() -> None:
@@ -409,6 +580,24 @@ def test_an_interrupted_load_says_so_and_loads_nothing(times: int) -> None:
 
 _WAITING = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 _END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+
+
+def test_an_interrupt_at_a_question_says_that_nothing_was_changed() -> None:
+    typed("add", "Oz", "5")
+    controller, terminal = pty.openpty()
+    with started("delete", "Oz", stdin=terminal) as asking:
+        assert asking.stdout is not None
+        asked = b""
+        while b"?" not in asked:
+            part = os.read(asking.stdout.fileno(), 100)
+            assert part
+            asked += part
+        code, err = interrupted(asking, 1)
+    os.close(controller)
+    os.close(terminal)
+    assert code == -signal.SIGINT
+    assert "interrupted; nothing was changed" in err
+    assert "Oz" in typed("biggest")
 
 
 def test_an_interrupt_ends_the_wait_for_standard_input() -> None:
@@ -502,6 +691,9 @@ def test_chart(name: str) -> None:
         ("load good.csv --table own --create --key nope", "nope"),
         ("load good.csv --table own --create --on-conflict update", "apart: --key …"),
         ("load good.csv --rejects rejects.xls", ".csv"),
+        ("load bad.csv --rejects nowhere/a.csv", "nowhere/a.csv cannot be written"),
+        ("load bad.csv --rejects nowhere/a.csv --on-invalid skip", "directory; nothing was loaded"),
+        ("load bad.csv --rejects bad.csv", "bad.csv is the file to load; nothing was loaded"),
         ("load good.csv --dry-run --key population", "population"),
         ("seed --min-population 499", "500 or more"),
         ("delete nobody --yes", "no city 'nobody' is stored; nothing was deleted"),
@@ -525,7 +717,7 @@ def test_chart(name: str) -> None:
         ("load https://example.org/a.csv?b", "first: curl -L -o a.csv 'https://example.org/a.csv?b'"),
         ("init --reset", "nothing was changed. Add --yes to go on without a question"),
         ("drop postgres --yes", "postgres"),
-        ("drop '' --yes", "a database has a name; nothing was dropped"),
+        ("drop '' --yes", "a name has 1 to 63 bytes, no NUL and no lone surrogate; nothing was dropped."),
         ("biggest --url nonsense", "URL cannot be read"),
     ],
 )
@@ -554,15 +746,19 @@ def test_an_error_is_one_line_and_exit_code_1(words: str, said: str) -> None:
         ("add a", "population"),
         ("add a 5.5", "population"),
         ("add --nope 5", "--nope"),
+        ("add -n 5", "No such option: -n. There are --country and --region"),
         ("load", "FILE"),
         ("load good.csv --on-conflict replace", "replace"),
         ("load good.csv --rename city", "--rename city=name"),
+        ("load good.csv --rename a=x --rename a=y", "--rename gives a twice"),
+        ("load good.csv --columns 'a\nb'", "is no list of names"),
         ("load good.csv --compression rar", "rar"),
         ("query", "SQL"),
         ("query 'SELECT :x'", ":x needs a value"),
         ("query 'SELECT 1' -p x=1", ":x is no parameter"),
         ("query 'SELECT :x' -p x", "country=IS"),
         ("query 'SELECT :x' -p =1", "country=IS"),
+        ("query 'SELECT :x' -p x=1 -p x=2", "-p gives x twice"),
         ("nearest 5", "longitude"),
         ("nearest x 5", "latitude"),
         ("find", "NAME"),
@@ -619,8 +815,26 @@ def test_a_table_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert "citykit init" in typed("biggest", code=1)
 
 
-@pytest.mark.usefixtures("tutorial")
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded server, and no database named by the environment after the test either."""
+    monkeypatch.delenv("CITYKIT_URL", raising=False)
+    monkeypatch.setenv("CITYKIT_DATABASE", "")
+
+
+@pytest.mark.usefixtures("own")
+def test_the_demo_goes_to_the_database_of_a_url() -> None:
+    engine = citykit.run(citykit.connect(database="elsewhere"))
+    url = engine.url.render_as_string(hide_password=False)
+    citykit.run(engine.dispose())
+    assert "They are in the database of the URL" in typed("demo", "--url", url, run=ran)
+    assert "Shanghai" in typed("--database", "elsewhere", "biggest", "-n", "1", run=ran)
+    typed("drop", "elsewhere", "--yes", run=ran)
+
+
+@pytest.mark.usefixtures("own", "tutorial")
 def test_the_demo_works_the_first_time_and_the_second() -> None:
+    typed("init", "--reset", "--yes")
     for inserted in ("33,839 inserted", "0 inserted"):
         Path("biggest.png").unlink(missing_ok=True)
         printed = typed("demo", run=ran)
@@ -647,16 +861,10 @@ def test_the_demo_from_a_relative_home(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
 
 
-@pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded server, and no database named by the environment after the test either."""
-    monkeypatch.delenv("CITYKIT_URL", raising=False)
-    monkeypatch.setenv("CITYKIT_DATABASE", "")
-
-
 @pytest.mark.usefixtures("own")
 def test_a_database_of_ones_own_is_made_listed_and_dropped() -> None:
-    name = "Zählung 2026; --"
+    name = r"Zählung \d 2026; --"
+    assert f"--database {shlex.quote(name)} init" in typed("--database", name, "biggest", code=1)
     assert typed("--database", name, "init") == "The table is ready.\n"
     typed("--database", name, "add", "Brigadoon", "1000")
     assert "Brigadoon" in typed("--database", name, "biggest")
@@ -669,6 +877,7 @@ def test_a_database_of_ones_own_is_made_listed_and_dropped() -> None:
     assert typed("drop", name, "--yes", run=ran) == f"Dropped {name}\n"
     assert name not in typed("databases")
     assert "no database" in typed("drop", name, "--yes", code=1)
+    assert typed("databases", "--url", "postgresql://127.0.0.1:1/geo", code=1).endswith("leave out --url")
 
 
 @pytest.mark.usefixtures("own")
