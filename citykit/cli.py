@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -129,10 +129,9 @@ def _say(text: str, command: str = "") -> None:
     """Print a message in one line on stderr, with commands and options in place of Python."""
     for password in _PASSWORD.findall(text):  # also in a file name that a hint makes of the URL
         text = text.replace(f":{password}@", ":***@")
-    parts = _SERVERS.split(text)
+    parts = [re.sub(r"\s*\n\s*", " ", part) for part in _SERVERS.split(text)]
     parts[::2] = map(_as_typed, parts[::2])
-    line = " ".join("".join(parts).split())
-    typer.echo(f"{f'citykit {command}'.strip()}: {_visible(line)}", err=True)
+    typer.echo(f"{f'citykit {command}'.strip()}: {_visible(''.join(parts).strip())}", err=True)
 
 
 # The password of a URL, whose own @ may not be written as %40. Digits before a slash are a port, and
@@ -171,8 +170,8 @@ def _as_typed(text: str) -> str:
 _TYPED = {
     "await citykit.create_tables(engine, reset=True)": "citykit init --reset",
     "await citykit.create_tables(engine)": "citykit init",
-    "; to wait longer: await citykit.connect(…, lock_timeout=120)": "",  # no command has such an option
-    "; to wait longer: await citykit.connect(…, lock_timeout=120, connect_args={'server_settings': "
+    "; to wait longer: await citykit.connect(url, lock_timeout=120)": "",  # no command has such an option
+    "; to wait longer: await citykit.connect(url, lock_timeout=120, connect_args={'server_settings': "
     "{'lock_timeout': '120s'}})": "",
     "min_population is": "--min-population is",
     "citykit.world_countries() lists the codes": "citykit countries lists those of the cities",
@@ -416,7 +415,7 @@ def delete(
     """Delete one city; of several with this name, --country and --region say which."""
     given = {key: value for key, value in (("country", country), ("region", region)) if value is not None}
     where = " AND ".join(f"{key} = :{key}" for key in ("name", *given))
-    columns = ", ".join((*_CITY_KEY, "population", "to_regclass('city_names') IS NOT NULL AS has_names"))
+    columns = ", ".join((*_CITY_KEY, "population", _HAS_NAMES))
     found = _ask(
         lambda engine: citykit.read_frame(
             engine,
@@ -560,7 +559,7 @@ def _at_hand(file: str, *, again: bool) -> Iterator[str]:
         try:
             if again and (file == "-" or Path(file).is_fifo()):
                 with (
-                    sys.stdin.buffer if file == "-" else Path(file).open("rb") as given,
+                    nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as given,
                     tempfile.NamedTemporaryFile(delete=False) as copy,
                 ):
                     shutil.copyfileobj(given, copy)
@@ -669,15 +668,22 @@ def export(
 
 async def _cities(engine: AsyncEngine) -> str:
     """Return the SELECT of the columns that `load` takes; of other names, if any are stored."""
-    with suppress(citykit.MissingTableError):  # a database of an earlier version has no table of them
-        if (await citykit.read_frame(engine, _HAVE_OTHER_NAMES))["exists"].item():
-            return _CITIES.format(", other_names", "LEFT JOIN city_names USING (name, country, region)")
+    found = (await citykit.read_frame(engine, _NAMES_TABLE)).iloc[0]
+    if found["there"] and not found["readable"]:
+        _say("the other names of cities are left out: this role needs SELECT on the table city_names")
+    elif found["there"] and (await citykit.read_frame(engine, _HAVE_OTHER_NAMES))["exists"].item():
+        return _CITIES.format(", other_names", "LEFT JOIN city_names USING (name, country, region)")
     return _CITIES.format("", "")
 
 
 # Largest first is the order of an index.
 _CITIES = """SELECT name, country, region, population, latitude, longitude{} FROM cities {}
 ORDER BY population DESC, name, country, region"""
+# A database of an earlier version has no such table.
+_NAMES_TABLE = """SELECT to_regclass('city_names') IS NOT NULL AS there,
+    coalesce(has_table_privilege(to_regclass('city_names'), 'SELECT'), false) AS readable"""
+_HAS_NAMES = """coalesce(has_table_privilege(to_regclass('city_names'), 'SELECT')
+    AND has_table_privilege(to_regclass('city_names'), 'DELETE'), false) AS has_names"""
 _HAVE_OTHER_NAMES = "SELECT EXISTS (SELECT FROM cities JOIN city_names USING (name, country, region))"
 
 
@@ -713,14 +719,12 @@ def query(
     format_ = _format(format_, out)
     backend: Any = _backend(format_)
 
-    # The server refuses VACUUM and the like in a transaction.
-    alone = (Condition.ACTIVE_SQL_TRANSACTION, Condition.INVALID_TRANSACTION_TERMINATION)
-
     async def run(engine: AsyncEngine) -> pd.DataFrame | Executed:
         try:
             return (await run_cell(engine, sql, params, "decimal", backend))[0]
         except citykit.CitykitError as exc:
-            if sqlstate(exc.__cause__ or exc) not in alone:
+            # The server refuses VACUUM and the like in a transaction, before it does anything.
+            if sqlstate(exc.__cause__ or exc) != Condition.ACTIVE_SQL_TRANSACTION:
                 raise
         autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         return await citykit.execute(autocommit, sql, params)
@@ -801,7 +805,7 @@ def _format(given: Format | None, out: Path | None) -> Format:
     format_ = given or (format_of(out) if out else "table")
     if format_ == "parquet" and out is None and sys.stdout.isatty():
         raise typer.BadParameter("Parquet is no text: write it to a file with -o FILE")
-    if out:
+    if out and format_ != "table":  # that is written in place
         _check_writable(out, "nothing was run")
     return format_
 

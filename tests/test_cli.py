@@ -504,6 +504,22 @@ def test_the_other_names_of_a_deleted_city_are_deleted_with_it() -> None:
     assert typed("export", "out.csv") == "Wrote 0 rows to out.csv\n"
 
 
+def test_a_role_without_rights_on_the_other_names_exports_and_deletes_cities() -> None:
+    engine = citykit.run(citykit.connect())
+    url = engine.url.update_query_dict({"options": "-c role=citykit_guest"}).render_as_string(False)
+    typed("add", "Oz", "5")
+    typed("query", "CREATE ROLE citykit_guest; GRANT SELECT, DELETE ON cities TO citykit_guest")
+    try:
+        code, out, err = called("export", "out.csv", "--url", url)
+        assert (code, out) == (0, "Wrote 1 rows to out.csv\n")
+        assert "needs SELECT on the table city_names" in err
+        assert typed("delete", "Oz", "--yes", "--url", url) == "Deleted Oz\n"
+    finally:
+        os.environ["CITYKIT_URL"] = engine.url.render_as_string(False)
+        typed("query", "DROP OWNED BY citykit_guest; DROP ROLE citykit_guest")
+    citykit.run(engine.dispose())
+
+
 def test_a_file_stays_as_it_was_where_its_successor_fails() -> None:
     typed("query", "SELECT 1 AS a", "-o", "a.csv")
     typed("query", "SELECT 1/(i - 200000) AS a FROM generate_series(1, 300000) i", "-o", "a.csv", code=1)

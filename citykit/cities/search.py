@@ -297,5 +297,4 @@ _WITHOUT_SEARCH_INDEX = (
     Condition.UNDEFINED_OBJECT,  # it is in a schema that search_path leaves out
     Condition.DUPLICATE_OBJECT,  # another session created it just now
     Condition.UNIQUE_VIOLATION,
-    Condition.DISK_FULL,  # no room for the index: a scan needs none
 )

@@ -21,6 +21,7 @@ from citykit.database.server_errors import (
 )
 from citykit.database.sqlstates import Condition, ConditionClass
 from citykit.database.transactions import (
+    IN_AUTOCOMMIT,
     LOCK_OPTION,
     LOCK_SECONDS,
     NUMERIC_OPTION,
@@ -36,6 +37,7 @@ from citykit.database.urls import shown_url
 
 __all__ = [
     "CREATING",
+    "IN_AUTOCOMMIT",
     "LOCK_OPTION",
     "LOCK_SECONDS",
     "NUMERIC_OPTION",

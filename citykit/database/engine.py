@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import numbers
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -33,6 +34,7 @@ from citykit.database.urls import (
     DATABASE,
     asyncpg_url,
     quoted,
+    seconds_to_connect,
     set_url_options,
     shown_url,
     socket_options,
@@ -77,7 +79,7 @@ async def connect(
         Log every statement that goes through SQLAlchemy (COPY and most reads go past it).
     lock_timeout : float
         Seconds that a helper which writes waits for a lock on its table or rows that another session holds.
-        Above 0, as the next.
+        Above 0, like `silence_timeout`.
     silence_timeout : float
         Seconds after which a helper that still waits asks the server for another connection, to learn whether
         it is there. If no answer comes within 5 s more, the helper raises DatabaseUnavailableError. A
@@ -116,8 +118,7 @@ async def connect(
         target = with_database(target, database)
     if "pool" not in engine_options and engine_options.get("poolclass") in (None, AsyncAdaptedQueuePool):
         engine_options["poolclass"] = PoolPerLoop
-    given = target.query.get("connect_timeout") or target.query.get("timeout") or 0
-    seconds = float(str(given)) or CONNECT_SECONDS
+    seconds = seconds_to_connect(target) or CONNECT_SECONDS
     engine_options["connect_args"] = {"timeout": seconds, **engine_options.get("connect_args", {})}
     engine_options["execution_options"] = {
         LOCK_OPTION: lock_timeout,
@@ -166,7 +167,7 @@ async def connect(
 
 def _check_seconds(**timeouts: float) -> None:
     for name, seconds in timeouts.items():
-        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        is_number = isinstance(seconds, numbers.Real) and not isinstance(seconds, bool)
         if not (is_number and 0 < seconds <= MOST_SECONDS):
             raise ValueError(
                 f"{name} is a number of seconds above 0, at most {MOST_SECONDS:,} (24 days), not {seconds!r}"

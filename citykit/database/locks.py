@@ -111,7 +111,7 @@ async def _not_granted(
         for h in holders
     )
     settings = ", connect_args={'server_settings': {'lock_timeout': '120s'}}" if own else ""
-    longer = f"await citykit.connect(…, lock_timeout=120{settings})"  # the shorter of the two holds
+    longer = f"await citykit.connect(url, lock_timeout=120{settings})"  # the shorter of the two holds
     return CitykitError(
         f"table {table}: a lock was not granted within {seconds:g} s (lock_timeout), because another session "
         f"holds it{': ' + held if held else ''}; {undone}. When that session has ended its transaction, "

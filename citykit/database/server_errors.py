@@ -74,7 +74,7 @@ _STATEMENT_HINTS: Mapping[str, str] = {
     "await connection.rollback()",
     Condition.SERIALIZATION_FAILURE: "Another transaction changed the same rows: run it again.",
     Condition.DEADLOCK_DETECTED: "Another transaction changed the same rows: run it again.",
-    Condition.INSUFFICIENT_PRIVILEGE: "Its owner gives the right with SQL; that to citykit's table: "
+    Condition.INSUFFICIENT_PRIVILEGE: "Its owner gives the right with SQL. For citykit's table: "
     "GRANT ALL ON cities TO {user}",
     Condition.UNDEFINED_COLUMN: "The table in the database has other columns than its model in Python. "
     "citykit's own is replaced, with all of its rows, by: await citykit.create_tables(engine, reset=True)",
@@ -116,7 +116,7 @@ def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> D
         return DatabaseUnavailableError(
             f"No connection to {shown_url(url)}: all connections of the engine are in use and none came back "
             f"within its pool_timeout ({exc}); nothing was sent. "
-            "Let their work end, or allow more: await citykit.connect(…, pool_size=20, pool_timeout=60)"
+            "Let their work end, or allow more: await citykit.connect(url, pool_size=20, pool_timeout=60)"
         )
     silent = isinstance(exc, TimeoutError) and not exc.args
     said = "it did not answer" if silent else server_message(exc)
@@ -159,37 +159,39 @@ def connection_lost(said: str, *, in_doubt: bool = False) -> DatabaseUnavailable
 
 @contextmanager
 def server_errors_named(
-    connection: AsyncConnection | None = None, *, in_doubt: bool = False
+    connection: AsyncConnection | None = None, *, in_doubt: bool = False, undone: str = "nothing was changed"
 ) -> Iterator[None]:
     """Turn errors of the server and the driver into this package's own.
 
     `connection`: the one that the block uses, if it has one already. `in_doubt`: the block sends a COMMIT, so
-    that a lost connection leaves its outcome unknown.
+    that a lost connection leaves its outcome unknown. `undone`: what a statement that fails leaves behind.
     """
     try:
         yield
     except (SQLAlchemyError, *_ASYNCPG_ERRORS) as exc:
-        raise _as_citykits(exc, connection, in_doubt) from exc
+        raise _as_citykits(exc, connection, in_doubt, undone) from exc
     except OSError as exc:  # of the driver's: the caller's own are carried past this (`callers_code`)
         if isinstance(exc, TimeoutError) and not in_doubt:
             raise CitykitError(
                 "A statement took longer than the engine's command_timeout; nothing was changed. "
-                "For more time: await citykit.connect(…, connect_args={'command_timeout': 600})"
+                "For more time: await citykit.connect(url, connect_args={'command_timeout': 600})"
             ) from exc
         raise connection_lost(str(exc) or type(exc).__name__, in_doubt=in_doubt) from exc
 
 
-def _as_citykits(exc: BaseException, connection: AsyncConnection | None, in_doubt: bool) -> CitykitError:
+def _as_citykits(
+    exc: BaseException, connection: AsyncConnection | None, in_doubt: bool, undone: str
+) -> CitykitError:
     code, said = sqlstate(exc) or "", server_message(exc)
     if code == Condition.UNDEFINED_TABLE:
         return MissingTableError(
-            f"{said}; nothing was changed. citykit's own is made by await citykit.create_tables(engine), "
+            f"{said}; {undone}. citykit's own is made by await citykit.create_tables(engine), "
             "another from a frame by await citykit.create_table(engine, name, frame)"
         )
     if is_lost(exc, connection):
         return connection_lost(said, in_doubt=in_doubt)
     hint = _STATEMENT_HINTS.get(code, "").format(**_in_sql(connection.engine.url if connection else None))
-    return CitykitError(f"{said}; nothing was changed. {hint}".rstrip())
+    return CitykitError(f"{said}; {undone}. {hint}".rstrip())
 
 
 def is_lost(exc: BaseException, connection: AsyncConnection | None = None) -> bool:

@@ -31,6 +31,7 @@ from citykit.database.server_errors import (
     unreachable,
 )
 from citykit.database.sqlstates import Condition
+from citykit.database.urls import seconds_to_connect
 from citykit.errors import CitykitError, DatabaseUnavailableError, say_interrupted
 from citykit.runtime import CallersError
 
@@ -51,6 +52,12 @@ Numeric: TypeAlias = Literal["float", "decimal"]
 NUMERIC_OPTION = "citykit_numeric"  # the type that numerics are read as, where a helper is not told
 # After these the server has rolled the transaction back, even if they answer the COMMIT.
 _CONFLICTS = (Condition.SERIALIZATION_FAILURE, Condition.DEADLOCK_DETECTED)
+# No answer comes from there. Others (TLS, name look-ups, too many open files) say nothing about the server.
+_NO_WAY_TO_SERVER = (
+    None, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.EHOSTUNREACH, errno.EHOSTDOWN,
+    errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT,
+)  # fmt: skip
+IN_AUTOCOMMIT = "in autocommit, it may have had a part of its effect"  # where a statement has failed
 # A transaction gets its xid at its first write.
 _WROTE = text("SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL")
 
@@ -105,9 +112,7 @@ async def in_transaction(
         if task.cancelled() or task.exception():
             state = undone
             if attempt.alone:
-                state = "in autocommit, it may have had a part of its effect"
-            elif attempt.committing and not isinstance(bind, AsyncEngine):
-                state = "it may be in your transaction: its savepoint was just being released"
+                state = IN_AUTOCOMMIT
             elif attempt.committing and attempt.wrote:
                 state = "it may have been stored: it was just being committed"
         else:
@@ -195,7 +200,7 @@ async def _connected(engine: AsyncEngine, attempt: _Attempt) -> AsyncIterator[As
     """Check a connection out of the engine's pool, or say why there is none."""
     connection, pool = engine.connect(), engine.sync_engine.pool
     waiting = pool.timeout() if isinstance(pool, QueuePool) else 0.0
-    opening = max(OPEN_SECONDS, float(str(engine.url.query.get("connect_timeout", 0))))
+    opening = max(OPEN_SECONDS, seconds_to_connect(engine.url))
     try:
         async with asyncio.timeout(waiting + opening):
             await connection.start()
@@ -280,8 +285,7 @@ async def _in_savepoint(bind: AsyncConnection | AsyncSession, work: Work[T], att
             if not attempt.transaction_ended:
                 await _roll_back(connection, savepoint.rollback)
             raise
-        attempt.committing = True
-        await savepoint.commit()
+        await savepoint.commit()  # cancelled here, SQLAlchemy closes the connection: nothing is stored
         return result
 
 
@@ -391,7 +395,7 @@ async def _is_there(engine: AsyncEngine) -> bool:
         async with asyncio.timeout(ANSWER_SECONDS):
             await greenlet_spawn(ask)
     except OSError as exc:
-        return exc.errno in (errno.EMFILE, errno.ENFILE)  # this process can open no more files
+        return exc.errno not in _NO_WAY_TO_SERVER
     except (*DRIVER_ERRORS, CitykitError, TypeError, ValueError):
         return True  # the server has refused the connection, or this process could not ask
     return True

@@ -56,7 +56,7 @@ _KNOWN = {
 def asyncpg_url(url: str | URL) -> URL:
     """Return a URL in the form that SQLAlchemy needs for asyncpg; raise if it cannot be used."""
     hosts = ""
-    if isinstance(url, URL):
+    if isinstance(url, URL) and "," in (url.host or ""):
         url = url.render_as_string(hide_password=False)
     if isinstance(url, str) and (several := _SEVERAL_HOSTS.fullmatch(url)):
         url, hosts = several[1] + several[3], several[2]
@@ -150,6 +150,11 @@ def _refused(name: str, why: str) -> DatabaseUnavailableError:
     return DatabaseUnavailableError(
         f"The option {name!r} of the database URL {why}; nothing was sent.", transient=False
     )
+
+
+def seconds_to_connect(url: URL) -> float:
+    """Return a URL's own limit for opening a connection; 0 if it has none."""
+    return float(str(url.query.get("connect_timeout") or url.query.get("timeout") or 0))
 
 
 def set_url_options(_dialect: object, _record: object, _args: object, parameters: dict[str, Any]) -> None:

@@ -287,10 +287,19 @@ def _interval(value: Any, _rule: Rule) -> Answer:
 
 
 def _json(value: Any, rule: Rule) -> Answer:
+    text, reason = _json_text(value, rule)
+    try:
+        if reason is None:
+            _check_keys(value)
+    except TypeError as exc:
+        return None, f"not JSON ({exc})"
+    return text, reason
+
+
+def _json_text(value: Any, rule: Rule) -> Answer:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_for_json)
         text.encode()
-        _check_keys(value)
     except (TypeError, ValueError, RecursionError) as exc:
         return None, f"not JSON ({exc})"
     if rule.type is PGTYPES["jsonb"] and _A_NUL.search(text):
@@ -326,7 +335,7 @@ def _check_keys(value: Any) -> None:
 def json_as_written(text: str, rule: Rule) -> Answer:
     """Return a JSON text unchanged, or the reason why the column cannot store it."""
     try:
-        _, reason = _json(json.loads(text, parse_constant=_refuse_constant), rule)
+        _, reason = _json_text(json.loads(text, parse_constant=_refuse_constant), rule)
     except (ValueError, RecursionError) as exc:
         return None, f"not JSON ({exc})"
     return (None, reason) if reason else (text, None)

@@ -173,9 +173,11 @@ class FileSource:
 
     def _check_options(self) -> None:
         if self.columns is not None:
-            if isinstance(self.columns, str) or not _are_names(self.columns):
-                raise ValueError(f'columns is a list of names, as in columns=["name"], not {self.columns!r}')
-            self.columns = list(self.columns)
+            given = self.columns
+            is_list = isinstance(given, Iterable) and not isinstance(given, str)
+            self.columns = list(given) if is_list else []  # an iterator can be gone through only once
+            if not is_list or not _are_names(self.columns):
+                raise ValueError(f'columns is a list of names, as in columns=["name"], not {given!r}')
             if not self.columns:
                 raise ValueError("columns is a list of names, or None for all, not an empty one")
         rename = self.rename

@@ -58,7 +58,9 @@ def open_file(
             raise ValueError(
                 "path is an empty list; nothing was loaded. If glob() made it, its pattern fits no file."
             )
-        return ManyFiles([FileSource(each, **options) for each in path])
+        first = FileSource(path[0], **options)
+        options["columns"] = first.columns  # which may have been an iterator
+        return ManyFiles([first, *(FileSource(each, **options) for each in path[1:])])
     return FileSource(path, **options)
 
 

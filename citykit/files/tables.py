@@ -44,9 +44,9 @@ def read_parquet_directory(path: Path, columns: Columns) -> Iterator[pa.RecordBa
     for file in inside:
         schema = parquet.read_schema(file)
         differing = [
-            name for name in {*schema.names, *files.schema.names} - set(named)
-            if name not in schema.names or name not in files.schema.names
-            or schema.field(name).type != files.schema.field(name).type
+            name for name in {*schema.names, *files.schema.names}
+            if (name in schema.names) != (name in files.schema.names and name not in named)
+            or (name in schema.names and schema.field(name).type != files.schema.field(name).type)
         ]  # fmt: skip
         if differing:
             raise ReadError(f"column {sorted(differing)[0]!r} of its file {file.name} is not as in the first")

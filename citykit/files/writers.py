@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
@@ -91,7 +91,8 @@ def _replaced(target: Path) -> Iterator[IO[bytes]]:
                 stack.callback(part.unlink, missing_ok=True)
             stack.callback(_errors_of(target)(out.close))
             if path.is_file():
-                shutil.copymode(path, part)
+                with suppress(OSError):  # some file systems have no modes
+                    shutil.copymode(path, part)
         yield out
         with _errors_of(target):
             out.close()

@@ -185,7 +185,7 @@ async def _lock_bound(connection: AsyncConnection) -> AsyncIterator[None]:
         raise CitykitError(
             f"A lock was not granted at once (NOWAIT) or within {seconds:g} s (lock_timeout): another "
             "session holds it; nothing was changed. When that session has ended its transaction, run it "
-            "again; to wait longer: await citykit.connect(…, lock_timeout=120)"
+            "again; to wait longer: await citykit.connect(url, lock_timeout=120)"
         ) from exc
     if bound and connection.in_nested_transaction():  # the caller's transaction goes on without the bound
         await connection.exec_driver_sql(_UNBOUND_LOCKS, (bound,))

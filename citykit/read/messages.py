@@ -129,7 +129,7 @@ def check_complete(tag: str, rows: int) -> None:
         raise CitykitError(
             f"The server sent {int(number):,} rows, of which {rows:,} arrived: asyncpg drops buffered rows "
             "when a NOTICE comes between them; nothing was changed. Read without notices: await citykit."
-            "connect(…, connect_args={'server_settings': {'client_min_messages': 'error'}})"
+            "connect(url, connect_args={'server_settings': {'client_min_messages': 'error'}})"
         )
 
 

@@ -11,7 +11,14 @@ from typing import Any
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database import Condition, ConditionClass, driver_of, server_errors_named, sqlstate
+from citykit.database import (
+    IN_AUTOCOMMIT,
+    Condition,
+    ConditionClass,
+    driver_of,
+    server_errors_named,
+    sqlstate,
+)
 from citykit.errors import CitykitError, MissingTableError
 from citykit.pgtypes import PGTYPES
 from citykit.read.parameters import UNKNOWN, UNKNOWN_ARRAY
@@ -84,7 +91,11 @@ class Prepared:
     async def run(self) -> str:
         """Run it, once; return the server's command tag (``DELETE 3``)."""
         alone = not self.raw.is_in_transaction()
-        with server_errors_named(self.connection, in_doubt=alone), named(self.query, alone=alone):
+        undone = IN_AUTOCOMMIT if alone else "nothing was changed"
+        with (
+            server_errors_named(self.connection, in_doubt=alone, undone=undone),
+            named(self.query, undone=undone),
+        ):
             if alone:  # a pooler may have prepared it on another connection than it runs it on
                 return str(await self.raw.execute(self.query.sql, *self.query.args))
             await self.statement.fetch(*self.query.args)
@@ -139,11 +150,10 @@ async def _resolved(raw: Any, query: Query) -> tuple[Query, Any]:
 
 
 @contextmanager
-def named(query: Query, *, alone: bool = False, reads: bool = False) -> Iterator[None]:
+def named(query: Query, *, undone: str = "nothing was changed", reads: bool = False) -> Iterator[None]:
     """Raise the server's errors about a statement as CitykitError, with the line and a caret.
 
-    `alone`: it runs in autocommit, where a part of it may be committed before it fails. `reads`: it returns
-    rows, which `execute` refuses.
+    `undone`: what a statement that fails leaves behind. `reads`: it returns rows, which `execute` refuses.
     """
     try:
         yield
@@ -159,13 +169,12 @@ def named(query: Query, *, alone: bool = False, reads: bool = False) -> Iterator
         if not code.startswith(_BLAMED) or code == Condition.INSUFFICIENT_PRIVILEGE:
             raise
         raise (MissingTableError if code == Condition.UNDEFINED_TABLE else CitykitError)(
-            _said(exc, query, code, alone, reads)
+            _said(exc, query, code, undone, reads)
         ) from exc
 
 
-def _said(exc: Any, query: Query, code: str, alone: bool, reads: bool) -> str:
-    state = "in autocommit, it may have had a part of its effect" if alone else "nothing was changed"
-    said = [f"{exc.args[0]} (SQLSTATE {code}); {state}."]
+def _said(exc: Any, query: Query, code: str, undone: str, reads: bool) -> str:
+    said = [f"{exc.args[0]} (SQLSTATE {code}); {undone}."]
     if exc.position:
         said.append(query.shown_at(int(exc.position)))
     said += [f"{word}: {text}" for word, text in (("Detail", exc.detail), ("Hint", exc.hint)) if text]

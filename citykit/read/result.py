@@ -163,7 +163,7 @@ async def _text_rows(
     for setting, value in changed.items():
         await connection.exec_driver_sql("SELECT set_config($1, $2, true)", (setting, value))
     rows = 0
-    with named(query), _large_rows_named(query, names, types, lambda: rows, by_copy=True):
+    with named(query, reads=True), _large_rows_named(query, names, types, lambda: rows, by_copy=True):
         sql = await _with_literals(raw, query, parameters) if parameters else query.sql
         async with aclosing(_copied_lines(raw, sql, types, lost)) as batches:
             try:

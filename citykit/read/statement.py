@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import ClauseElement, Date, Dialect, Integer, TextClause, TextualSelect
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.exc import CompileError, InvalidRequestError, StatementError
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.expression import Executable
 from sqlalchemy.types import TypeEngine
 
@@ -415,9 +416,10 @@ def _check_names(
 
 
 def _compiled_clause(clause: Any, params: dict[str, Any], conforming: bool) -> Query:
+    for each in visitors.iterate(clause):
+        if isinstance(each, TextClause):
+            _written(each.text, conforming)
     text = clause.element if isinstance(clause, TextualSelect) else clause
-    if isinstance(text, TextClause):
-        _written(text.text, conforming)
     try:
         made = clause.compile(dialect=_DIALECT)
         binds = {name: bind for bind, name in made.bind_names.items()}

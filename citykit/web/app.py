@@ -63,6 +63,8 @@ def create_app(
     ------
     MissingDependencyError
         On import, without ``pip install 'citykit[web]'``.
+    ValueError
+        If `patience` is not above 0, or more than an hour.
 
     Examples
     --------
@@ -71,6 +73,8 @@ def create_app(
     >>> sorted(app.openapi()["paths"])[:4]
     ['/cities/', '/cities/biggest', '/cities/bulk', '/cities/search']
     """
+    if not 0 < patience <= 3600:
+        raise ValueError(f"patience is a number of seconds above 0, at most 3,600, not {patience!r}")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

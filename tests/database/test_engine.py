@@ -6,9 +6,10 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import URL, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 import citykit
@@ -108,7 +109,7 @@ async def test_engine_options_that_do_not_exist(engine: AsyncEngine) -> None:
 
 
 @pytest.mark.parametrize("name", ["lock_timeout", "silence_timeout"])
-@pytest.mark.parametrize("seconds", [0, -1, None, "30", True, float("nan"), float("inf"), 3e6])
+@pytest.mark.parametrize("seconds", [0, -1, None, "30", True, np.int64(0), float("nan"), float("inf"), 3e6])
 async def test_a_timeout_is_a_number_of_seconds_above_0(
     engine: AsyncEngine, name: str, seconds: object
 ) -> None:
@@ -142,6 +143,11 @@ async def test_engine_options_are_passed_on(engine: AsyncEngine) -> None:
 def test_urls_are_sent_through_asyncpg(given: str, used: str) -> None:
     assert asyncpg_url(given) == make_url(used)
     assert asyncpg_url(make_url(given)) == make_url(used)
+
+
+def test_a_url_object_may_have_the_directory_of_a_socket_as_its_host() -> None:
+    url = URL.create("postgresql", "ada", host="/run/postgresql", database="geo")
+    assert asyncpg_url(url) == url.set(drivername="postgresql+asyncpg")
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,8 @@ def test_columns_and_new_names(tmp_path: Path) -> None:
             citykit.read_file(path, rename={"country": "name"})
         with pytest.raises(citykit.CitykitError, match="two of its columns would be called 'x'"):
             citykit.read_file(path, rename={"name": "x", "country": "x"}, columns=["x"])
+        once: Any = iter(["name"])
+        assert citykit.read_file([path, path], columns=once).columns.tolist() == ["name"]
         options: dict[str, Any] = {"columns": frame.columns, "rename": {"name": "city"}}
         assert citykit.read_file(path, **options).columns.tolist() == ["population", "city"]
 
@@ -427,6 +429,10 @@ def test_a_column_of_the_names_of_directories_is_text_unless_the_files_have_it(t
         "region": ["01", "1"],
         "kä": ["a b", "c"],
     }
+    named = in_parquet(pa.table({"name": ["a"], "n": [5], "region": ["7"]}))
+    written(tmp_path / "region=1/k%C3%A4=c/n=2/a.parquet", named)
+    with pytest.raises(citykit.CitykitError, match="column 'region' of its file"):
+        citykit.read_file(tmp_path)
 
 
 @pytest.mark.parametrize(

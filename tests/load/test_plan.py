@@ -452,7 +452,7 @@ async def test_a_wait_for_a_lock_is_bounded_and_says_who_holds_it(
                 "0.3 s",
                 f"process {pid} (the holder)",
                 "nothing was",
-                "await citykit.connect(…, lock_timeout=",
+                "await citykit.connect(url, lock_timeout=",
             ):
                 assert part in said
             await holder.rollback()

@@ -61,6 +61,8 @@ def test_a_semicolon_or_comment_at_the_end_goes(end: str) -> None:
         (text("SELECT 1; SELECT 2"), {}, "more than one statement"),
         (text("SELECT $1::int"), None, "Parameters are named"),
         (text("SELECT $1::int, :name"), {"name": 1}, "Parameters are named"),
+        (select(City.name).where(text("region = $1")), None, "Parameters are named"),
+        (select(City.name).where(City.country == "IS", text("region = $1")), None, "Parameters are named"),
         ("SELECT '\ud800'", None, r"in line 1 the character '\\ud800'.*nothing was changed"),
         ("SELECT 1,\n'a\0b'", None, r"in line 2 the character '\\x00'.*nothing was changed"),
         (text("SELECT '\0'"), None, r"in line 1 the character '\\x00'.*nothing was changed"),
