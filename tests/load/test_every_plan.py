@@ -251,6 +251,16 @@ CASES: dict[str, Case] = {
         "CHECK (a IS NULL OR id IS NOT NULL))",
         **numbers(k=[2, 3], a=[1, 10]), rejected=(1, "a"),
     ),
+    "a check of a generated column, where a row refers to a later one": Case(
+        "CREATE TABLE t (k int PRIMARY KEY, up int REFERENCES t, a int, "
+        "g int GENERATED ALWAYS AS (a * 2) STORED, CHECK (a IS NULL OR g < 9))",
+        **numbers(k=[1, 2, 3], up=[2, None, None], a=[1, 1, 10]), rejected=(2, "a"),
+    ),
+    "a foreign key of a generated column, where a row refers to a later one": Case(
+        "CREATE TABLE p (id int PRIMARY KEY); INSERT INTO p VALUES (1); CREATE TABLE t (k int PRIMARY KEY, "
+        "up int REFERENCES t, a int, g int GENERATED ALWAYS AS (a * 2 - 1) STORED REFERENCES p)",
+        **numbers(k=[1, 2, 3], up=[2, None, None], a=[1, 1, 10]), rejected=(2, ""),
+    ),
     "rules that are not enforced": Case(
         "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE t (k int PRIMARY KEY, "
         "v int CHECK (v < 9) NOT ENFORCED REFERENCES p NOT ENFORCED, w int CHECK (w > 0))",
