@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from citykit.database import Condition, sqlstate
 from citykit.encode import Rule, is_in_binary
 from citykit.errors import CitykitError
 from citykit.pgtypes import ENUM, PGTYPES
@@ -19,7 +21,7 @@ Mode: TypeAlias = Literal["ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"]
 
 # The type of each column of a table c, to tell whether they are still the same.
 _TYPES = """(
-    SELECT string_agg(format('%I %s %s', a.attname, a.atttypid, a.atttypmod), ', ' ORDER BY a.attname)
+    SELECT json_object_agg(a.attname, json_build_array(a.atttypid::bigint, a.atttypmod))
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
 # `rebuildable` is false where others would see that the indexes are dropped and built: tables that inherit,
 # event triggers, subscribers (who get the TRUNCATE of a published table), a logical decoding plugin
@@ -176,7 +178,8 @@ FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamesp
 WHERE c.oid = to_regclass(:name)
 """)  # noqa: S608  a text of its own
 _NOW = text(f"""
-SELECT c.oid::bigint AS oid, {_TYPES} AS types FROM pg_catalog.pg_class c WHERE c.oid = to_regclass(:name)
+SELECT c.oid::bigint AS oid, {_TYPES}::text AS types, format_type(c.reltype, NULL) AS row
+FROM pg_catalog.pg_class c WHERE c.oid = to_regclass(:name)
 """)  # noqa: S608
 
 
@@ -232,7 +235,7 @@ class Facts:
     unique: tuple[tuple[str, ...], ...] = ()  # those of each other unique key
     nulls_equal: frozenset[frozenset[str]] = frozenset()  # those that are NULLS NOT DISTINCT
     oid: int = 0
-    types: str = ""  # of all columns, to be compared
+    types: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of each column: its oid and its typmod
     name: str = ""
     kind: str = "r"  # pg_class.relkind
     instead: bool = False  # a view with INSTEAD OF triggers, which takes no ON CONFLICT
@@ -264,7 +267,7 @@ async def facts_of(connection: AsyncConnection, table: str) -> Facts | None:
     return None if facts.get("selectable") is None else _facts(facts)
 
 
-async def is_still(connection: AsyncConnection, table: str, facts: Facts) -> bool:
+async def is_still(connection: AsyncConnection, table: str, facts: Facts, columns: Collection[str]) -> bool:
     """Tell whether a table, by its name in SQL, is the one that the facts are about.
 
     Raises
@@ -273,9 +276,32 @@ async def is_still(connection: AsyncConnection, table: str, facts: Facts) -> boo
         If the types of its columns are others now: the rows were checked by those of the facts.
     """
     now = (await connection.execute(_NOW, {"name": table})).one_or_none()
-    if now and now.types != facts.types:
+    if now is None:
+        return False
+    types = json.loads(now.types or "{}")
+    same = all(types.get(name) == facts.types.get(name) for name in columns)
+    if same and not facts.read_committed:
+        known = [name for name in columns if name in facts.types]
+        same = [facts.types[name][0] for name in known] == await _parsed(connection, now.row, known)
+    if not same:
         raise CitykitError(f"table {table} was altered meanwhile; nothing was loaded. Run it again")
-    return bool(now and now.oid == facts.oid)
+    return bool(now.oid == facts.oid)
+
+
+async def _parsed(connection: AsyncConnection, row: str, columns: Sequence[str]) -> list[int]:
+    """Return the oids of the types of some columns of a row type, by the parser; [] if one is gone.
+
+    The parser knows what was committed last. A SELECT from pg_attribute, in a transaction that is not READ
+    COMMITTED, has the columns as they were at its first statement. The parser does not tell their typmods.
+    """
+    quote = connection.dialect.identifier_preparer.quote
+    oids = (f"pg_typeof((CAST(NULL AS {row})).{quote(name)})::oid::bigint" for name in columns)
+    try:
+        return list((await connection.exec_driver_sql(f"SELECT {', '.join(oids)}")).one())
+    except DBAPIError as exc:
+        if sqlstate(exc) != Condition.UNDEFINED_COLUMN:
+            raise
+        return []
 
 
 # By pg_class.relkind: kinds that take no rows, and kinds that take rows and are no tables.
