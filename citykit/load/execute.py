@@ -150,8 +150,14 @@ class Load:
         converted = {c.name: c.definition for c in known if is_converted(rules[c.name], c)}
         as_text = frozenset(c.name for c in known if c.element in NOT_COMPARED)
         nullable = any(c.nullable for c in self.table.columns if c.name in self.key)
-        nullable = nullable and frozenset(self.key) not in facts.nulls_equal
-        self.target = replace(self.target, converted=converted, as_text=as_text, nullable_key=nullable)
+        nulls_equal = nullable and frozenset(self.key) in facts.nulls_equal
+        self.target = replace(
+            self.target,
+            converted=converted,
+            as_text=as_text,
+            nullable_key=nullable and not nulls_equal,
+            nulls_equal=nulls_equal,
+        )
         self.wanted = Wanted(
             columns=self.target.columns,
             key=self.key,
