@@ -410,6 +410,9 @@ _WIDER = {
 
 def sorted_alike(rule: Rule, column: Column | None) -> bool:
     """Tell whether Arrow finds a column's values equal, and sorts them, as the server does."""
+    stored = PGTYPES.get(column.element) if column else None
+    if column is None or stored is None or stored.compared_alike == "never":
+        return False
     if rule.compared_alike == "in the C collation":
         return column is not None and column.collation == ' COLLATE pg_catalog."C"'
     return rule.compared_alike == "always"

@@ -386,6 +386,10 @@ CASES: dict[str, Case] = {
         {"k": [2, 3, 4], "v": ["1", "x", "3"], "w": ["2026-01-01", "soon", "today"], "x": ["a", "b", "c"]},
         {"k": INTEGER, "v": TEXT, "w": TEXT, "x": TEXT}, rejected=(1, "v"), more=[(1, "w")],
     ),
+    "a text key for a char": Case(
+        "CREATE TABLE t (k char(5) COLLATE \"C\" PRIMARY KEY, v int); INSERT INTO t VALUES ('a', 1)",
+        {"k": ["a", "a "], "v": [2, 3]}, {"k": TEXT, "v": INTEGER}, said="already there",
+    ),
     "a text key for an integer": Case(
         "CREATE TABLE t (k int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1)",
         {"k": ["2", "01", "02"], "v": [1, 2, 3]}, {"k": TEXT, "v": INTEGER}, said="already there",
