@@ -19,7 +19,7 @@ from citykit.pgtypes import ENUM, PGTYPES
 
 Mode: TypeAlias = Literal["ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"]
 
-# The type of each column of a table c, to tell whether they are still the same.
+# The type of each column of a table c, to tell whether they are still the same: its oid and its typmod.
 _TYPES = """(
     SELECT json_object_agg(a.attname, json_build_array(a.atttypid::bigint, a.atttypmod))
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
@@ -75,7 +75,7 @@ SELECT json_build_object(
                LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typlen = -1
                WHERE t.oid = a.atttypid AND 'd' IN (t.typtype, e.typtype)),
     'not_null', a.attnotnull,
-    'needed', a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND NOT EXISTS (
+    'needed', (a.attnotnull OR base.required) AND NOT a.atthasdef AND a.attidentity = '' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typdefault IS NOT NULL),
     'refuses', CASE WHEN a.attgenerated <> '' THEN 'generated' WHEN a.attidentity = 'a' THEN 'identity' END,
     'sequence', coalesce(pg_get_serial_sequence(CAST(:name AS text), a.attname), (
@@ -99,17 +99,18 @@ SELECT json_build_object(
     ) ORDER BY a.attnum)
     FROM pg_catalog.pg_attribute a
     CROSS JOIN LATERAL (  -- a domain's base type; its CHECK is left to the table
-        WITH RECURSIVE base (depth, oid, typmod) AS (
-            SELECT 0, a.atttypid, a.atttypmod
+        WITH RECURSIVE base (depth, oid, typmod, required) AS (
+            SELECT 0, a.atttypid, a.atttypmod, false
             UNION ALL
             SELECT depth + 1, coalesce(nullif(t.typbasetype, 0), (
                        SELECT b.typarray FROM pg_catalog.pg_type e
                        JOIN pg_catalog.pg_type b ON b.oid = e.typbasetype
                        WHERE e.oid = t.typelem AND e.typtype = 'd' AND t.typlen = -1)),
-                   CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE -1 END
+                   CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE -1 END,
+                   required OR t.typnotnull
             FROM base JOIN pg_catalog.pg_type t USING (oid)
         )
-        SELECT oid, typmod FROM base WHERE oid IS NOT NULL ORDER BY depth DESC LIMIT 1) base
+        SELECT oid, typmod, required FROM base WHERE oid IS NOT NULL ORDER BY depth DESC LIMIT 1) base
     JOIN pg_catalog.pg_type b ON b.oid = base.oid
     LEFT JOIN pg_catalog.pg_type e ON e.oid = b.typelem AND b.typlen = -1
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
@@ -199,7 +200,7 @@ class Column:
     labels: tuple[str, ...] = ()  # of an enum, or an array of one
     domain: str | None = None  # the type in SQL, where it is a domain or an array of one
     not_null: bool = False
-    needed: bool = False  # NOT NULL, and nothing of the server fills it but a trigger
+    needed: bool = False  # NOT NULL, or of a domain that is, and nothing of the server fills it but a trigger
     refuses: str | None = None  # "generated" or "identity" (ALWAYS), where it takes no value
     sequence: str | None = None  # the sequence that numbers it, by its name in SQL
     # What the role may do; USAGE: of the sequences that its default names.
@@ -273,7 +274,7 @@ async def is_still(connection: AsyncConnection, table: str, facts: Facts, column
     Raises
     ------
     CitykitError
-        If the types of its columns are others now: the rows were checked by those of the facts.
+        If these columns have other types now: the rows were checked by those of the facts.
     """
     now = (await connection.execute(_NOW, {"name": table})).one_or_none()
     if now is None:
@@ -414,7 +415,7 @@ def sorted_alike(rule: Rule, column: Column | None) -> bool:
     if column is None or stored is None or stored.compared_alike == "never":
         return False
     if rule.compared_alike == "in the C collation":
-        return column is not None and column.collation == ' COLLATE pg_catalog."C"'
+        return column.collation == ' COLLATE pg_catalog."C"'
     return rule.compared_alike == "always"
 
 
