@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from citykit.database import Condition, sqlstate
 from citykit.encode import Rule, is_in_binary
 from citykit.errors import CitykitError
 from citykit.pgtypes import ENUM, PGTYPES
 
 Mode: TypeAlias = Literal["ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"]
 
-# The type of each column of a table c, to tell whether they are still the same.
+# The type of each column of a table c, to tell whether they are still the same: its oid and its typmod.
 _TYPES = """(
-    SELECT string_agg(format('%I %s %s', a.attname, a.atttypid, a.atttypmod), ', ' ORDER BY a.attname)
+    SELECT json_object_agg(a.attname, json_build_array(a.atttypid::bigint, a.atttypmod))
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
 # `rebuildable` is false where others would see that the indexes are dropped and built: tables that inherit,
 # event triggers, subscribers (who get the TRUNCATE of a published table), a logical decoding plugin
@@ -73,7 +75,7 @@ SELECT json_build_object(
                LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typlen = -1
                WHERE t.oid = a.atttypid AND 'd' IN (t.typtype, e.typtype)),
     'not_null', a.attnotnull,
-    'needed', a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND NOT EXISTS (
+    'needed', (a.attnotnull OR base.required) AND NOT a.atthasdef AND a.attidentity = '' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typdefault IS NOT NULL),
     'refuses', CASE WHEN a.attgenerated <> '' THEN 'generated' WHEN a.attidentity = 'a' THEN 'identity' END,
     'sequence', coalesce(pg_get_serial_sequence(CAST(:name AS text), a.attname), (
@@ -97,17 +99,18 @@ SELECT json_build_object(
     ) ORDER BY a.attnum)
     FROM pg_catalog.pg_attribute a
     CROSS JOIN LATERAL (  -- a domain's base type; its CHECK is left to the table
-        WITH RECURSIVE base (depth, oid, typmod) AS (
-            SELECT 0, a.atttypid, a.atttypmod
+        WITH RECURSIVE base (depth, oid, typmod, required) AS (
+            SELECT 0, a.atttypid, a.atttypmod, false
             UNION ALL
             SELECT depth + 1, coalesce(nullif(t.typbasetype, 0), (
                        SELECT b.typarray FROM pg_catalog.pg_type e
                        JOIN pg_catalog.pg_type b ON b.oid = e.typbasetype
                        WHERE e.oid = t.typelem AND e.typtype = 'd' AND t.typlen = -1)),
-                   CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE -1 END
+                   CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE -1 END,
+                   required OR t.typnotnull
             FROM base JOIN pg_catalog.pg_type t USING (oid)
         )
-        SELECT oid, typmod FROM base WHERE oid IS NOT NULL ORDER BY depth DESC LIMIT 1) base
+        SELECT oid, typmod, required FROM base WHERE oid IS NOT NULL ORDER BY depth DESC LIMIT 1) base
     JOIN pg_catalog.pg_type b ON b.oid = base.oid
     LEFT JOIN pg_catalog.pg_type e ON e.oid = b.typelem AND b.typlen = -1
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
@@ -176,7 +179,8 @@ FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamesp
 WHERE c.oid = to_regclass(:name)
 """)  # noqa: S608  a text of its own
 _NOW = text(f"""
-SELECT c.oid::bigint AS oid, {_TYPES} AS types FROM pg_catalog.pg_class c WHERE c.oid = to_regclass(:name)
+SELECT c.oid::bigint AS oid, {_TYPES}::text AS types, format_type(c.reltype, NULL) AS row
+FROM pg_catalog.pg_class c WHERE c.oid = to_regclass(:name)
 """)  # noqa: S608
 
 
@@ -196,7 +200,7 @@ class Column:
     labels: tuple[str, ...] = ()  # of an enum, or an array of one
     domain: str | None = None  # the type in SQL, where it is a domain or an array of one
     not_null: bool = False
-    needed: bool = False  # NOT NULL, and nothing of the server fills it but a trigger
+    needed: bool = False  # NOT NULL, or of a domain that is, and nothing of the server fills it but a trigger
     refuses: str | None = None  # "generated" or "identity" (ALWAYS), where it takes no value
     sequence: str | None = None  # the sequence that numbers it, by its name in SQL
     # What the role may do; USAGE: of the sequences that its default names.
@@ -232,7 +236,7 @@ class Facts:
     unique: tuple[tuple[str, ...], ...] = ()  # those of each other unique key
     nulls_equal: frozenset[frozenset[str]] = frozenset()  # those that are NULLS NOT DISTINCT
     oid: int = 0
-    types: str = ""  # of all columns, to be compared
+    types: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of each column: its oid and its typmod
     name: str = ""
     kind: str = "r"  # pg_class.relkind
     instead: bool = False  # a view with INSTEAD OF triggers, which takes no ON CONFLICT
@@ -264,18 +268,41 @@ async def facts_of(connection: AsyncConnection, table: str) -> Facts | None:
     return None if facts.get("selectable") is None else _facts(facts)
 
 
-async def is_still(connection: AsyncConnection, table: str, facts: Facts) -> bool:
+async def is_still(connection: AsyncConnection, table: str, facts: Facts, columns: Collection[str]) -> bool:
     """Tell whether a table, by its name in SQL, is the one that the facts are about.
 
     Raises
     ------
     CitykitError
-        If the types of its columns are others now: the rows were checked by those of the facts.
+        If these columns have other types now: the rows were checked by those of the facts.
     """
     now = (await connection.execute(_NOW, {"name": table})).one_or_none()
-    if now and now.types != facts.types:
+    if now is None:
+        return False
+    types = json.loads(now.types or "{}")
+    same = all(types.get(name) == facts.types.get(name) for name in columns)
+    if same and not facts.read_committed:
+        known = [name for name in columns if name in facts.types]
+        same = [facts.types[name][0] for name in known] == await _parsed(connection, now.row, known)
+    if not same:
         raise CitykitError(f"table {table} was altered meanwhile; nothing was loaded. Run it again")
-    return bool(now and now.oid == facts.oid)
+    return bool(now.oid == facts.oid)
+
+
+async def _parsed(connection: AsyncConnection, row: str, columns: Sequence[str]) -> list[int]:
+    """Return the oids of the types of some columns of a row type, by the parser; [] if one is gone.
+
+    The parser knows what was committed last. A SELECT from pg_attribute, in a transaction that is not READ
+    COMMITTED, has the columns as they were at its first statement. The parser does not tell their typmods.
+    """
+    quote = connection.dialect.identifier_preparer.quote
+    oids = (f"pg_typeof((CAST(NULL AS {row})).{quote(name)})::oid::bigint" for name in columns)
+    try:
+        return list((await connection.exec_driver_sql(f"SELECT {', '.join(oids)}")).one())
+    except DBAPIError as exc:
+        if sqlstate(exc) != Condition.UNDEFINED_COLUMN:
+            raise
+        return []
 
 
 # By pg_class.relkind: kinds that take no rows, and kinds that take rows and are no tables.
@@ -384,8 +411,11 @@ _WIDER = {
 
 def sorted_alike(rule: Rule, column: Column | None) -> bool:
     """Tell whether Arrow finds a column's values equal, and sorts them, as the server does."""
+    stored = PGTYPES.get(column.element) if column else None
+    if column is None or stored is None or stored.compared_alike == "never":
+        return False
     if rule.compared_alike == "in the C collation":
-        return column is not None and column.collation == ' COLLATE pg_catalog."C"'
+        return column.collation == ' COLLATE pg_catalog."C"'
     return rule.compared_alike == "always"
 
 

@@ -26,7 +26,7 @@ from citykit.database import (
     server_message,
     sqlstate,
 )
-from citykit.encode import Names, rejects_frame, types_of
+from citykit.encode import Names, columns_of_key, rejects_frame, types_of
 from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError
 from citykit.load.catalogue import facts_of, refuse_no_table
 from citykit.load.named import ServerType, creating, described, parsed
@@ -123,7 +123,7 @@ async def create_table(
         raise TypeError(
             f"a DataFrame or Arrow data with rows at hand is needed, not {type(frame).__name__}; {UNDONE}"
         )
-    columns = (key,) if isinstance(key, str) else tuple(key or ())
+    columns = columns_of_key(key, UNDONE) if key is not None else ()
     found = await asyncio.to_thread(_checked, source, named, columns, types or {})
 
     async def work(connection: AsyncConnection) -> Table:
@@ -152,7 +152,7 @@ async def create_for(
 
     `names` are those of its columns in the table. The load itself checks the values of the key.
     """
-    columns = (key,) if isinstance(key, str) else tuple(key or ())
+    columns = columns_of_key(key, UNDONE) if key is not None else ()
     if isinstance(piece, pd.DataFrame):
         piece = names.renamed(piece)
     else:
@@ -280,6 +280,7 @@ async def _known(connection: AsyncConnection, column: str, name: str) -> ServerT
     return ServerType(f"{found}{limits}{'[]' if is_array else ''}")
 
 
+_LACKS_SCHEMA = text("SELECT to_regnamespace(:name) IS NULL")
 _SCHEMA = text("""
 SELECT quote_ident(n.nspname) AS schema, quote_ident(current_user) AS role FROM pg_catalog.pg_namespace n
 WHERE n.nspname = coalesce(CAST(:name AS text), current_schema())
@@ -294,8 +295,10 @@ async def _create(connection: AsyncConnection, table: Table) -> None:
             await connection.run_sync(table.create)
     except DBAPIError as exc:
         if sqlstate(exc) == Condition.INVALID_SCHEMA_NAME and table.schema is not None:
-            mend = f"CREATE SCHEMA {connection.dialect.identifier_preparer.quote(table.schema)}"
-            raise CitykitError(f"{server_message(exc)}; {UNDONE}. Make it with SQL: {mend}") from exc
+            schema = connection.dialect.identifier_preparer.quote(table.schema)
+            if await connection.scalar(_LACKS_SCHEMA, {"name": schema}):  # else a type's schema is missing
+                mend = f"CREATE SCHEMA {schema}"
+                raise CitykitError(f"{server_message(exc)}; {UNDONE}. Make it with SQL: {mend}") from exc
         if sqlstate(exc) != Condition.INSUFFICIENT_PRIVILEGE:
             raise
         lacking = (await connection.execute(_SCHEMA, {"name": table.schema})).one_or_none()

@@ -132,7 +132,7 @@ class Load:
                 staged = await self._stage_beside(self.beside.rule.name, every)
                 await self.beside.prepare(self.connection, staged, self.on_conflict)
             held = await self._lock()
-            while held and not await is_still(self.connection, self._name, self.facts):
+            while held and not await is_still(self.connection, self._name, self.facts, self._filled):
                 self._plan_by(await self._look_up())  # it was replaced before the lock was granted
             if held == "SHARE ROW EXCLUSIVE" and not self.target.wide:
                 self.by = await asyncio.to_thread(costliest, first, self.facts.orders)
@@ -150,8 +150,14 @@ class Load:
         converted = {c.name: c.definition for c in known if is_converted(rules[c.name], c)}
         as_text = frozenset(c.name for c in known if c.element in NOT_COMPARED)
         nullable = any(c.nullable for c in self.table.columns if c.name in self.key)
-        nullable = nullable and frozenset(self.key) not in facts.nulls_equal
-        self.target = replace(self.target, converted=converted, as_text=as_text, nullable_key=nullable)
+        nulls_equal = nullable and frozenset(self.key) in facts.nulls_equal
+        self.target = replace(
+            self.target,
+            converted=converted,
+            as_text=as_text,
+            nullable_key=nullable and not nulls_equal,
+            nulls_equal=nulls_equal,
+        )
         self.wanted = Wanted(
             columns=self.target.columns,
             key=self.key,
@@ -189,6 +195,12 @@ class Load:
         if facts is None:  # a transaction that is not READ COMMITTED still sees the old catalogue
             raise CitykitError(f"table {self._name} was altered meanwhile; nothing was loaded. Run it again")
         return facts
+
+    @property
+    def _filled(self) -> list[str]:
+        """The columns whose types a load relies on: those it sends, its key, and the one it may number."""
+        counter = [self.facts.counter.column] if self.facts.counter else []
+        return list(dict.fromkeys([*self.target.columns, *self.key, *counter]))
 
     async def _lock(self) -> Mode | None:
         """Lock the table, if the role may, until the transaction ends, so that it cannot be replaced."""

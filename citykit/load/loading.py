@@ -138,7 +138,7 @@ async def load_frame(
     It equals adding the rows one by one, in order; only their places in the table's file, and numbers that
     the database gives, may follow another order. The frame is not changed. Deferred constraints are checked
     before the load ends. The sequence of a column that the frame fills goes on after its values, if the role
-    has the privileges SELECT and UPDATE on it.
+    has the privilege UPDATE on it, and SELECT or USAGE.
 
     Parameters
     ----------

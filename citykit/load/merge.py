@@ -69,12 +69,13 @@ class Merge:
 
         It counts the rows that on_conflict='skip' would skip: of a new key, all but the first.
         """
-        stored = and_(*(self.table.c[name] == self.staging.c[name] for name in self.target.key))
-        there = func.count(self.table.c[self.target.key[0]]) > 0
+        keys = (self.table.c[name] for name in self.target.key)
+        stored = select(*keys, literal_column("true").label(self.target.place)).subquery("stored")
+        there = func.count(stored.c[self.target.place]) > 0
         statement = (
             select(func.count() - case((there, 0), else_=1), *self._key)
-            .outerjoin_from(self.staging, self.table, stored)
-            .where(*(column.is_not(None) for column in self._key))
+            .outerjoin_from(self.staging, stored, self._equal(stored.c, self.staging.c))
+            .where(*(column.is_not(None) for column in self._key if not self.target.nulls_equal))
             .group_by(*self._key)
             .having(or_(func.count() > 1, there))
             .order_by(func.min(self.staging.c[self.target.position]))
@@ -98,6 +99,13 @@ class Merge:
         # A NULL in a key equals no other NULL: such a row is one of its own.
         lacking = or_(*(column.is_(None) for column in self._key))
         return [*self._key, case((lacking, self.staging.c[self.target.position]), else_=null())]
+
+    def _equal(self, one: Any, other: Any) -> Any:
+        """Compare the keys of two rows; with OR, which an index serves, and not with IS NOT DISTINCT FROM."""
+        pairs = [(one[name], other[name]) for name in self.target.key]
+        if not self.target.nulls_equal:
+            return and_(*(left == right for left, right in pairs))
+        return and_(*(or_(left == right, and_(left.is_(None), right.is_(None))) for left, right in pairs))
 
     def keys(self) -> Select[Any]:
         """SELECT each staged key once."""
@@ -127,7 +135,7 @@ class Merge:
         if self.arbiter:
             return self._insert().on_conflict_do_nothing(index_elements=self.target.key)
         first = self.first_or_last().subquery("staged")
-        there = exists().where(*(self.table.c[name] == first.c[name] for name in self.target.key))
+        there = exists().where(self._equal(self.table.c, first.c))
         new = select(*(first.c[name] for name in self.target.columns)).where(~there)
         return insert(self.table).from_select(list(self.target.columns), new)
 
@@ -165,9 +173,9 @@ class Merge:
         if not self.target.values:
             return 0
         given = rows.subquery("staged")
-        same = [given.c[name] == self.table.c[name] for name in self.target.key]
+        same = self._equal(given.c, self.table.c)
         values = {name: given.c[name] for name in self.target.values}
-        statement = update(self.table).values(values).where(*same, self.differs(self.table.c, given.c))
+        statement = update(self.table).values(values).where(same, self.differs(self.table.c, given.c))
         return (await self.connection.execute(statement)).rowcount
 
     def _or_update(self, statement: Insert) -> Insert:

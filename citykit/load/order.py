@@ -111,24 +111,28 @@ class Given:
         """Set each sequence past those values, unless it is already, or the role may not set it."""
         for name, (lowest, highest) in self.limits.items():
             sequence = self.sequences[name]
-            if await connection.scalar(_MAY_SET, {"sequence": sequence}):
+            rights = (await connection.execute(_RIGHTS, {"sequence": sequence})).one()
+            if rights.may_set and (rights.may_read or rights.may_use):
                 given = {"sequence": sequence, "lowest": lowest, "highest": highest}
-                await connection.execute(_go_past(sequence), given)
+                await connection.execute(_go_past(sequence, readable=rights.may_read), given)
 
 
-_MAY_SET = text("""
-SELECT has_sequence_privilege(CAST(:sequence AS text), 'UPDATE')
-   AND has_sequence_privilege(CAST(:sequence AS text), 'SELECT')
+_RIGHTS = text("""
+SELECT has_sequence_privilege(name, 'UPDATE') AS may_set, has_sequence_privilege(name, 'SELECT') AS may_read,
+       has_sequence_privilege(name, 'USAGE') AS may_use
+FROM CAST(:sequence AS text) AS name
 """)
+# Without the right to read a sequence, the last number that it gave. If it has given none, that is NULL, also
+# where setval(…, false) has set it: it gives one now.
+_LAST = """LATERAL (
+    SELECT coalesce(pg_sequence_last_value(seqrelid), nextval(seqrelid::regclass)) AS last_value,
+           true AS is_called
+)"""
 
 
-def _go_past(sequence: str) -> TextClause:
-    """Return the statement that sets a sequence, by its name in SQL, past a value that was given.
-
-    Where it stands is read from the sequence itself: pg_sequence_last_value() is NULL until it has given a
-    number, also if setval(…, false) has set it.
-    """
-    state = sequence.replace(":", "\\:")  # which text() would take for a parameter
+def _go_past(sequence: str, *, readable: bool) -> TextClause:
+    """Return the statement that sets a sequence, by its name in SQL, past a value that was given."""
+    state = sequence.replace(":", "\\:") if readable else _LAST  # text() would take : for a parameter
     return text(f"""
 SELECT setval(seqrelid::regclass, given) FROM (
     SELECT *, CASE WHEN seqincrement > 0 THEN CAST(:highest AS bigint) ELSE CAST(:lowest AS bigint) END given

@@ -19,13 +19,14 @@ from citykit.load.merge import Merge, OnConflict
 Violation: TypeAlias = tuple[int, str, Any, str]  # position, column, value, reason
 TRIED_ROWS = 1_000  # refused rows that are found one by one, before those are reported or left out
 
-# Each row is a rule of the table: its columns, a condition that holds for rows that break it, and the reason
-# to report. The conditions are made of the server's own texts and quoted names; that of a foreign key with
-# PERIOD is NULL. Before PostgreSQL 18 there are no `conenforced` and no `conperiod`.
+# Each row is a rule of the table: its columns, a condition that holds for rows that break it, the reason to
+# report, and the name of a foreign key. The conditions are made of the server's own texts and quoted names;
+# that of a foreign key with PERIOD is NULL. Before PostgreSQL 18 there are no `conenforced`, no `conperiod`.
 _RULES = text("""
 SELECT array_agg(a.attname::text ORDER BY u.place) AS columns,
        format('(%s) IS FALSE', pg_get_expr(k.conbin, k.conrelid)) AS broken,
-       format('against %s %s', k.conname, pg_get_constraintdef(k.oid)) AS reason
+       format('against %s %s', k.conname, pg_get_constraintdef(k.oid)) AS reason,
+       NULL AS reference
 FROM pg_catalog.pg_constraint k
 CROSS JOIN LATERAL unnest(k.conkey) WITH ORDINALITY AS u (number, place)
 JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number
@@ -44,7 +45,8 @@ SELECT array_agg(a.attname::text ORDER BY u.place),
                format(' AND NOT EXISTS (SELECT FROM (%s) AS referred WHERE %s)',
                       CAST(:staged AS text),
                       string_agg(format('referred.%I = staged.%I', b.attname, a.attname), ' AND ')) END) END,
-       format('not in %s (%s)', k.confrelid::regclass, string_agg(b.attname, ', ' ORDER BY u.place))
+       format('not in %s (%s)', k.confrelid::regclass, string_agg(b.attname, ', ' ORDER BY u.place)),
+       k.conname::text
 FROM pg_catalog.pg_constraint k
 CROSS JOIN LATERAL unnest(k.conkey, k.confkey) WITH ORDINALITY AS u (number, referred, place)
 JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number
@@ -96,12 +98,12 @@ async def find_violations(
     """
     trial = await merge.connection.begin_nested()
     try:
-        found, certain = ([], False) if facts.rewritten else await _by_rules(merge, facts)
+        found, references = ([], set[str]()) if facts.rewritten else await _by_rules(merge, facts)
         if found:
             return found
         if check:
             await merge.connection.exec_driver_sql(check)
-        return await _Trial(merge, on_conflict, facts, references_hold=certain).run()
+        return await _Trial(merge, on_conflict, facts, references).run()
     finally:
         await trial.rollback()
 
@@ -162,8 +164,8 @@ async def _refused(
                 parts += [part[len(part) // 2 :], part[: len(part) // 2]]
 
 
-async def _by_rules(merge: Merge, facts: Facts) -> tuple[list[Violation], bool]:
-    """Return the rows that break a constraint, and whether all constraints could be checked."""
+async def _by_rules(merge: Merge, facts: Facts) -> tuple[list[Violation], set[str]]:
+    """Return the rows that break a constraint, and the names of the foreign keys that were looked up."""
     connection, target = merge.connection, merge.target
     quote = connection.dialect.identifier_preparer.quote
     filled = "".join(
@@ -179,20 +181,22 @@ async def _by_rules(merge: Merge, facts: Facts) -> tuple[list[Violation], bool]:
     }
     every = _rows(merge)
     staged = f"(SELECT *{filled} FROM ({every}) AS every) AS staged"  # noqa: S608  the server's own texts
-    rules: list[tuple[list[str], str | None, str]] = [
-        ([n], f"{quote(n)} IS NULL", "missing") for n, column in facts.columns.items() if column.not_null
+    rules: list[tuple[list[str], str | None, str, str | None]] = [
+        ([n], f"{quote(n)} IS NULL", "missing", None)
+        for n, column in facts.columns.items()
+        if column.not_null
     ]
     asked = {"name": target.named(connection), "staged": every}
     rules += [
-        (list(rule.columns), rule.broken, rule.reason) for rule in await connection.execute(_RULES, asked)
+        (list(rule.columns), rule.broken, rule.reason, rule.reference)
+        for rule in await connection.execute(_RULES, asked)
     ]
     found: list[Violation] = []
-    certain = True
-    for columns, broken, reason in rules:
+    references = set[str]()
+    for columns, broken, reason, reference in rules:
         if not set(columns) & set(target.columns):
             continue
         if broken is None or not computed.isdisjoint(columns):
-            certain = False
             continue
         shown = ", ".join(map(quote, columns))
         question = f"SELECT {target.position}, {shown} FROM {staged} WHERE {broken}"  # noqa: S608
@@ -200,13 +204,14 @@ async def _by_rules(merge: Merge, facts: Facts) -> tuple[list[Violation], bool]:
             async with connection.begin_nested():
                 rows = (await connection.exec_driver_sql(question)).all()
         except DBAPIError:  # no right to read the other table, or a default that only a real INSERT has
-            certain = False
             continue
+        if reference:
+            references.add(reference)
         for row in rows:
             position, *values = tuple(row)
             value = values[0] if len(columns) == 1 else tuple(values)
             found.append((position, ", ".join(columns), value, reason))
-    return sorted(found, key=lambda violation: violation[:2]), certain
+    return sorted(found, key=lambda violation: violation[:2]), references
 
 
 def _rows(merge: Merge) -> str:
@@ -226,7 +231,7 @@ class _Trial:
     merge: Merge
     on_conflict: OnConflict
     facts: Facts
-    references_hold: bool  # every foreign key was looked up: one that fails here refers to a later row
+    references: Collection[str]  # foreign keys that were looked up: one that fails here refers to a later row
 
     async def run(self) -> list[Violation]:
         async def attempt(part: Sequence[int]) -> None:
@@ -244,8 +249,9 @@ class _Trial:
     def _is_other(self, exc: DBAPIError) -> bool:
         """Tell whether a row is refused for a repeated key, or for a reference to a later row."""
         code = sqlstate(exc)
+        constraint = getattr(getattr(exc.orig, "__cause__", None), "constraint_name", None)
         return code == Condition.UNIQUE_VIOLATION or (
-            code == Condition.FOREIGN_KEY_VIOLATION and self.references_hold
+            code == Condition.FOREIGN_KEY_VIOLATION and constraint in self.references
         )
 
     async def _violation(self, position: int, exc: DBAPIError) -> Violation:

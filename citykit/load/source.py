@@ -297,6 +297,8 @@ def _to_pandas(chunk: pa.Table, start: int) -> pd.DataFrame:
     """Make a frame of Arrow columns as they are, without copying them, labelled by position."""
     frame: pd.DataFrame = chunk.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
     frame.index = pd.RangeIndex(start, start + len(frame))
+    # For what an error says to type; `table` stands for the Arrow data, which only the user has a name for.
+    frame.attrs[NOTATION] = {"frame": "table.to_pandas()"}
     if said := (chunk.schema.metadata or {}).get(NOTATION.encode()):
         with suppress(ValueError):  # metadata that another program wrote
             frame.attrs[NOTATION] = json.loads(said)
@@ -336,5 +338,5 @@ def _hint(source: object, piece: object) -> str:
             return f"Make one: source.{method}()"
     if isinstance(source, (dict, list, tuple, np.ndarray)) and len(source):
         named = isinstance(piece, dict) or getattr(getattr(source, "dtype", None), "names", None)
-        return f"Make one: pandas.DataFrame(source{'' if named else ', columns=[…]'})"
+        return f"Make one: pd.DataFrame(source{'' if named else ', columns=[…]'})"
     return "Call it: source()" if callable(source) else ""

@@ -36,6 +36,7 @@ class Target:
     columns: tuple[str, ...]
     key: tuple[str, ...]
     nullable_key: bool = False  # a row with a NULL in its key equals no other
+    nulls_equal: bool = False  # a NULL in its key equals a NULL (NULLS NOT DISTINCT)
     as_text: frozenset[str] = frozenset()  # columns that are compared by their text
     types: tuple[str, ...] | None = None  # the server's, where rows can be sent in binary
     converted: Mapping[str, str] = field(default_factory=dict)  # columns staged as text: their SQL types

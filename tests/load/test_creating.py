@@ -162,6 +162,24 @@ async def test_a_schema_that_is_missing_is_made_by_the_sql_that_the_error_says(e
     await execute(engine, 'DROP SCHEMA "no where" CASCADE')
 
 
+async def test_a_type_whose_schema_is_missing_is_not_mended_by_making_the_tables(engine: AsyncEngine) -> None:
+    mood = sa.Enum("a", name="mood", schema="nowhere")
+    with pytest.raises(citykit.CitykitError, match='schema "nowhere" does not exist') as caught:
+        await citykit.create_table(engine, "own.t", FRAME, types={"v": mood})
+    assert "CREATE SCHEMA" not in str(caught.value)
+    assert await columns(engine, "own.t") == {}
+
+
+@pytest.mark.parametrize("key", [5, [citykit.City.name], [None]], ids=["number", "attribute", "None"])
+async def test_a_key_that_is_no_name_is_refused(engine: AsyncEngine, key: Any) -> None:
+    said = "key is a name or a list of names.*; no table was made"
+    with pytest.raises(TypeError, match=said):
+        await citykit.create_table(engine, "readings", FRAME, key=key)
+    with pytest.raises(TypeError, match=said):
+        await citykit.load_frame(engine, FRAME, "readings", key=key, create=True)
+    assert await columns(engine, "readings") == {}
+
+
 async def test_an_enum_of_sqlalchemy_is_made_with_its_table(engine: AsyncEngine) -> None:
     mood = sa.Enum("ok", "bad", name="mood", schema="own")
     frame = pd.DataFrame({"k": [1, 2], "m": ["ok", "bad"]})

@@ -345,6 +345,40 @@ async def test_rows_with_null_in_a_key_that_does_not_tell_nulls_apart_are_one(
         assert (report.inserted, report.skipped) == (0, count + 1)
 
 
+NULLS_EQUAL = {
+    "partitions": [
+        "CREATE TABLE nulls (k int, v int, UNIQUE NULLS NOT DISTINCT (k)) PARTITION BY LIST (k)",
+        "CREATE TABLE nulls_rest PARTITION OF nulls DEFAULT",
+    ],
+    "deferrable": ["CREATE TABLE nulls (k int, v int, UNIQUE NULLS NOT DISTINCT (k) DEFERRABLE)"],
+    "plain": ["CREATE TABLE nulls (k int, v int, UNIQUE NULLS NOT DISTINCT (k))"],
+}
+
+
+@pytest.mark.parametrize("kind", NULLS_EQUAL)
+async def test_a_stored_row_with_null_in_a_key_that_does_not_tell_nulls_apart_is_found(
+    engine: AsyncEngine, kind: str
+) -> None:
+    if await scalar(engine, "SELECT current_setting('server_version_num')::int") < 150_000:
+        pytest.skip("PostgreSQL 14 has no such key: CITYKIT_TEST_URL of PostgreSQL 15 or newer")
+    stored = "INSERT INTO nulls VALUES (NULL, 1), (1, 1)"
+    await execute(engine, "DROP TABLE IF EXISTS nulls", *NULLS_EQUAL[kind], stored)
+    frame = pd.DataFrame({"k": pd.array([None, 2, None], dtype="Int64"), "v": [2, 2, 3]})
+    with pytest.raises(citykit.DuplicateKeyError, match=r"^2 rows are already there") as caught:
+        await citykit.load_frame(engine, frame, "nulls")
+    assert caught.value.keys == [(None,)]
+    report = await citykit.load_frame(engine, frame[:1], "nulls", on_conflict="skip")
+    assert (report.inserted, report.updated, report.skipped) == (0, 0, 1)
+    report = await citykit.load_frame(engine, frame, "nulls", on_conflict="update")
+    assert (report.inserted, report.updated, report.skipped) == (1, 2, 0)
+    assert await scalar(engine, "SELECT array_agg(v ORDER BY k) FROM nulls") == [1, 2, 3]
+    await execute(engine, "DELETE FROM nulls")
+    with pytest.raises(citykit.DuplicateKeyError, match=r"^1 row is already there") as caught:
+        await citykit.load_frame(engine, frame, "nulls")
+    assert caught.value.keys == [(None,)]
+    await execute(engine, "DROP TABLE nulls")
+
+
 async def test_columns_that_the_frame_lacks_keep_their_server_defaults(engine: AsyncEngine) -> None:
     table = sa.Table(
         "Select", sa.MetaData(),

@@ -364,33 +364,67 @@ async def test_what_another_session_commits_meanwhile_is_kept(engine: AsyncEngin
 CHANGES = {
     "altered": ["ALTER TABLE changing ALTER v TYPE float8"],
     "replaced": ["DROP TABLE changing", "CREATE TABLE changing (k int PRIMARY KEY, v smallint)"],
+    "dropped": ["ALTER TABLE changing DROP v"],
+    "numbered": ["ALTER TABLE changing ALTER id TYPE bigint"],
 }
+UNRELATED = {
+    "added": ["ALTER TABLE changing ADD more int NOT NULL DEFAULT 5"],
+    "dropped": ["ALTER TABLE changing DROP other"],
+    "altered": ["ALTER TABLE changing ALTER other TYPE int USING 0"],
+}
+ISOLATIONS: list[Any] = ["READ COMMITTED", "REPEATABLE READ"]
 
 
-@pytest.mark.parametrize("change", CHANGES)
-async def test_rows_do_not_go_into_a_table_that_got_other_types_meanwhile(
-    engine: AsyncEngine, change: str
-) -> None:
+async def load_while_it_changes(
+    engine: AsyncEngine, isolation: Any, count: int, changes: list[str]
+) -> citykit.LoadReport:
+    """Load into a table that another session changes while the load waits for its lock."""
     await execute(
-        engine, "DROP TABLE IF EXISTS changing", "CREATE TABLE changing (k int PRIMARY KEY, v bigint)"
+        engine,
+        "DROP TABLE IF EXISTS changing",
+        "CREATE TABLE changing (k int PRIMARY KEY, v bigint, other text, "
+        "id int GENERATED ALWAYS AS IDENTITY)",
     )
     table = sa.Table(
         "changing", sa.MetaData(), sa.Column("k", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("v", sa.BigInteger),
     )  # fmt: skip
-    frame = pd.DataFrame({"k": [1], "v": [70_000]})
-    async with engine.connect() as other:
-        await other.execute(text("LOCK TABLE changing IN SHARE ROW EXCLUSIVE MODE"))
-        loading = asyncio.create_task(citykit.load_frame(engine, frame, table))
-        await is_waited_for(engine, "changing")
-        for statement in CHANGES[change]:
-            await other.exec_driver_sql(statement)
-        await other.commit()
+    frame = pd.DataFrame({"k": range(count), "v": 70_000})
+    isolated = await citykit.connect(isolation_level=isolation)
+    try:
+        async with engine.connect() as other:
+            await other.execute(text("LOCK TABLE changing IN SHARE ROW EXCLUSIVE MODE"))
+            loading = asyncio.create_task(citykit.load_frame(isolated, frame, table))
+            await is_waited_for(engine, "changing")
+            for statement in changes:
+                await other.exec_driver_sql(statement)
+            await other.commit()
+        return await loading
+    finally:
+        await isolated.dispose()
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+@pytest.mark.parametrize("change", CHANGES)
+async def test_rows_do_not_go_into_a_table_that_got_other_types_meanwhile(
+    engine: AsyncEngine, change: str, isolation: str
+) -> None:
+    count = MANY if change == "numbered" else 1
     with pytest.raises(
         citykit.CitykitError, match=r"changing was altered meanwhile; nothing was loaded\. Run it again"
     ):
-        await loading
+        await load_while_it_changes(engine, isolation, count, CHANGES[change])
     assert await scalar(engine, "SELECT count(*) FROM changing") == 0
+    await execute(engine, "DROP TABLE changing")
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+@pytest.mark.parametrize("change", UNRELATED)
+async def test_rows_go_into_a_table_whose_other_columns_changed_meanwhile(
+    engine: AsyncEngine, change: str, isolation: str
+) -> None:
+    report = await load_while_it_changes(engine, isolation, 3, UNRELATED[change])
+    assert report.inserted == await scalar(engine, "SELECT count(*) FROM changing WHERE v = 70000") == 3
     await execute(engine, "DROP TABLE changing")
 
 

@@ -27,17 +27,17 @@ async def generate() -> AsyncIterator[pd.DataFrame]:
 
 # What is given, and what the error says to type, with the names of the columns where it says "…".
 SOURCES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "dict": (lambda _: CITIES, "pandas.DataFrame(source)"),
+    "dict": (lambda _: CITIES, "pd.DataFrame(source)"),
     "dict of frames": (lambda _: {"a": pd.DataFrame(CITIES)}, "source.values()"),
-    "list of dicts": (lambda _: [{"name": "a", "population": n} for n in (1,)], "pandas.DataFrame(source)"),
-    "list of tuples": (lambda _: [("a", 1), ("b", 2)], "pandas.DataFrame(source, columns=[…])"),
+    "list of dicts": (lambda _: [{"name": "a", "population": n} for n in (1,)], "pd.DataFrame(source)"),
+    "list of tuples": (lambda _: [("a", 1), ("b", 2)], "pd.DataFrame(source, columns=[…])"),
     "array": (
         lambda _: np.array([["a", 1], ["b", 2]], dtype=object),
-        "pandas.DataFrame(source, columns=[…])",
+        "pd.DataFrame(source, columns=[…])",
     ),
     "structured array": (
         lambda _: np.array([("a", 1)], dtype=[("name", object), ("population", int)]),
-        "pandas.DataFrame(source)",
+        "pd.DataFrame(source)",
     ),
     "bytes": (lambda _: b"name,population\na,1\n", "io.BytesIO(source)"),
     "Series": (lambda _: pd.Series(["a"], name="name"), "source.to_frame()"),
@@ -61,7 +61,7 @@ async def test_what_cannot_be_loaded_is_named_with_what_makes_a_source_of_it(
     assert str(caught.value).endswith(f": {typed}")
     assert await scalar(engine, "SELECT count(*) FROM cities") == 0
     typed = typed.replace("…", "'name', 'population'")
-    loadable = eval(typed, {"pandas": pd, "io": io, "source": source})  # noqa: S307  what a user types
+    loadable = eval(typed, {"pd": pd, "io": io, "source": source})  # noqa: S307  what a user types
     if typed == "source.to_frame()":  # a column alone is not a whole city
         loadable = pd.DataFrame(loadable, columns=["name"]).assign(population=1)
     await citykit.load_cities(engine, loadable)
@@ -154,6 +154,39 @@ async def test_dots_that_may_be_either_are_settled_by_the_call_of_the_error(
     assert found.loc[found["name"] == "b", ["population", "latitude"]].to_numpy().tolist() == [
         [5_000, 52.525]
     ]
+
+
+MADE: dict[str, Callable[[pd.DataFrame], Any]] = {"Arrow": pa.table, "polars": pl.from_pandas}
+
+
+@pytest.mark.parametrize("kind", MADE)
+async def test_arrow_data_of_a_wrong_type_is_loaded_after_what_the_error_says(
+    engine: AsyncEngine, kind: str
+) -> None:
+    table = MADE[kind](pd.DataFrame({"name": [1_067, 2], "population": [1, 2]}))
+    with pytest.raises(citykit.InvalidFrameError, match="column 'name' is of dtype int64") as caught:
+        await citykit.load_cities(engine, table)
+    lines = [line.partition(": ")[2] for line in str(caught.value).splitlines()[1:]]
+    assert lines[0] == "frame = table.to_pandas()"
+    typed: dict[str, Any] = {"pd": pd, "table": table}
+    exec("\n".join(lines), typed)  # noqa: S102  what a user types
+    assert (await citykit.load_cities(engine, typed["frame"])).inserted == 2
+    assert await scalar(engine, "SELECT population FROM cities WHERE name = '1067'") == 1
+
+
+@pytest.mark.parametrize("kind", MADE)
+async def test_numbers_with_marks_in_arrow_data_are_loaded_after_what_the_error_says(
+    engine: AsyncEngine, kind: str
+) -> None:
+    table = MADE[kind](pd.DataFrame({"name": ["a", "b"], "population": ["1.000.000", "2.000.000"]}))
+    with pytest.raises(citykit.InvalidFrameError, match="nothing was loaded") as caught:
+        await citykit.load_cities(engine, table)
+    lines = str(caught.value).splitlines()
+    made = lines.index("frame = table.to_pandas()")
+    typed: dict[str, Any] = {"pd": pd, "table": table}
+    exec("\n".join(lines[made:]), typed)  # noqa: S102  what a user types
+    assert (await citykit.load_cities(engine, typed["frame"])).inserted == 2
+    assert await scalar(engine, "SELECT sum(population) FROM cities") == 3_000_000
 
 
 async def test_a_file_that_cannot_be_read_loads_nothing(engine: AsyncEngine, tmp_path: Path) -> None:
