@@ -52,6 +52,8 @@ CROSS JOIN LATERAL unnest(k.conkey, k.confkey) WITH ORDINALITY AS u (number, ref
 JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number
 JOIN pg_catalog.pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.referred
 WHERE k.conrelid = to_regclass(:name) AND k.contype = 'f'
+  AND NOT EXISTS (  -- those that the server adds for each partition of the table that is referred to
+      SELECT FROM pg_catalog.pg_constraint o WHERE o.oid = k.conparentid AND o.conrelid = k.conrelid)
   AND to_jsonb(k)->>'conenforced' IS DISTINCT FROM 'false'
 GROUP BY k.oid, k.conrelid, k.confrelid
 """)

@@ -276,6 +276,12 @@ CASES: dict[str, Case] = {
         "(k int PRIMARY KEY, v int, w int, FOREIGN KEY (v, w) REFERENCES p MATCH FULL)",
         **numbers(k=[2, 3, 4], v=[1, 1, None], w=[1, None, None]), rejected=(1, "v, w"),
     ),
+    "a foreign key to a partitioned table": Case(
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p "
+        "FOR VALUES FROM (0) TO (10); CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20); "
+        "INSERT INTO p VALUES (1), (11); CREATE TABLE t (k int PRIMARY KEY, v int REFERENCES p)",
+        **numbers(k=[2, 3, 4], v=[1, 7, 11]), rejected=(1, "v"),
+    ),
     "a foreign key with a period": Case(
         "CREATE TABLE p (a int4range, during daterange, PRIMARY KEY (a, during WITHOUT OVERLAPS)); "
         "INSERT INTO p VALUES ('[1,2)', '[2026-01-01,2026-02-01)'), ('[1,2)', '[2026-02-01,2026-03-01)'); "
