@@ -44,7 +44,7 @@ async def create_tables(bind: Bind, *, reset: bool = False) -> None:
     CitykitError
         If a table of that name exists that is not citykit's (it lacks columns or the key), if the role may
         not create tables, or if others hold the table for longer than the engine waits for a lock (30 s;
-        while `reset` waits, readers go on); nothing is changed.
+        while `reset` waits, readers go on, but for 2 s if it ends an autovacuum); nothing is changed.
 
     Examples
     --------

@@ -18,7 +18,7 @@ from citykit.database.transactions import LOCK_OPTION, LOCK_SECONDS, option
 from citykit.errors import CitykitError
 
 TRIED_AGAIN_SECONDS = 0.07  # between two attempts with NOWAIT
-VACUUM_MILLISECONDS = 2_000  # twice PostgreSQL's deadlock_timeout, after which autovacuum gives way
+VACUUM_MILLISECONDS = 2_000  # twice the default deadlock_timeout, after which autovacuum gives way
 CREATING = 0x6369_7479_6B69_74  # "citykit": the advisory lock that create_tables takes
 
 Mode: TypeAlias = Literal["SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"]

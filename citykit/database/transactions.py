@@ -52,11 +52,8 @@ Numeric: TypeAlias = Literal["float", "decimal"]
 NUMERIC_OPTION = "citykit_numeric"  # the type that numerics are read as, where a helper is not told
 # After these the server has rolled the transaction back, even if they answer the COMMIT.
 _CONFLICTS = (Condition.SERIALIZATION_FAILURE, Condition.DEADLOCK_DETECTED)
-# No answer comes from there. Others (TLS, name look-ups, too many open files) say nothing about the server.
-_NO_WAY_TO_SERVER = (
-    None, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.EHOSTUNREACH, errno.EHOSTDOWN,
-    errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT,
-)  # fmt: skip
+# The network does not reach the server. None: several addresses were tried, each with an error of its own.
+_UNREACHABLE = (None, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN)
 IN_AUTOCOMMIT = "in autocommit, it may have had a part of its effect"  # where a statement has failed
 # A transaction gets its xid at its first write.
 _WROTE = text("SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL")
@@ -394,8 +391,10 @@ async def _is_there(engine: AsyncEngine) -> bool:
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             await greenlet_spawn(ask)
-    except OSError as exc:
-        return exc.errno not in _NO_WAY_TO_SERVER
+    except (TimeoutError, ConnectionError):
+        return False
+    except OSError as exc:  # TLS, a name look-up, too many open files: these say nothing about the server
+        return exc.errno not in _UNREACHABLE
     except (*DRIVER_ERRORS, CitykitError, TypeError, ValueError):
         return True  # the server has refused the connection, or this process could not ask
     return True

@@ -11,8 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
-from tests.load.test_plan import execute
-from tests.support.database import scalar
+from tests.support.database import execute, scalar
 
 AUTOVACUUM = "SELECT FROM pg_stat_progress_vacuum WHERE relid = 'cities'::regclass"
 

@@ -22,8 +22,7 @@ import citykit
 from citykit.database.server_errors import _CONNECTION_HINTS, _STATEMENT_HINTS
 from citykit.database.sqlstates import Condition
 from tests.database.test_conflicts import refused
-from tests.load.test_plan import execute
-from tests.support.database import copy_home, crash, scalar
+from tests.support.database import copy_home, crash, execute, scalar
 from tests.support.tls import TlsServer, needs_tls, tls_server
 
 FRAME = pd.DataFrame({"name": ["a"], "population": [1]})

@@ -17,8 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import citykit
 from citykit.encode import rejects_frame
 from citykit.load import loading
-from tests.load.test_plan import execute
-from tests.support.database import scalar, stored
+from tests.support.database import execute, scalar, stored
 
 FEW_ROWS = 20_000  # from which a load takes other ways
 CITIES = {"city": "name", "iso2": "country", "lat": "latitude"}

@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
 from citykit.load.plan import FEW_ROWS
-from tests.load.test_plan import execute, many
-from tests.support.database import copy_home, crash, scalar
+from tests.load.test_plan import many
+from tests.support.database import copy_home, crash, execute, scalar
 
 # CITYKIT_TEST_CRASHES=1 crashes at every statement of every load; without it, at a few of one.
 EVERY = bool(os.environ.get("CITYKIT_TEST_CRASHES"))

@@ -23,8 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import citykit
 from citykit.pgtypes import DtypeBackend
 from tests.load.test_named import NAMES
-from tests.load.test_plan import execute
-from tests.support.database import scalar
+from tests.support.database import execute, scalar
 from tests.support.tables import created, every_type
 from tests.test_round_trip import VALUES
 

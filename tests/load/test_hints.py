@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
-from tests.load.test_plan import execute
+from tests.support.database import execute
 
 TABLE = sa.Table(
     "hinted",

@@ -19,8 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import citykit
 from citykit.load.plan import FEW_ROWS
 from citykit.load.refusals import TRIED_ROWS
-from tests.load.test_plan import execute
-from tests.support.database import scalar
+from tests.support.database import execute, scalar
 from tests.support.tables import Colour, created, every_type
 
 UTC = dt.UTC

@@ -13,8 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
 from citykit.load.plan import FEW_ROWS
-from tests.load.test_plan import execute
-from tests.support.database import scalar
+from tests.support.database import execute, scalar
 from tests.support.tables import created, every_type
 
 # Names that SQL has to quote, as they are written for `load_frame`, and in SQL.

@@ -14,8 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import citykit
 from citykit.load.order import costliest
 from citykit.load.source import CHUNK_ROWS
-from tests.load.test_plan import execute
-from tests.support.database import scalar
+from tests.support.database import execute, scalar
 
 ROWS = CHUNK_ROWS + 10_000  # a batch and a part of one
 

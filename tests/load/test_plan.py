@@ -25,7 +25,7 @@ import citykit
 from citykit.load.join import Keys
 from citykit.load.plan import FEW_ROWS
 from citykit.load.source import CHUNK_ROWS
-from tests.support.database import scalar, stored
+from tests.support.database import execute, scalar, stored
 
 MANY = 2 * FEW_ROWS
 
@@ -33,12 +33,6 @@ MANY = 2 * FEW_ROWS
 def many(count: int, first: int = 0) -> pd.DataFrame:
     numbers = np.arange(first, first + count)
     return pd.DataFrame({"name": [f"city {n}" for n in numbers], "population": numbers})
-
-
-async def execute(engine: AsyncEngine, *statements: str) -> None:
-    async with engine.begin() as connection:
-        for statement in statements:
-            await connection.exec_driver_sql(statement)
 
 
 async def test_the_plan_follows_the_frame_and_the_table(engine: AsyncEngine) -> None:

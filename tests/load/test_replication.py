@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import citykit
 from citykit.database import embedded
 from citykit.load.plan import FEW_ROWS
-from tests.load.test_plan import execute, many
-from tests.support.database import copy_home, scalar, stored
+from tests.load.test_plan import many
+from tests.support.database import copy_home, execute, scalar, stored
 
 MANY = FEW_ROWS + 5_000
 SLOT = "citykit_news"

@@ -29,6 +29,13 @@ async def scalar(engine: AsyncEngine, sql: str, **params: Any) -> Any:
         return await connection.scalar(text(sql), params)
 
 
+async def execute(engine: AsyncEngine, *statements: str) -> None:
+    """Run statements in one transaction."""
+    async with engine.begin() as connection:
+        for statement in statements:
+            await connection.exec_driver_sql(statement)
+
+
 def copy_home(initialised: Path, home: Path) -> None:
     """Give a new CITYKIT_HOME what the first start would make there."""
     home.mkdir(mode=0o700)
