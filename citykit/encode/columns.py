@@ -440,7 +440,7 @@ def _arrays(series: pd.Series[Any], array: pa.Array | None, item: Rule) -> tuple
         lengths, present, elements, reasons = _taken_apart(series, item)
     typed, flaws = convert(elements, item)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    for element, reason in flaws.items():
+    for element, reason in sorted(flaws.items()):
         position = int(np.searchsorted(offsets, element, side="right")) - 1
         reasons.setdefault(position, f"element {element - offsets[position]} {reason}")
     return pa.LargeListArray.from_arrays(pa.array(offsets), typed, mask=pa.array(~present)), reasons

@@ -255,6 +255,12 @@ def test_column_of_objects_is_typed_as_its_values_are_one_by_one(name: str, valu
     assert_same_as_one_by_one(values, RULES[name])
 
 
+def test_first_flaw_of_an_array_is_named() -> None:
+    assert outcome([np.array([2.0**63, 0.5])], RULES["bigint[]"])[1] == [
+        (0, "element 0 above 9,223,372,036,854,775,807")
+    ]
+
+
 @pytest.mark.campaign
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=300, deadline=None)
