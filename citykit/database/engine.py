@@ -103,7 +103,8 @@ async def connect(
         Within 5 seconds, or the URL's ``connect_timeout``, if no server answers there, it refuses the login,
         has no such database, or is older than PostgreSQL 14.
     ValueError
-        If a timeout is no number of seconds above 0, or `numeric` is none of its values.
+        If a timeout is no number of seconds above 0, an option of the pool is no number, or `numeric` is none
+        of its values.
 
     Examples
     --------
@@ -112,6 +113,9 @@ async def connect(
     wanted = url or os.environ.get("CITYKIT_URL")
     database = database or (None if url else os.environ.get("CITYKIT_DATABASE"))
     _check_seconds(lock_timeout=lock_timeout, silence_timeout=silence_timeout)
+    for name in ("pool_size", "max_overflow", "pool_timeout", "pool_recycle"):
+        if not isinstance(engine_options.get(name, 0), numbers.Real):
+            raise ValueError(f"{name} is a number, not {engine_options[name]!r}")
     embedded = None if wanted else _embedded()
     target = await embedded() if embedded else asyncpg_url(wanted or "")
     if database:

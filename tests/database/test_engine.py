@@ -118,6 +118,14 @@ async def test_a_timeout_is_a_number_of_seconds_above_0(
         await citykit.connect(engine.url, **options)
 
 
+@pytest.mark.parametrize("name", ["pool_size", "max_overflow", "pool_timeout", "pool_recycle"])
+@pytest.mark.parametrize("value", [None, "3"])
+async def test_an_option_of_the_pool_is_a_number(engine: AsyncEngine, name: str, value: object) -> None:
+    options: Any = {name: value}
+    with pytest.raises(ValueError, match=f"{name} is a number, not {value!r}"):
+        await citykit.connect(engine.url, **options)
+
+
 async def test_engine_options_are_passed_on(engine: AsyncEngine) -> None:
     other = await citykit.connect(engine.url, pool_size=3, echo=False)
     assert other.pool.size() == 3  # type: ignore[attr-defined]
