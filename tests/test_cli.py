@@ -594,8 +594,9 @@ def test_an_interrupted_load_says_so_and_loads_nothing(times: int) -> None:
     typed("query", "DROP TABLE slow; DROP FUNCTION wait")
 
 
-_WAITING = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-_END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+_SLEEPING = "FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+_WAITING = f"SELECT count(*) AS n {_SLEEPING}"
+_END = f"SELECT pg_terminate_backend(pid) {_SLEEPING}"
 
 
 def test_an_interrupt_at_a_question_says_that_nothing_was_changed() -> None:

@@ -366,7 +366,7 @@ async def test_a_server_connection_killed_while_it_loads_is_said_and_leaves_no_r
 ) -> None:
     kill = (
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-        "WHERE query LIKE 'COPY%cities%' AND pid <> pg_backend_pid()"
+        "WHERE query LIKE 'COPY%cities%' AND pid <> pg_backend_pid() AND datname = current_database()"
     )
     frame = many(8 * CHUNK_ROWS)
     killing: list[asyncio.Task[Any]] = []
