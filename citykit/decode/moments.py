@@ -161,7 +161,11 @@ def _decimals(texts: pa.Array) -> pa.Array:
     if most <= DECIMAL.precision - DECIMAL.scale:
         with suppress(pa.ArrowInvalid):
             return texts.cast(DECIMAL)
-    numbers = [None if text is None else Decimal(text) for text in texts.to_pylist()]
+    # Without the zeros at the end of a fraction, with which Arrow takes some numbers for too long.
+    numbers = [
+        None if text is None else Decimal(text.rstrip("0") if "." in text else text)
+        for text in texts.to_pylist()
+    ]
     for position, number in enumerate(numbers):
         try:
             pa.scalar(number, DECIMAL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Context, Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from citykit.decode.copy_text import UnfitColumnError, decode
@@ -40,6 +40,7 @@ def fits(text: str) -> bool:
 
 @settings(max_examples=300)
 @given(texts=st.lists(st.none() | NUMBERS, min_size=1, max_size=4))
+@example(texts=["78125" + "0" * 33 + "." + "0" * 39])
 def test_decimals_of_arrow_are_equal_to_those_of_the_server_or_refused(texts: list[str | None]) -> None:
     type_ = Type("numeric").in_arrow()
     unfit = [place for place, text in enumerate(texts) if text is not None and not fits(text)]
