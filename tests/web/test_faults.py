@@ -203,7 +203,8 @@ async def test_connections_that_the_server_closed_while_they_were_idle_fail_no_r
         assert own.pool.checkedin() > 1  # type: ignore[attr-defined]
         await direct_connection.fetch(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-            "WHERE state = 'idle' AND pid <> pg_backend_pid() AND datname = current_database()"
+            "WHERE state = 'idle' AND pid <> pg_backend_pid() AND backend_type = 'client backend' "
+            "AND datname = current_database()"
         )
         answer = await client.request(method, url, **asked)
         assert answer.status_code == status, answer.text
