@@ -7,14 +7,15 @@ import io
 import itertools
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from citykit.files.columns import Columns
-from citykit.files.streams import ReadError, Stream, in_utf8, parts_of
+from citykit.files.streams import ReadError, Stream, in_utf8, on_disk, parts_of
 
 BLOCK_BYTES = 2**20  # Arrow reads a few blocks ahead; no row may be longer
 _SAMPLE_BYTES = 2**20
@@ -68,7 +69,8 @@ def read(
     last: str | None = ""
     try:
         with (
-            pa.OSFile(str(path)) as file,
+            ExitStack() as stack,
+            pa.OSFile(str(_for_arrow(path, stack))) as file,
             arrow_csv.open_csv(
                 file,
                 arrow_csv.ReadOptions(
@@ -116,6 +118,29 @@ def read(
 def _text(path: Path) -> Iterator[Stream]:
     with path.open("rb") as file:
         yield in_utf8(Stream(parts_of(file)), "utf-8")
+
+
+def _for_arrow(path: Path, stack: ExitStack) -> Path:
+    """Return a file from which Arrow reads this one's text: this one, or a temporary copy.
+
+    Where a block ends between CR and LF, Arrow drops the LF, also within quotes.
+    """
+    with path.open("rb") as file:
+        for end in range(BLOCK_BYTES, path.stat().st_size, BLOCK_BYTES):
+            file.seek(end - 1)
+            if file.read(2) == b"\r\n":
+                file.seek(0)
+                return on_disk(Stream(_with_dropped_line_feeds(file)), stack)
+    return path
+
+
+def _with_dropped_line_feeds(file: BinaryIO) -> Iterator[bytes]:
+    """Yield a file in Arrow's blocks, with a second LF wherever Arrow drops one."""
+    begin = b""
+    while block := begin + file.read(BLOCK_BYTES - len(begin)):
+        yield block
+        begin = file.read(1) if len(block) == BLOCK_BYTES and block.endswith(b"\r") else b""
+        begin = b"\n\n" if begin == b"\n" else begin
 
 
 def _may_be_open(path: Path, delimiter: str, last: str | None) -> bool:

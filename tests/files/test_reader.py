@@ -203,6 +203,20 @@ def test_a_quote_at_the_end_of_a_file_closes_what_was_opened(
         assert [None if pd.isna(each) else each for each in frame["b"]] == ["2", value]
 
 
+@pytest.mark.parametrize("before", [-2, -1, 0])
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r"])
+def test_a_line_end_within_quotes_stays_where_arrow_cuts_a_file(
+    tmp_path: Path, end: str, before: int
+) -> None:
+    path = tmp_path / "quoted.csv"
+    begin = f"a,b{end}"
+    long = "x" * (2**20 + before - len(f'{begin}1,"'))
+    values = [f"{long}{end}y", f"{end}z", ""]
+    rows = "".join(f'{number},"{value}"{end}' for number, value in enumerate(values, 1))
+    path.write_bytes((begin + rows).encode())
+    assert citykit.read_file(path)["b"].fillna("").tolist() == values
+
+
 def test_the_delimiter_of_a_header_is_the_one_that_all_rows_have(tmp_path: Path) -> None:
     frame = citykit.read_file(
         written(tmp_path / "a.csv", "name;people, in thousands;lat\na;5,5;1,5\nb;6;2,5\n")
