@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from datetime import date
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,8 @@ from citykit.pgtypes import PGTYPES, PgType
 _ARRAY = "_"  # begins the server's names of arrays
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
+# A dtype, its numbers, and in which rows they are; None: in every row.
+_Numbers: TypeAlias = tuple[Any, Any, np.ndarray[Any, Any] | None]
 
 
 def is_in_binary(rule: Rule, name: str) -> bool:
@@ -48,20 +50,22 @@ def encode_binary(rows: pa.Table, types: Sequence[str]) -> memoryview:
     if not rows.num_rows:
         return memoryview(b"")
     columns = [column.combine_chunks() for column in rows.columns]
-    return memoryview(_joined([(">i2", len(types))], columns, types).buffers()[2])
+    return memoryview(_joined([(">i2", len(types), None)], columns, types).buffers()[2])
 
 
-def _joined(fixed: list[tuple[Any, Any]], columns: Sequence[pa.Array], types: Sequence[str]) -> pa.Array:
+def _joined(fixed: list[_Numbers], columns: Sequence[pa.Array], types: Sequence[str]) -> pa.Array:
     """Return the bytes of each row: the numbers in `fixed`, then each value after its length."""
     pieces: list[pa.Array] = []  # each with the bytes of some adjacent columns, for every row
     count = len(columns[0])
     for column, type_ in zip(columns, types, strict=True):
         packed = None if type_.startswith(_ARRAY) else _packed(column, PGTYPES[type_])
-        if packed is not None and not column.null_count:
-            fixed += [(">i4", packed.itemsize), (packed.dtype, packed)]
+        if packed is not None:
+            there = column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None
+            size = packed.itemsize if there is None else np.where(there, packed.itemsize, -1)
+            fixed += [(">i4", size, None), (packed.dtype, packed, there)]
         else:
-            value = _value(column, type_) if packed is None else _spread(packed, column)
-            fixed.append((">i4", pc.binary_length(value).fill_null(-1).to_numpy()))
+            value = _value(column, type_)
+            fixed.append((">i4", pc.binary_length(value).fill_null(-1).to_numpy(), None))
             pieces += [_beside(fixed, count), value]
             fixed = []  # the numbers of the next piece
     if fixed:
@@ -69,13 +73,22 @@ def _joined(fixed: list[tuple[Any, Any]], columns: Sequence[pa.Array], types: Se
     return pc.binary_join_element_wise(*pieces, _NOTHING, null_handling="replace", null_replacement=b"")
 
 
-def _beside(fixed: Sequence[tuple[Any, Any]], count: int) -> pa.Array:
+def _beside(fixed: Sequence[_Numbers], count: int) -> pa.Array:
     """Put numbers side by side, as one value of bytes for each row."""
-    packed = np.empty(count, dtype=[(f"f{place}", dtype) for place, (dtype, _) in enumerate(fixed)])
-    for place, (_, numbers) in enumerate(fixed):
-        packed[f"f{place}"] = numbers
-    offsets = np.arange(count + 1, dtype=np.int64) * packed.itemsize
-    return _binary(offsets, packed.view(np.uint8))
+    packed = np.empty(count, dtype=[(f"f{place}", dtype) for place, (dtype, *_) in enumerate(fixed)])
+    kept, lengths = None, np.full(count, packed.itemsize, np.int64)
+    for place, (_, numbers, there) in enumerate(fixed):
+        values = packed[f"f{place}"]
+        values[... if there is None else there] = numbers
+        if there is not None:
+            kept = np.ones((count, packed.itemsize), np.bool_) if kept is None else kept
+            offset: int = packed.dtype.fields[f"f{place}"][1]  # type: ignore[index]
+            kept[:, offset : offset + values.itemsize] = there[:, np.newaxis]
+            lengths -= ~there * values.itemsize
+    data = packed.view(np.uint8)
+    offsets = np.zeros(count + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return _binary(offsets, data if kept is None else data[kept.reshape(-1)])
 
 
 def _packed(column: pa.Array, into: PgType) -> Any:
@@ -94,13 +107,6 @@ def _packed(column: pa.Array, into: PgType) -> Any:
 
 
 _PACKED = {"numeric": numerics, "uuid": uuids, "interval": intervals}
-
-
-def _spread(packed: Any, column: pa.Array) -> pa.Array:
-    """Return the bytes of each value, NULL where the column has NULL."""
-    offsets = np.zeros(len(column) + 1, dtype=np.int64)
-    np.cumsum(column.is_valid().cast(pa.int64()).to_numpy() * packed.itemsize, out=offsets[1:])
-    return pc.if_else(column.is_valid(), _binary(offsets, packed.view(np.uint8)), None)
 
 
 def _value(column: pa.Array, type_: str) -> pa.Array:
@@ -127,7 +133,7 @@ def _lists(lists: pa.Array, type_: str) -> pa.Array:
     heads = np.zeros(len(lists), _HEAD)
     heads["dimensions"], heads["nulls"], heads["oid"], heads["first"] = 1, 1, PGTYPES[type_].oid, 1
     heads["size"] = sizes
-    head = _beside([(_HEAD, heads)], len(lists))
+    head = _beside([(_HEAD, heads, None)], len(lists))
     of_none = pa.scalar(struct.pack(">3i", 0, 0, PGTYPES[type_].oid), pa.large_binary())
     head = pc.if_else(pc.equal(sizes, 0), of_none, head)
     elements = _joined([], [lists.flatten()], [type_])

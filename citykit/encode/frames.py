@@ -57,6 +57,9 @@ def validate(
     """
     names, notes = names or Names(), notes_of(frame)
     frame = names.take(frame, rules)
+    if frame.attrs:  # pandas would copy them with each column
+        frame = frame.copy(deep=False)
+        frame.attrs = {}
     _check_dtypes(frame, rules, names, frame_made(notes), values=False)
     if notes:
         rules = [rule.written(notes.get("decimal", ""), notes.get("thousands", "")) for rule in rules]

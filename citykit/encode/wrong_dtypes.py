@@ -98,23 +98,31 @@ def wrong_dtype(series: pd.Series[Any], rule: Rule, name: object, *, values: boo
 
 def _of_dtype(series: pd.Series[Any], rule: Rule) -> tuple[str, set[str]]:
     """Return the name of a dtype, and the kind of its values if it tells."""
-    shown, empty = str(series.dtype), series.iloc[:0]
+    shown = str(series.dtype)
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        shown = f"category of {series.cat.categories.dtype}"
+    try:
+        type_ = _arrow_type(series)
+    except (pa.ArrowException, TypeError, ValueError):
+        kind = "complex" if series.dtype.kind == "c" else ""
+    else:
+        kind = _kind(type_)
+        if rule.item and isinstance(type_, pa.FixedShapeTensorType) and len(type_.shape) == 1:
+            kind = "list"
+        elif rule.item and any(test(type_) for test in _TESTS["list"]):
+            kind = "list" if _item_fits(series, type_, rule) else "list of others"
+    return shown, {kind} - {""}
+
+
+def _arrow_type(series: pd.Series[Any]) -> pa.DataType:
+    if isinstance(series.dtype, pd.ArrowDtype):
+        return series.dtype.pyarrow_dtype
+    empty: Any = series.iloc[:0]
     if isinstance(series.dtype, pd.CategoricalDtype):
         empty = series.cat.categories[:0].to_series()
-        shown = f"category of {empty.dtype}"
     elif isinstance(series.dtype, pd.SparseDtype):
         empty = pd.Series(series.array[:0].to_dense())
-    try:
-        array = pa.array(empty, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError):
-        kind = "complex" if empty.dtype.kind == "c" else ""
-    else:
-        kind = _kind(array.type)
-        if rule.item and isinstance(array.type, pa.FixedShapeTensorType) and len(array.type.shape) == 1:
-            kind = "list"
-        elif rule.item and any(test(array.type) for test in _TESTS["list"]):
-            kind = "list" if _item_fits(series, array.type, rule) else "list of others"
-    return shown, {kind} - {""}
+    return pa.array(empty, from_pandas=True).type
 
 
 def _item_fits(series: pd.Series[Any], type_: pa.DataType, rule: Rule) -> bool:

@@ -24,7 +24,9 @@ Arrange: TypeAlias = Callable[[pa.Table, int], pa.Table]  # a batch, the number 
 
 WIDE_COLUMNS = 500  # of 16 bytes fill a page of 8 kB; a table has 1,600 at most
 SENT_BYTES = 2**26  # in one CopyData message, which has 1 GB at most
-SENT_ROWS = 16_384  # encoded at once: they fit into the processor's cache, also when the driver copies them
+# Rows that are encoded at once, and their bytes: they fit into the processor's cache, also when the driver
+# copies them.
+PART_ROWS, PART_BYTES = 16_384, 2**23
 AHEAD = 2  # parts that are encoded while another one is sent
 
 
@@ -173,9 +175,10 @@ async def copy(
             async for batch in batches:
                 rows = (await asyncio.to_thread(arrange, batch, done) if arrange else batch).select(taken)
                 done += rows.num_rows
-                for start in range(0, rows.num_rows, SENT_ROWS):
-                    encoding = asyncio.to_thread(encode, rows.slice(start, SENT_ROWS))
-                    is_last = start + SENT_ROWS >= rows.num_rows
+                count = max(1, min(PART_ROWS, PART_BYTES * rows.num_rows // max(1, rows.nbytes)))
+                for start in range(0, rows.num_rows, count):
+                    encoding = asyncio.to_thread(encode, rows.slice(start, count))
+                    is_last = start + count >= rows.num_rows
                     ahead.append((asyncio.ensure_future(encoding), done if is_last else None))
                     if len(ahead) > AHEAD:
                         for part in await ahead[0][0]:

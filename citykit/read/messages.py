@@ -34,8 +34,10 @@ from citykit.pgtypes import Type
 
 T = TypeVar("T")
 
-CHUNK_BYTES = 1 << 20  # two milliseconds to unpack
-ROOM_BYTES = 1 << 18  # in a buffer after CHUNK_BYTES, for the last read from the socket
+CHUNK_BYTES = 1 << 20  # two milliseconds to unpack, of up to CHUNK_COLUMNS
+CHUNK_COLUMNS = 32  # for each so many more a chunk is larger: unpacking a column of a few rows does not pay
+MOST_CHUNK_BYTES = 1 << 23
+ROOM_BYTES = 1 << 18  # in a buffer after a chunk, for the last read from the socket
 HEAD_BYTES = 1 << 13  # in a buffer before the chunk, for an incomplete row at the end of the previous chunk
 CHUNKS_WAITING = 2  # at most; then reading from the socket pauses, and the server waits
 PATIENCE_SECONDS = 0.1  # after which a chunk that is not full is taken
@@ -55,6 +57,10 @@ class Answer(Protocol):
 
     kind: int
 
+    @property
+    def columns(self) -> int:
+        """How many there are."""
+
     def whole(self, data: Bytes) -> tuple[Any, Any]:
         """Return where each whole message at the beginning of `data` begins and ends."""
 
@@ -68,6 +74,11 @@ class Rows:
 
     oids: Sequence[int]
     kind: int = ROW
+
+    @property
+    def columns(self) -> int:
+        """See `Answer`."""
+        return len(self.oids)
 
     def whole(self, data: Bytes) -> tuple[Any, Any]:
         """See `Answer`."""
@@ -86,6 +97,11 @@ class Lines:
     lost: dict[int, str]
     kind: int = COPIED
     _begun: bytes = b""  # the beginning of a line whose end has not come
+
+    @property
+    def columns(self) -> int:
+        """See `Answer`."""
+        return len(self.types)
 
     def whole(self, data: Bytes) -> tuple[Any, Any]:
         """See `Answer`."""
@@ -150,7 +166,8 @@ class _Diverted(asyncio.BufferedProtocol):
         self._begun = [_NOTHING[:0]]  # the beginning of a message that is not whole yet
         self._needed = 0  # the size of that message; 0: its length has not come yet
         self._spare: list[Bytes] = []  # buffers to use again: fresh memory costs page faults
-        self._buffer = np.empty(HEAD_BYTES + CHUNK_BYTES + ROOM_BYTES + SLACK, np.uint8)
+        self._chunk = min(CHUNK_BYTES * (1 + answer.columns // CHUNK_COLUMNS), MOST_CHUNK_BYTES)
+        self._buffer = np.empty(HEAD_BYTES + self._chunk + ROOM_BYTES + SLACK, np.uint8)
         self._end = HEAD_BYTES  # where the next bytes go in the buffer
         self._received = 0
         # Called after the first step of `asking`, which sends the statement or fails.
@@ -305,7 +322,7 @@ class _Diverted(asyncio.BufferedProtocol):
             self._skip()
         elif self._buffer[self._end - len(_READY) - 1 : self._end - 1].tobytes() == _READY:
             self._queue_chunk()
-        elif self._end >= HEAD_BYTES + CHUNK_BYTES:
+        elif self._end >= HEAD_BYTES + self._chunk:
             self._queue_chunk()
             if len(self._chunks) >= CHUNKS_WAITING:
                 self._paused = True
