@@ -93,8 +93,10 @@ def typed(name: str, value: object) -> tuple[Any, str | None]:
         if type_ == JSONB:
             return as_json(name, value), type_
         if isinstance(value, list):
-            return _array(value)
-        return Decimal(value) if type_ == "numeric" and isinstance(value, int) else value, type_
+            value, type_ = _array(value)
+        elif type_ == "numeric" and isinstance(value, int):
+            value = Decimal(value)
+        return _finite(value, type_)
     except (OverflowError, TypeError, ValueError) as exc:
         raise CitykitError(f"Parameter {name!r} cannot be sent: {exc}; nothing was changed.") from exc
 
@@ -166,6 +168,20 @@ def _type(value: Any) -> str | None:
             zoned = isinstance(value, datetime | time) and value.tzinfo is not None
             return f"{type_}tz" if zoned else type_
     return None
+
+
+_AS_INFINITY = (date.min, date.max, datetime.min, datetime.max)  # what asyncpg sends as such
+
+
+def _finite(value: Any, type_: str | None) -> tuple[Any, str | None]:
+    """Return dates and timestamps as text where asyncpg would send one as infinity or -infinity."""
+    if type_ not in ("date", "date[]", "timestamp", "timestamp[]"):
+        return value, type_
+    if not any(leaf in _AS_INFINITY for leaf in _leaves([value])):
+        return value, type_
+    if isinstance(value, list):
+        return _each(value, str), f"text[]::pg_catalog.{type_}"
+    return str(value), f"text::pg_catalog.{type_}"
 
 
 def _array(values: list[Any]) -> tuple[Any, str]:

@@ -206,6 +206,9 @@ ELSEWHERE: list[tuple[str, Any]] = [
     ("SELECT unnest(:value) AS t", [1, 2]),
     ("SELECT cardinality(:value) AS n", [[1, 2], [3, 4]]),
     ("SELECT array_length(:value::int[], 1) AS n", [1, 2]),
+    *[("SELECT :value::text AS t", day) for day in (date.min, date.max, datetime.min, datetime.max)],
+    ("SELECT (:value)[2]::text AS t", [None, date.max]),
+    ("SELECT (:value)[1]::text AS t", [datetime.min]),
 ]  # fmt: skip
 
 
