@@ -124,7 +124,16 @@ def _in_arrow(series: pd.Series[Any]) -> pa.Array | None:
         return None
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    return _decoded(array) if pa.types.is_dictionary(array.type) else array
+
+
+_NOT_TAKEN = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+
+
+def _decoded(array: pa.DictionaryArray) -> pa.Array:
+    """Return the values of a dictionary-encoded array; Arrow decodes no views, which polars gives."""
+    values = array.dictionary
+    return values.cast(_NOT_TAKEN.get(values.type, values.type)).take(array.indices)
 
 
 def is_list(type_: pa.DataType) -> bool:

@@ -25,13 +25,15 @@ _TYPES = """(
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
 # `rebuildable` is false where others would see that the indexes are dropped and built: tables that inherit,
 # event triggers, subscribers (who get the TRUNCATE of a published table), a logical decoding plugin
-# other than that of publications.
+# other than that of publications, triggers and functions that each row calls and that may use the indexes.
 _FACTS = text(f"""
 SELECT json_build_object(
 'types', {_TYPES},
 'oid', c.oid::bigint,
 'name', c.relname,
 'kind', c.relkind,
+'rule', (SELECT quote_ident(w.rulename) FROM pg_catalog.pg_rewrite w
+         WHERE w.ev_class = c.oid AND w.ev_type IN ('2', '3') AND w.ev_enabled <> 'D' LIMIT 1),
 'instead', EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgtype & 64 = 64),
 'secured', row_security_active(c.oid),
 'inherited', EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid),
@@ -166,6 +168,18 @@ SELECT json_build_object(
     AND pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(c.relnamespace, 'CREATE')
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE c.oid IN (h.inhrelid, h.inhparent))
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger e WHERE e.evtenabled <> 'D')
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                    WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D')
+    AND NOT EXISTS (  -- of the server's own functions there is no pg_depend
+        SELECT FROM pg_catalog.pg_depend d WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass
+        AND CASE d.classid
+            WHEN 'pg_catalog.pg_attrdef'::regclass
+                THEN EXISTS (SELECT FROM pg_catalog.pg_attrdef f WHERE (f.oid, f.adrelid) = (d.objid, c.oid))
+            WHEN 'pg_catalog.pg_constraint'::regclass
+                THEN EXISTS (SELECT FROM pg_catalog.pg_constraint k
+                             WHERE k.oid = d.objid AND (k.conrelid = c.oid OR k.contypid IN (
+                                SELECT a.atttypid FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid)))
+            END)
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_tables p
                     WHERE (p.schemaname, p.tablename) = (n.nspname, c.relname))
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots r
@@ -239,6 +253,7 @@ class Facts:
     types: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of each column: its oid and its typmod
     name: str = ""
     kind: str = "r"  # pg_class.relkind
+    rule: str | None = None  # the name in SQL of a rule for INSERT or UPDATE
     instead: bool = False  # a view with INSTEAD OF triggers, which takes no ON CONFLICT
     secured: bool = False  # row security holds for the role
     inherited: bool = False  # other tables inherit from it, or are its partitions

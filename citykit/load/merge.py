@@ -112,15 +112,30 @@ class Merge:
         return select(*(column.label(f"key{n}") for n, column in enumerate(self._same))).distinct()
 
     def first_or_last(self, *, last: bool = False, only_repeated: bool = False) -> Select[Any]:
-        """SELECT one staged row of each key, the first or the last, in the order of the keys."""
+        """SELECT one staged row of each key, the first or the last, in the order of the keys.
+
+        The last row has the key of the first: equal keys may differ (0.0 and -0.0), and an update keeps the
+        one that is there.
+        """
         if only_repeated:  # not by IN, which finds no NULL
             times = func.count().over(partition_by=self._same).label(self.target.place)
             counted = select(self.staging, times).subquery("counted")
             rows = replace(self, staging=counted).first_or_last(last=last)
             return rows.where(counted.c[self.target.place] > 1)
         position = self.staging.c[self.target.position]
-        order = position.desc() if last else position
-        return select(*self._columns).ext(distinct_on(*self._same)).order_by(*self._same, order)
+        order, columns = position, self._columns
+        if last:
+            order = position.desc()
+            columns = [
+                self._first(name) if name in self.target.key else self.staging.c[name]
+                for name in self.target.columns
+            ]
+        return select(*columns).ext(distinct_on(*self._same)).order_by(*self._same, order)
+
+    def _first(self, name: str) -> Any:
+        """Return a column as the first row of each key has it."""
+        position, values = self.staging.c[self.target.position], self.staging.c[name]
+        return func.first_value(values).over(partition_by=self._same, order_by=position).label(name)
 
     def _insert_all(self) -> Insert:
         order = self._key or [self.staging.c[self.target.position]]

@@ -31,6 +31,12 @@ def check_possible(facts: Facts, wanted: Wanted, table: str, quote: Callable[[st
         Returns another name as SQL has it.
     """
     refuse_no_table(table, facts, "nothing was loaded")
+    if facts.rule and facts.kind in ("r", "p"):
+        raise CitykitError(
+            f"table {table} has the rule {facts.rule}, which COPY does not follow and ON CONFLICT refuses; "
+            "nothing was loaded. Replace the rule by a trigger, which both follow: "
+            f"DROP RULE {facts.rule} ON {table}"
+        )
     if unknown := [name for name in wanted.columns if name not in facts.columns]:
         raise CitykitError(
             f"table {table} in the database has no column {', '.join(map(repr, unknown))}, which "

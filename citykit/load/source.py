@@ -31,6 +31,7 @@ from citykit.files import FileSource, open_file
 from citykit.runtime import callers_code
 
 CHUNK_ROWS = 65_536  # checked and typed at a time: a few megabytes, a few milliseconds
+CHUNK_BYTES = 2**24  # likewise, of rows that are wide or long
 LOCATED_ROWS = 1_000_000  # an error names the line in the file of rows before this one: a second, at most
 # Typed chunks with object columns are kept from the check until they are sent, up to this size. Others are
 # typed again, which takes little time; keeping them would take as much memory as a second frame.
@@ -204,8 +205,9 @@ class Rows:
         start = 0
         async with aclosing(self._pieces()) as pieces:
             async for piece in pieces:
-                for first in range(0, max(len(piece), 1), CHUNK_ROWS):
-                    chunk = piece[first : first + CHUNK_ROWS]
+                rows = max(1, min(CHUNK_ROWS, int(CHUNK_BYTES // row_bytes(piece))))
+                for first in range(0, max(len(piece), 1), rows):
+                    chunk = piece[first : first + rows]
                     if isinstance(chunk, pa.Table):
                         chunk = await asyncio.to_thread(_to_pandas, chunk, start)
                     yield start, chunk
@@ -238,6 +240,17 @@ class Rows:
             yield piece
 
 
+def row_bytes(rows: pd.DataFrame | pa.Table) -> float:
+    """Return about how many bytes a row takes in memory, by the first rows where they are objects."""
+    if isinstance(rows, pd.DataFrame):
+        rows = rows.iloc[:_SAMPLED_ROWS]
+        size = rows.memory_usage(index=False, deep=True).sum()
+    else:
+        size = rows.nbytes
+    return max(1.0, float(size) / max(1, len(rows)))
+
+
+_SAMPLED_ROWS = 100
 _END: Any = object()
 _NO_ROWS = pd.DataFrame()
 
@@ -279,8 +292,13 @@ def _piece(piece: Any, of: Any = None) -> pd.DataFrame | pa.Table:
         raise _not_loadable(piece, of)
     try:
         return pa.table(piece)
-    except (pa.ArrowException, TypeError) as exc:  # a column alone, for example
-        raise _not_loadable(piece, of) from exc
+    except (pa.ArrowException, TypeError) as exc:
+        if hasattr(piece, "columns"):
+            raise TypeError(
+                f"pyarrow cannot take a column of this {type(piece).__name__} ({exc}); nothing was loaded. "
+                "Cast it to another type."
+            ) from exc
+        raise _not_loadable(piece, of) from exc  # a column alone, for example
 
 
 def _iterate(source: Any) -> Any:

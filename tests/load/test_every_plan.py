@@ -123,6 +123,21 @@ CASES: dict[str, Case] = {
         "CREATE TABLE t (k int PRIMARY KEY, v int CONSTRAINT only_one UNIQUE); INSERT INTO t VALUES (1, 7)",
         **numbers(k=[2, 3], v=[7, 8]), said="only_one",
     ),
+    "equal keys that are not the same": Case(
+        "CREATE TABLE t (k float8 PRIMARY KEY, v int); INSERT INTO t VALUES (1, 0)",
+        {"k": [-0.0, 0.0, 3.0], "v": [1, 2, 3]}, {"k": sa.Double, "v": INTEGER}, said="already there",
+    ),
+    "a trigger that relies on the key": Case(
+        "CREATE TABLE t (k int PRIMARY KEY, v int); "
+        "CREATE FUNCTION below() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.k > 0 THEN "
+        "INSERT INTO t VALUES (-NEW.k, 0) ON CONFLICT (k) DO NOTHING; END IF; "
+        "RETURN NULL; END'; CREATE TRIGGER also AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION below()",
+        **numbers(k=[2, 3, 4], v=[1, 9, 1]),
+    ),
+    "a rule": Case(
+        "CREATE TABLE t (k int PRIMARY KEY, v int); CREATE RULE logged AS ON INSERT TO t DO ALSO NOTHING",
+        **numbers(k=[2, 3], v=[1, 9]), said="has the rule logged.*DROP RULE logged ON",
+    ),
     "unique expression": Case(
         "CREATE TABLE t (k int PRIMARY KEY, v int); CREATE UNIQUE INDEX absolute ON t (abs(v)); "
         "INSERT INTO t VALUES (1, 7)",

@@ -68,6 +68,12 @@ async def test_what_cannot_be_loaded_is_named_with_what_makes_a_source_of_it(
     assert await scalar(engine, "SELECT count(*) FROM cities") > 0
 
 
+async def test_a_column_that_arrow_lacks_is_said_with_what_to_do(engine: AsyncEngine) -> None:
+    source = pl.DataFrame({"name": ["a"], "population": [1]}, schema_overrides={"population": pl.Int128})
+    with pytest.raises(TypeError, match=r"i128.*nothing was loaded. Cast it"):
+        await citykit.load_cities(engine, source)
+
+
 NOTHING = {
     "None": None,
     "a number": 5,
