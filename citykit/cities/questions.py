@@ -99,7 +99,8 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
     ----------
     bind : AsyncEngine, AsyncConnection or AsyncSession
     text : str
-        The name, its beginning or any part of it. ``%`` and ``_`` stand for themselves.
+        The name, its beginning or any part of it; blanks around it do not count. ``%`` and ``_`` stand for
+        themselves.
     n : int
         How many at most, 1 or more.
     country : str, optional
@@ -145,8 +146,8 @@ async def find_cities(bind: Bind, text: str, n: int = 20, *, country: str | None
 
 async def find_rows(bind: Bind, text: str, n: int, country: str | None = None) -> list[tuple[Any, ...]]:
     """Return the rows of :func:`find_cities` without making a frame of them, and without a warning."""
-    sought = _storable("text", text, "a part of a name")
-    if not sought.strip():
+    sought = _storable("text", text, "a part of a name").strip()
+    if not sought:
         raise ValueError("text is a name or a part of one, and here it is empty")
 
     limit = _count(n)

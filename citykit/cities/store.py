@@ -22,7 +22,7 @@ from citykit.cities.other_names import (
 )
 from citykit.cities.schema import UNDONE
 from citykit.database import Bind, Condition, Work, driver_of, in_transaction, lock_bound, sqlstate
-from citykit.encode import Rule, in_encoding, rejects_frame, rules_of, validate_row
+from citykit.encode import Rule, in_encoding, rejects_frame, rules_of, shown_value, validate_row
 from citykit.errors import CitykitError, DuplicateCityError, DuplicateKeyError, InvalidFrameError
 from citykit.load import LoadReport, OnConflict, OnInvalid, Source, load_rows, settle_numbers, violated_by
 from citykit.runtime import Progress, says_await
@@ -211,7 +211,10 @@ def _checked(given: Mapping[str, object], rules: Sequence[Rule]) -> dict[str, An
     """Return the values of one city as they are stored."""
     stored, rejects = validate_row(given, rules)
     if rejects:
-        said = [f"{column} {value!r} cannot be stored ({reason})" for _, column, value, reason in rejects]
+        said = [
+            f"{column} {shown_value(value)} cannot be stored ({reason})"
+            for _, column, value, reason in rejects
+        ]
         broken = [rule.meaning for rule in rules if rule.name in {column for _, column, *_ in rejects}]
         message = f"{'; '.join(said)}; nothing was changed.\n{' '.join(broken)}"
         raise InvalidFrameError(message, rejects_frame(rejects))

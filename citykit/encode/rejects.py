@@ -32,7 +32,7 @@ def _no_rejects() -> pd.DataFrame:
 
 
 def _framed(rows: Sequence[Reject]) -> pd.DataFrame:
-    rows = [(row, _printable(column), value, reason) for row, column, value, reason in rows]
+    rows = [(_showable(row), _printable(name), _showable(value), reason) for row, name, value, reason in rows]
     columns = zip(*rows, strict=True) if rows else [()] * len(REJECT_COLUMNS)
     named = zip(REJECT_COLUMNS, columns, strict=True)
     frame = pd.DataFrame({name: pd.Series(list(values), dtype=object) for name, values in named})
@@ -54,7 +54,7 @@ def refuse(
         first = group.iloc[0]
         parts.append(
             f"column {column!r} has {_counted(len(group), str(reason))} "
-            f"(first at row label {_shown(first['row'], str)}: {_shown(first['value'], _SHORT.repr)})"
+            f"(first at row label {_shown(first['row'], str)}: {shown_value(first['value'])})"
         )
     broken = set(rejects["column"])
     rules = [meaning for column, meaning in meanings.items() if column in broken and meaning]
@@ -71,6 +71,11 @@ def _counted(count: int, reason: str) -> str:
     return f"{count:,} {values} {reason}" if " " in reason else f"{count:,} {reason} {values}"
 
 
+def shown_value(value: object) -> str:
+    """Write a value in a message, shortened."""
+    return _shown(value, _SHORT.repr)
+
+
 def _shown(value: object, show: Callable[[object], str]) -> str:
     if isinstance(value, (np.number, np.bool_)) and not isinstance(value, np.timedelta64):
         value = value.item()
@@ -78,6 +83,16 @@ def _shown(value: object, show: Callable[[object], str]) -> str:
         return show(value)
     except ValueError:  # an integer of more digits than Python prints
         return f"a very long {type(value).__name__}"
+
+
+def _showable(value: object) -> object:
+    """Return a value that a frame can show: in place of an integer of very many digits, a text about it."""
+    if isinstance(value, (int, list, tuple, dict)):
+        try:
+            str(value)
+        except ValueError:
+            return shown_value(value)
+    return value
 
 
 def _printable(text: object) -> str:

@@ -118,8 +118,8 @@ async def test_exact_comes_before_beginning_before_part_whichever_name_it_is(
         await connection.execute(text("TRUNCATE cities, city_names"))
     frame = pd.DataFrame(cities, columns=["name", "country", "population", "other_names"])
     await citykit.load_cities(engine, frame.astype({"other_names": object}))
-    for part, n, country in questions:
-        expected = []
+    for asked, n, country in questions:
+        expected, part = [], asked.strip()
         for name, where, population, others in cities:
             every = [name, *others]
             ranks = [ranked(each, part) for each in every]
@@ -128,7 +128,7 @@ async def test_exact_comes_before_beginning_before_part_whichever_name_it_is(
                 if name != best[0]:  # of the other names, one that is spelled alike
                     best.sort(key=lambda each: part.translate(LOWER) not in each.translate(LOWER))
                 expected.append((min(ranks), -population, name, where, best[0]))
-        answer = await citykit.find_cities(engine, part, n, country=country)
+        answer = await citykit.find_cities(engine, asked, n, country=country)
         got = list(zip(answer["name"], answer["country"], answer["matched"], strict=True))
         assert got == [(name, where, matched) for _, _, name, where, matched in sorted(expected)[:n]]
 

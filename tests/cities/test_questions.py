@@ -207,6 +207,7 @@ async def test_many_that_begin_alike_are_found_in_order_of_size(engine: AsyncEng
     sizes = [*range(3_000), *range(10_000, 13_000), 5]
     await citykit.load_cities(engine, pd.DataFrame({"name": names, "population": sizes}))
     assert await found(engine, "san", 3) == ["SAN", "San 2999", "San 2998"]
+    assert await found(engine, " san\n", 3) == ["SAN", "San 2999", "San 2998"]
     assert (await found(engine, "san", 3_003))[-2:] == ["Other San 2999", "Other San 2998"]
     assert (await found(engine, "s", 2)) == ["San 2999", "San 2998"]
 

@@ -625,6 +625,7 @@ async def test_of_many_that_add_the_same_city_at_once_one_succeeds(engine: Async
         ("", 5, r"name '' cannot be stored \(empty\)"),
         ("a", -5, r"population -5 cannot be stored \(negative\).*\n.*0 or more"),
         ("a", 1.5, "fractional"),
+        pytest.param("a", 10**5000, "population a very long int cannot be stored", id="of 5,001 digits"),
         ("a", "five", "not a number"),
         ("a", "5.000", "like a number with thousands dots"),
         (None, 5, "missing"),

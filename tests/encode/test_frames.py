@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -90,6 +91,10 @@ def test_whole_numbers_of_any_dtype_are_populations(values: Any) -> None:
         pd.Series(["a", "b", "c"], dtype=pd.ArrowDtype(pa.string())),
         pd.Series(["a", "b", "c"], dtype="category"),
         pd.Series(["a", "b", "c"], dtype=pd.ArrowDtype(pa.dictionary(pa.int8(), pa.string()))),
+        pl.Series(["a", "b", "c"], dtype=pl.Categorical).to_pandas(use_pyarrow_extension_array=True),
+        pl.Series(["a", "b", "c"], dtype=pl.Enum(["c", "b", "a"])).to_pandas(
+            use_pyarrow_extension_array=True
+        ),
         ["a", "b", "c"],
         [np.str_("a"), "b", "c"],
     ],
@@ -367,6 +372,7 @@ def test_a_missing_value_among_categories_that_are_numbers() -> None:
 def test_a_number_with_more_digits_than_python_prints(number: int) -> None:
     _, rejects = validate(frame_of("population", [number], index=pd.Index([number], dtype=object)), RULES)
     assert "a very long int" in str(refuse(rejects, MEANINGS))
+    assert "a very long int" in repr(rejects)
 
 
 def test_a_very_long_value_is_shortened_in_the_message() -> None:
