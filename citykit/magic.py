@@ -61,6 +61,11 @@ class _Cities:
         The cell runs on the notebook's variable ``engine``, an AsyncEngine; if there is none, on an engine of
         citykit's own, from ``citykit.connect()``.
         """
+        if not {"-h", "--help"}.isdisjoint(line.split()):
+            raise UsageError(
+                "%%cities [NAME] [--param NAME=VALUE ...] [--numeric {float,decimal}], with SQL in the lines "
+                "below it; %cities alone shows the connection. %%cities? explains each."
+            )
         if cell is None:
             if line.strip():
                 raise UsageError("%cities takes no arguments; SQL goes into the lines below %%cities.")

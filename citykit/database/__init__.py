@@ -17,6 +17,7 @@ from citykit.database.server_errors import (
     ConnectionLostError,
     server_errors_named,
     server_message,
+    shortened,
     sqlstate,
 )
 from citykit.database.sqlstates import Condition, ConditionClass
@@ -68,6 +69,7 @@ __all__ = [
     "server_message",
     "sessions",
     "set_local",
+    "shortened",
     "shown_url",
     "sqlstate",
     "started",

@@ -107,7 +107,12 @@ def server_message(exc: BaseException) -> str:
     """Return the message of the server (or of asyncpg), without the text that SQLAlchemy adds."""
     original = getattr(exc, "orig", None) or exc
     original = getattr(original, "__cause__", None) or original
-    return str(original).strip() or type(original).__name__
+    return shortened(str(original).strip()) or type(original).__name__
+
+
+def shortened(said: str) -> str:
+    """Return a message of the server, cut if it is long: it may repeat a value of any length."""
+    return said if len(said) <= 1_000 else f"{said[:700]} … {said[-200:]}"
 
 
 def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> DatabaseUnavailableError:

@@ -64,6 +64,8 @@ def asyncpg_url(url: str | URL) -> URL:
         target = make_url(url)
     except (ArgumentError, ValueError):
         raise _unreadable() from None  # SQLAlchemy's message repeats the URL with its password
+    if isinstance(url, str) and "@" in f"{target.host}{target.database}":  # of a password: it would be shown
+        raise _unreadable()
     if target.get_backend_name() not in ("postgresql", "postgres"):
         raise DatabaseUnavailableError(
             f"citykit speaks to PostgreSQL, and the URL is for {target.drivername}. "
@@ -105,7 +107,7 @@ def with_database(url: URL, name: str) -> URL:
 def can_name_database(name: str) -> bool:
     """Tell whether a database can have this name: the server would silently cut one of more than 63 bytes."""
     try:
-        return "\0" not in name and 0 < len(name.encode()) <= 63
+        return isinstance(name, str) and "\0" not in name and 0 < len(name.encode()) <= 63
     except UnicodeEncodeError:  # a lone surrogate
         return False
 
@@ -141,7 +143,8 @@ def _set_several_hosts(query: dict[str, Any], hosts: str) -> None:
 def _unreadable() -> DatabaseUnavailableError:
     return DatabaseUnavailableError(
         "The database URL cannot be read. It looks like postgresql://user:password@host:5432/database, "
-        "with @ : / % in a password written as %40 %3A %2F %25.",
+        "with @ : / % in a password written as %40 %3A %2F %25; a database whose name has an @ is given by "
+        "database='…'.",
         transient=False,
     )
 

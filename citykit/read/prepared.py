@@ -17,6 +17,7 @@ from citykit.database import (
     ConditionClass,
     driver_of,
     server_errors_named,
+    shortened,
     sqlstate,
 )
 from citykit.errors import CitykitError, MissingTableError
@@ -51,6 +52,8 @@ _BLAMED = (
     Condition.ACTIVE_SQL_TRANSACTION,
     Condition.INVALID_TRANSACTION_TERMINATION,
 )
+# Of statements that the caller prepared; asyncpg replaces the server's hint by one about poolers.
+_OF_NAMES = (Condition.INVALID_SQL_STATEMENT_NAME, Condition.DUPLICATE_PREPARED_STATEMENT)
 _ALONE = (Condition.ACTIVE_SQL_TRANSACTION, Condition.INVALID_TRANSACTION_TERMINATION)
 _AUTOCOMMIT = "engine.execution_options(isolation_level='AUTOCOMMIT')"
 _RUN_ALONE = f"await citykit.execute({_AUTOCOMMIT}, …)"
@@ -166,7 +169,9 @@ def named(query: Query, *, undone: str = "nothing was changed", reads: bool = Fa
                 f"Parameter {query.names[number]!r} cannot be sent: {unsent[2]}; nothing was changed. "
                 f"The statement takes {query.wanted[number]} there."
             ) from exc
-        if not code.startswith(_BLAMED) or code == Condition.INSUFFICIENT_PRIVILEGE:
+        callers_name = code in _OF_NAMES and next(query.words, "") in ("prepare", "execute", "deallocate")
+        blamed = code.startswith(_BLAMED) and code not in (Condition.INSUFFICIENT_PRIVILEGE, *_OF_NAMES)
+        if not (blamed or callers_name):
             raise
         raise (MissingTableError if code == Condition.UNDEFINED_TABLE else CitykitError)(
             _said(exc, query, code, undone, reads)
@@ -174,10 +179,12 @@ def named(query: Query, *, undone: str = "nothing was changed", reads: bool = Fa
 
 
 def _said(exc: Any, query: Query, code: str, undone: str, reads: bool) -> str:
-    said = [f"{exc.args[0]} (SQLSTATE {code}); {undone}."]
+    said = [f"{shortened(exc.args[0])} (SQLSTATE {code}); {undone}."]
     if exc.position:
         said.append(query.shown_at(int(exc.position)))
-    said += [f"{word}: {text}" for word, text in (("Detail", exc.detail), ("Hint", exc.hint)) if text]
+    hint = None if code in _OF_NAMES else exc.hint
+    more = (("Detail", exc.detail), ("Hint", hint))
+    said += [f"{word}: {shortened(text)}" for word, text in more if text]
     if code in _OF_TEXTS:
         said += [
             f"The statement reads the text of parameter {name!r} as {wanted}: give a value of that type."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import operator
+import numbers
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, get_args
@@ -169,9 +169,10 @@ async def stream_frames(
     """
     with shown_outside:
         _check_choices(dtype_backend, numeric)
-        size = operator.index(chunk_rows)
-        if size < 1:
-            raise ValueError(f"chunk_rows is the number of rows in a frame, 1 or more, not {chunk_rows}")
+        whole = isinstance(chunk_rows, numbers.Integral) and not isinstance(chunk_rows, bool)
+        if not whole or chunk_rows < 1:
+            raise ValueError(f"chunk_rows is the number of rows in a frame, 1 or more, not {chunk_rows!r}")
+        size = int(chunk_rows)
     frames: asyncio.Queue[tuple[pd.DataFrame, str]] = asyncio.Queue(1)
     queued = False
 

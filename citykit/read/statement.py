@@ -26,6 +26,8 @@ _DIALECT: Dialect = asyncpg.dialect(dbapi=asyncpg.dialect.import_dbapi())  # typ
 _COPIED = ("select", "values", "table", "with", "insert", "update", "delete", "merge")
 _UNCLOSED = ("'", '"', "$")  # a token by itself only where a literal does not end
 
+_AROUND = 100  # characters of a line that an error shows before and after its place
+
 _TRANSACTION_WORDS = (
     "abort", "begin", "commit", "end", "prepare transaction", "release", "rollback", "savepoint", "start",
 )  # fmt: skip
@@ -50,6 +52,16 @@ _AS_FRAMES = (
     "Rows go in by await citykit.load_frame(engine, frame, table), and come by "
     "await citykit.read_frame(engine, 'TABLE cities')"
 )
+_AS_PREPARED = (
+    "The driver has prepared statements of its own on each connection, which this would end. End yours by "
+    "their names: DEALLOCATE name"
+)
+_AS_TEMPORARY = (
+    "An engine runs each statement on any of its connections, and one of them alone would have it. For "
+    "several statements on one: async with engine.begin() as connection, and give each call the connection; "
+    "or write them in one cell below %%cities, with ON COMMIT DROP"
+)
+_TEMPORARY = re.compile(r"create (?:or replace |local |global )?temp(?:orary)?\b(?!.*\bon commit drop\b)")
 # Statements that `execute` refuses, by their first words, and what the error says to use instead.
 _REFUSED = {
     **dict.fromkeys(_TRANSACTION_WORDS, _IN_TRANSACTIONS),
@@ -57,6 +69,7 @@ _REFUSED = {
     "set session characteristics": _AS_OPTIONS,
     "listen": _AS_LISTENER,
     "unlisten": _AS_LISTENER,
+    **dict.fromkeys(("deallocate all", "deallocate prepare all", "discard all"), _AS_PREPARED),
 }
 
 # Literals, quoted names and comments are one token each, so that no :name in them is a parameter.
@@ -120,6 +133,9 @@ class Query:
             instead = _AS_FRAMES
         elif on_engine and start in ("set", "reset") and words[1:2] not in (["local"], ["constraints"]):
             instead = _AS_OPTIONS
+        elif on_engine and _TEMPORARY.match(" ".join(words)):
+            instead = _AS_TEMPORARY
+            start = "create temporary"
         if instead:
             raise CitykitError(f"{start.upper()} cannot be run here; nothing was run. {instead}")
 
@@ -173,13 +189,21 @@ class Query:
         return self._replaced(literals, [None] * len(literals)).sql
 
     def shown_at(self, position: int) -> str:
-        """Return the line of `written` that a position (from 1) in `sql` is in, and a caret below it."""
+        """Return the line of `written` that a position (from 1) in `sql` is in, and a caret below it.
+
+        Of a long line, what is around the position.
+        """
         place = min(self._place(position - 1), len(self.written))
         number = self.written.count("\n", 0, place) + 1
         start = self.written.rfind("\n", 0, place) + 1
         label = f"line {number}: "
         line = self.written[start:].split("\n", 1)[0].replace("\t", " ")
-        return f"{label}{line}\n{' ' * (len(label) + place - start)}^"
+        caret = place - start
+        if len(line) > 2 * _AROUND:
+            first = max(0, caret - _AROUND)
+            before, after = "…" * (first > 0), "…" * (caret + _AROUND < len(line))
+            line, caret = before + line[first : caret + _AROUND] + after, caret - first + len(before)
+        return f"{label}{line}\n{' ' * (len(label) + caret)}^"
 
     def with_casts(self, casts: Sequence[str | None], types: Sequence[str | None]) -> Query:
         """Return the statement with these casts around its placeholders, whose values are of these types."""
@@ -441,7 +465,7 @@ def _compiled_clause(clause: Any, params: dict[str, Any], conforming: bool) -> Q
     pairs = [_bound(name, state.parameters[name], types[name], state.processors.get(name)) for name in names]
     args, sent = tuple(value for value, _ in pairs), tuple(type_ for _, type_ in pairs)
     rounding = [
-        any(isinstance(types[n], of) and t in to for of, to in _ROUNDING)
+        any(isinstance(types[n], of) and str(t).rpartition(".")[2] in to for of, to in _ROUNDING)
         for n, t in zip(names, sent, strict=True)
     ]
     sql = _without_casts(state.statement, rounding) if any(rounding) else state.statement

@@ -89,6 +89,9 @@ async def test_a_database_and_a_user_that_do_not_exist(engine: AsyncEngine) -> N
         "cities",
         f"postgresql://ada:{SECRET}@localhost:port/geo",
         f"postgresql://127.0.0.1:1/geo?password={SECRET}",
+        f"postgresql://ada:p@{SECRET}@127.0.0.1:1/geo",
+        f"postgresql://ada:p@127.0.0.1:1/{SECRET}@127.0.0.1:1/geo",
+        f"postgresql://ada:p@{SECRET}@127.0.0.1:1,127.0.0.1:2/geo",
         f"postgresql://ada:{SECRET}@127.0.0.1:1/geo?no_such_option=1",
     ],
 )

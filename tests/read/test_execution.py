@@ -184,6 +184,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("PREPARE TRANSACTION 'a'", None, "engine.begin()"),
     ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", None, "isolation_level"),
     ("LISTEN a", None, "add_listener"),
+    ("DISCARD ALL", None, "DEALLOCATE name"),
+    ("deallocate prepare all", None, "DEALLOCATE name"),
+    ("DEALLOCATE unknown", None, '"unknown" does not exist (SQLSTATE 26000); nothing was changed.'),
     ("COPY cities FROM STDIN", None, "load_frame"),
     ("copy (SELECT 1) TO stdout", None, "read_frame"),
     ("", None, "no statement"),
@@ -231,6 +234,19 @@ async def test_a_setting_is_of_a_session_and_not_of_an_engine(engine: AsyncEngin
     async with engine.connect() as connection:
         assert (await citykit.execute(connection, sql)).rows is None
         await connection.rollback()
+
+
+@pytest.mark.parametrize(
+    "sql", ["CREATE TEMP TABLE made (a int)", "create or replace temporary view made AS SELECT 1 AS a"]
+)
+async def test_what_is_temporary_is_of_a_session_and_not_of_an_engine(engine: AsyncEngine, sql: str) -> None:
+    assert "engine.begin()" in await failure(citykit.execute(engine, sql))
+    async with engine.connect() as connection:
+        await citykit.execute(connection, sql)
+        assert list(await citykit.read_frame(connection, "SELECT a FROM made")) == ["a"]
+    assert (await citykit.execute(engine, "CREATE TEMP TABLE made (a int) ON COMMIT DROP")).rows is None
+    await citykit.execute(engine, "CREATE TABLE temp (temporary int)")
+    await citykit.execute(engine, "DROP TABLE temp")
 
 
 async def test_reading_what_returns_no_rows_names_execute(engine: AsyncEngine) -> None:

@@ -160,6 +160,18 @@ def test_a_place_is_shown_in_what_was_written() -> None:
     assert query.shown_at(len(query.sql) + 1).endswith("^")
 
 
+def test_of_a_long_line_an_error_shows_what_is_around_its_place() -> None:
+    many = ", ".join(map(str, range(10_000)))
+    query = compiled(f"SELECT {many}, nope, {many}")
+    line, caret = query.shown_at(query.sql.index("nope") + 1).split("\n")
+    assert line[caret.index("^") :].startswith("nope, 0, 1, 2")
+    assert line.startswith("line 1: …")
+    assert line.endswith("…")
+    assert len(line) < 220
+    line, caret = query.shown_at(1).split("\n")
+    assert line[caret.index("^") :].startswith("SELECT 0, 1")
+
+
 # Several in a text
 
 ATOMIC = "LANGUAGE sql BEGIN ATOMIC SELECT CASE WHEN a THEN 1 END; SELECT 2; END"
