@@ -134,13 +134,18 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(405, _method_not_allowed)
 
 
+_METHODS = ("OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+_ALLOWED = {"GET": ("GET", "HEAD"), **{method: (method,) for method in _METHODS}}  # by the one that is routed
+
+
 async def _method_not_allowed(request: Request, _: Exception) -> JSONResponse:
     """Name every method of the path in ``Allow``; Starlette names those of the first route alone."""
     allowed = [
         method
-        for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+        for asked, methods in _ALLOWED.items()
         for route in request.app.routes
-        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+        if route.matches({**request.scope, "method": asked})[0] is Match.FULL
+        for method in methods
     ]
     return JSONResponse({"detail": "Method Not Allowed"}, 405, {"Allow": ", ".join(dict.fromkeys(allowed))})
 

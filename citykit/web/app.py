@@ -108,10 +108,11 @@ def create_app(
     app.state.queues = weakref.WeakKeyDictionary()  # by event loop
     app.state.engine = engine
     protected = bool(app.state.token)
-    app.include_router(routes.reading)
+    checked = [Depends(depends.check_query)]
+    app.include_router(routes.reading, dependencies=checked)
     app.include_router(
         routes.writing,
-        dependencies=[Depends(depends.authorize)] if protected else [],
+        dependencies=[Depends(depends.authorize), *checked] if protected else checked,
         responses=schemas.documented(401) if protected else {},
     )
     app.include_router(page.page, include_in_schema=False)

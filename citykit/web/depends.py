@@ -10,11 +10,12 @@ from typing import Annotated, TypeVar
 from urllib.parse import quote
 
 from fastapi import Depends, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from citykit.cities import CITIES
-from citykit.errors import DatabaseUnavailableError
+from citykit.errors import DatabaseUnavailableError, did_you_mean
 from citykit.web.schemas import Code
 
 T = TypeVar("T")
@@ -42,6 +43,25 @@ Sought = Annotated[
     ),
 ]
 InCountry = Annotated[Code | None, Query(description="Only this country, as stored.", examples=["IS"])]
+
+
+async def check_query(request: Request) -> None:
+    """Refuse a parameter that the route does not have, or that is given twice."""
+    known = [each.alias for each in request.scope["route"].dependant.query_params]
+    given = [name for name, _ in request.query_params.multi_items()]
+    unknown = [name for name in dict.fromkeys(given) if name not in known]
+    problems = [
+        ("query", name, f"There is no such parameter{did_you_mean(name, known)}.") for name in unknown
+    ]
+    problems += [
+        ("query", name, "It is given more than once.")
+        for name in dict.fromkeys(given)
+        if name in known and given.count(name) > 1
+    ]
+    if problems:
+        raise RequestValidationError(
+            [{"type": "value_error", "loc": loc, "msg": said} for *loc, said in problems]
+        )
 
 
 async def authorize(

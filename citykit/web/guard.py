@@ -52,6 +52,8 @@ class Guard:
         client = _Client(receive, send, self._limit(scope))
         if scope["method"] in READING:
             client.body_ended()
+        if scope["method"] == "HEAD":  # answered as GET is; ASGI servers leave the body out
+            scope = {**scope, "method": "GET"}
         try:
             await (self._refusal(scope) or self._app)(scope, client.receive, client.send)
         except asyncio.CancelledError:

@@ -107,7 +107,7 @@ async def search(
     return _json([dict(zip(FOUND, row, strict=True)) for row in rows])
 
 
-@reading.get("/countries", response_model=list[Country], responses=documented())
+@reading.get("/countries", response_model=list[Country], responses=documented(422))
 async def countries(request: Request, engine: EngineOf) -> Response:
     """Return the number of cities and the populations of each country, the most populous first."""
     frame = await soon(request, summarize_countries(engine))
@@ -187,7 +187,7 @@ async def stored(request: Request, engine: AsyncEngine, id_: int) -> Row[Any] | 
         return await in_transaction(engine, work, effect="reads")
 
 
-@reading.get("/healthz", response_model=Health, responses=documented(), tags=["server"])
+@reading.get("/healthz", response_model=Health, responses=documented(422), tags=["server"])
 async def health(request: Request, engine: EngineOf) -> Health:
     """Tell whether the database answers a query; this says nothing of rights, nor of the table."""
     async with time_limit(request):

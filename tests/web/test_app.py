@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import citykit
 from citykit.web.app import create_app
-from tests.support.database import stored
+from tests.support.database import scalar, stored
 from tests.support.served import direct, served
 
 NAMES = ["name", "country", "region", "population", "latitude", "longitude"]
@@ -76,6 +76,12 @@ async def test_the_biggest(client: httpx.AsyncClient) -> None:
         ("/cities/first", "id"),
         ("/cities/9223372036854775808", "id"),
         ("/cities/bulk?format=xml", "format"),
+        ("/cities/biggest?limt=5", "limt"),
+        ("/cities/search?q=a&offset=1", "offset"),
+        ("/cities/search?q=a&q=b", "q"),
+        ("/cities/1?limit=1", "limit"),
+        ("/countries?country=IS", "country"),
+        ("/healthz?verbose", "verbose"),
     ],
 )
 async def test_an_invalid_question_names_its_parameter(
@@ -84,6 +90,24 @@ async def test_an_invalid_question_names_its_parameter(
     answer = await client.get(url)
     assert answer.status_code == 422
     assert [each["loc"][-1] for each in answer.json()["detail"]] == [field]
+
+
+async def test_a_misspelled_parameter_of_a_load_is_refused(
+    client: httpx.AsyncClient, engine: AsyncEngine
+) -> None:
+    body = {"content": b"name,population\na,1\n", "headers": {"content-type": "text/csv"}}
+    answer = await client.post("/cities/bulk?on_conflit=update", **body)  # type: ignore[arg-type]
+    assert answer.status_code == 422
+    assert "did you mean 'on_conflict'" in answer.json()["detail"][0]["msg"]
+    assert (await client.get("/cities/search?q=a&limit=1000")).status_code == 200
+    assert await scalar(engine, "SELECT count(*) FROM cities WHERE name = 'a'") == 0
+
+
+@pytest.mark.parametrize("url", ["/", "/cities/biggest?limit=1", "/cities/0", "/cities/bulk", "/nowhere"])
+async def test_head_is_answered_as_get_is(client: httpx.AsyncClient, url: str) -> None:
+    got, headers_alone = await client.get(url), await client.head(url)
+    assert headers_alone.status_code == got.status_code
+    assert headers_alone.headers.items() == got.headers.items()
 
 
 async def test_search_and_countries(client: httpx.AsyncClient) -> None:
@@ -534,10 +558,12 @@ async def test_the_application_disposes_of_its_own_engine_only(engine: AsyncEngi
 
 async def test_a_405_names_every_method_of_the_path(client: httpx.AsyncClient) -> None:
     for url, allowed in (
-        ("/cities/biggest", "GET"), ("/cities/bulk", "GET, POST"), ("/cities/1", "GET"), ("/", "GET, POST"),
-        ("/cities/", "POST"), ("/openapi.json", "GET, HEAD"), ("/docs", "GET"),
+        ("/cities/biggest", "GET, HEAD"), ("/cities/bulk", "GET, HEAD, POST"), ("/cities/1", "GET, HEAD"),
+        ("/", "GET, HEAD, POST"),
+        ("/cities/", "POST"), ("/openapi.json", "GET, HEAD"), ("/docs", "GET, HEAD"),
         ("/docs/files/favicon.png", "GET, HEAD"),
-        ("/city/1", "GET"), ("/city/1/map.svg", "GET"), ("/map.svg", "GET"), ("/biggest.svg", "GET"),
+        ("/city/1", "GET, HEAD"), ("/city/1/map.svg", "GET, HEAD"), ("/map.svg", "GET, HEAD"),
+        ("/biggest.svg", "GET, HEAD"),
     ):  # fmt: skip
         for method in {"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"} - set(allowed.split(", ")):
             answer = await client.request(method, url)
