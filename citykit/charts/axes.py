@@ -25,6 +25,7 @@ from citykit.charts.fonts import legible
 
 MOST_BARS = 500  # of a new figure, which grows with them: more would be too high at 300 dots per inch
 LOWEST_BAR = 6.0  # points, with letters of 4.8
+_BARS = "citykit-bars"  # matplotlib's gid of the bars
 
 
 def open_axes(
@@ -61,10 +62,18 @@ def persons(value: float, _: object = None) -> str:
 
 
 def bar_axes(ax: Axes | None, count: int) -> tuple[Axes, int]:
-    """Return the caller's Axes, or those of a new high figure, and how many bars they have room for."""
+    """Return the caller's Axes, or those of a new high figure, and how many bars they have room for.
+
+    Axes that have such bars already are cleared, but for their title: those bars would have the names of
+    these.
+    """
     if ax is None:
         count = min(count, MOST_BARS)
         return open_axes(None, 8, 1.2 + 0.28 * max(count, 2)), count
+    if isinstance(ax, Axes) and any(patch.get_gid() == _BARS for patch in ax.patches):
+        said, font, formulas = ax.get_title(), ax.title.get_fontproperties(), ax.title.get_parse_math()
+        ax.clear()
+        ax.set_title(said, fontproperties=font, parse_math=formulas)
     ax = open_axes(ax, 0, 0)
     return ax, min(count, MOST_BARS, max(int(72 * inches(ax)[1] / LOWEST_BAR), 1))
 
@@ -87,6 +96,8 @@ def bars(
         names = [_shortened(name, 0.5 * whole, look) for name in names]
         width = whole - max((width_of(name, look) for name in names), default=0) - 20
     drawn = ax.barh(range(count), values, **normalize_kwargs(style, Patch))
+    for bar in drawn:
+        bar.set_gid(_BARS)
     ax.set_yticks(range(count), names, **look)
     ax.tick_params(axis="y", length=0)
     for label in ax.bar_label(drawn, written, padding=3, fontsize=size * 0.85, alpha=0.8):

@@ -99,6 +99,16 @@ def test_drawing_twice_on_the_same_axes_keeps_the_largest_on_top(three_cities: p
     assert low > high
 
 
+def test_bars_of_other_cities_take_the_place_of_bars_that_are_there(three_cities: pd.DataFrame) -> None:
+    ax = citykit.plot_biggest(three_cities, title="all")
+    countries = pd.DataFrame({"country": ["IS"], "total_population": [1], "largest_population": [1]})
+    citykit.plot_countries(countries, ax=ax)
+    assert (labels(ax), ax.get_title()) == (["IS"], "all")
+    citykit.plot_biggest(three_cities.tail(2), ax=ax)
+    assert [bar.get_width() for bar in ax.patches] == sorted(three_cities["population"].tail(2), reverse=True)  # type: ignore[attr-defined]
+    assert [text.get_text() for text in ax.texts] == ["8,961,989", "422,324"]
+
+
 def test_a_name_is_no_formula() -> None:
     ax = citykit.plot_biggest(pd.DataFrame({"name": [r"$\frac$", "a_b^c"], "population": [2, 1]}))
     ax.figure.canvas.draw()
