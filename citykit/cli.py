@@ -82,7 +82,7 @@ class _Commands(TyperGroup):
         code = 1
         try:
             returned = super().main(words or ["--help"], *rest, **options)
-            sys.stdout.flush()
+            _flush()
             sys.exit(returned or 0)
         except TyperException as exc:  # wrong words on the command line
             code, ctx = exc.exit_code, getattr(exc, "ctx", None)
@@ -99,7 +99,7 @@ class _Commands(TyperGroup):
                 from citykit.database import leave_embedded
 
                 leave_embedded()
-            sys.stdout.flush()
+            _flush()
             _end_now()
         except typer.Abort:  # "no" or Ctrl-D at a confirmation
             _say("nothing was changed")
@@ -110,6 +110,11 @@ class _Commands(TyperGroup):
                 raise
             _say(str(getattr(exc, "orig", None) or exc))
         sys.exit(code)
+
+
+def _flush() -> None:
+    if sys.stdout:  # None where the process was started without it
+        sys.stdout.flush()
 
 
 def _end_now() -> None:
