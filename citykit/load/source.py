@@ -242,12 +242,19 @@ class Rows:
 
 def row_bytes(rows: pd.DataFrame | pa.Table) -> float:
     """Return about how many bytes a row takes in memory, by the first rows where they are objects."""
-    if isinstance(rows, pd.DataFrame):
-        rows = rows.iloc[:_SAMPLED_ROWS]
-        size = rows.memory_usage(index=False, deep=True).sum()
-    else:
+    if isinstance(rows, pa.Table):
         size = rows.nbytes
-    return max(1.0, float(size) / max(1, len(rows)))
+    else:
+        rows = rows.iloc[:_SAMPLED_ROWS]
+        size = sum(_bytes_of(column) for _, column in rows.items())
+    return max(1.0, size / max(1, len(rows)))
+
+
+def _bytes_of(column: pd.Series[Any]) -> int:
+    try:
+        return int(column.memory_usage(index=False, deep=True))
+    except NotImplementedError:  # of Arrow's string views
+        return pa.table({"": pa.array(column)}).nbytes
 
 
 _SAMPLED_ROWS = 100

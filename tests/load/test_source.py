@@ -16,6 +16,7 @@ from pyarrow import dataset
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
+from citykit.load.source import row_bytes
 from tests.support.database import scalar
 
 CITIES = {"name": ["a", "b"], "population": [1, 2]}
@@ -72,6 +73,15 @@ async def test_a_column_that_arrow_lacks_is_said_with_what_to_do(engine: AsyncEn
     source = pl.DataFrame({"name": ["a"], "population": [1]}, schema_overrides={"population": pl.Int128})
     with pytest.raises(TypeError, match=r"i128.*nothing was loaded. Cast it"):
         await citykit.load_cities(engine, source)
+
+
+def test_rows_of_any_kind_have_a_size() -> None:
+    views = pd.Series(pd.arrays.ArrowExtensionArray(pa.array(["x" * 100], pa.string_view())))
+    assert 100 < row_bytes(pd.DataFrame({"a": views})) < 200
+    assert 100 < row_bytes(pd.DataFrame({"a": pd.Series(["x" * 100], dtype=object)})) < 200
+    assert row_bytes(pd.DataFrame([[1, 2]], columns=["a", "a"])) == 16
+    for nothing in (pd.DataFrame(), pd.DataFrame(index=[1, 2]), pa.table({}), pa.table({"a": pa.nulls(0)})):
+        assert row_bytes(nothing) == 1
 
 
 NOTHING = {
