@@ -243,7 +243,7 @@ class Rows:
 def row_bytes(rows: pd.DataFrame | pa.Table) -> float:
     """Return about how many bytes a row takes in memory, by the first rows where they are objects."""
     if isinstance(rows, pa.Table):
-        size = rows.nbytes
+        size = int(rows.nbytes)
     else:
         rows = rows.iloc[:_SAMPLED_ROWS]
         size = sum(_bytes_of(column) for _, column in rows.items())
@@ -254,7 +254,7 @@ def _bytes_of(column: pd.Series[Any]) -> int:
     try:
         return int(column.memory_usage(index=False, deep=True))
     except NotImplementedError:  # of Arrow's string views
-        return pa.table({"": pa.array(column)}).nbytes
+        return int(pa.table({"": pa.array(column)}).nbytes)
 
 
 _SAMPLED_ROWS = 100
