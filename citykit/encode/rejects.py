@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
+from numbers import Rational
 from typing import TypeAlias
 
 import numpy as np
@@ -83,14 +84,16 @@ def _shown(value: object, show: Callable[[object], str]) -> str:
         return show(value)
     except ValueError:  # an integer of more digits than Python prints
         return f"a very long {type(value).__name__}"
+    except Exception:  # of the caller's own objects, or lists that are too deep
+        return f"a {type(value).__name__} that cannot be shown"
 
 
 def _showable(value: object) -> object:
     """Return a value that a frame can show: in place of an integer of very many digits, a text about it."""
-    if isinstance(value, (int, list, tuple, dict)):
+    if isinstance(value, (Rational, Collection, np.ndarray)) and not isinstance(value, (str, bytes)):
         try:
             str(value)
-        except ValueError:
+        except Exception:  # also of the caller's own objects
             return shown_value(value)
     return value
 

@@ -98,13 +98,15 @@ def wrong_dtype(series: pd.Series[Any], rule: Rule, name: object, *, values: boo
 
 def _of_dtype(series: pd.Series[Any], rule: Rule) -> tuple[str, set[str]]:
     """Return the name of a dtype, and the kind of its values if it tells."""
-    shown = str(series.dtype)
-    if isinstance(series.dtype, pd.CategoricalDtype):
-        shown = f"category of {series.cat.categories.dtype}"
+    dtype: Any = series.dtype
+    shown = str(dtype)
+    if isinstance(dtype, pd.CategoricalDtype):
+        dtype = dtype.categories.dtype
+        shown = f"category of {dtype}"
     try:
         type_ = _arrow_type(series)
     except (pa.ArrowException, TypeError, ValueError):
-        kind = "complex" if series.dtype.kind == "c" else ""
+        kind = "complex" if dtype.kind == "c" else ""
     else:
         kind = _kind(type_)
         if rule.item and isinstance(type_, pa.FixedShapeTensorType) and len(type_.shape) == 1:

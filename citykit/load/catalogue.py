@@ -32,8 +32,8 @@ SELECT json_build_object(
 'oid', c.oid::bigint,
 'name', c.relname,
 'kind', c.relkind,
-'rule', (SELECT quote_ident(w.rulename) FROM pg_catalog.pg_rewrite w
-         WHERE w.ev_class = c.oid AND w.ev_type IN ('2', '3') AND w.ev_enabled <> 'D' LIMIT 1),
+'rules', (SELECT json_object_agg(w.ev_type, quote_ident(w.rulename)) FROM pg_catalog.pg_rewrite w
+          WHERE w.ev_class = c.oid AND w.ev_type IN ('2', '3') AND w.ev_enabled <> 'D'),
 'instead', EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgtype & 64 = 64),
 'secured', row_security_active(c.oid),
 'inherited', EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid),
@@ -171,14 +171,18 @@ SELECT json_build_object(
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
                     WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D')
     AND NOT EXISTS (  -- of the server's own functions there is no pg_depend
-        SELECT FROM pg_catalog.pg_depend d WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass
+        SELECT FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid
+        JOIN pg_catalog.pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('c', 'internal')
+        WHERE d.refclassid = 'pg_catalog.pg_proc'::regclass
         AND CASE d.classid
             WHEN 'pg_catalog.pg_attrdef'::regclass
                 THEN EXISTS (SELECT FROM pg_catalog.pg_attrdef f WHERE (f.oid, f.adrelid) = (d.objid, c.oid))
             WHEN 'pg_catalog.pg_constraint'::regclass
                 THEN EXISTS (SELECT FROM pg_catalog.pg_constraint k
                              WHERE k.oid = d.objid AND (k.conrelid = c.oid OR k.contypid IN (
-                                SELECT a.atttypid FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid)))
+                                SELECT a.atttypid FROM pg_catalog.pg_attribute a
+                                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)))
             END)
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_tables p
                     WHERE (p.schemaname, p.tablename) = (n.nspname, c.relname))
@@ -253,7 +257,8 @@ class Facts:
     types: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of each column: its oid and its typmod
     name: str = ""
     kind: str = "r"  # pg_class.relkind
-    rule: str | None = None  # the name in SQL of a rule for INSERT or UPDATE
+    # The name in SQL of a rule for UPDATE ("2") and for INSERT ("3"), as pg_rewrite.ev_type has them.
+    rules: Mapping[str, str] = field(default_factory=dict)
     instead: bool = False  # a view with INSTEAD OF triggers, which takes no ON CONFLICT
     secured: bool = False  # row security holds for the role
     inherited: bool = False  # other tables inherit from it, or are its partitions
@@ -355,6 +360,7 @@ def _facts(found: dict[str, Any]) -> Facts:
             "primary": next((tuple(key["columns"]) for key in listed if key["primary"]), ()),
             "unique": tuple(tuple(key["columns"]) for key in listed if not key["primary"]),
             "constraints": found["constraints"] or {},
+            "rules": found["rules"] or {},
             "checks": frozenset(found["checks"] or ()),
             "orders": tuple(tuple(names) for names in found["orders"] or ()),
             "counter": Counter(**found["counter"]) if found["counter"] else None,

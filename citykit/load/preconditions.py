@@ -31,11 +31,13 @@ def check_possible(facts: Facts, wanted: Wanted, table: str, quote: Callable[[st
         Returns another name as SQL has it.
     """
     refuse_no_table(table, facts, "nothing was loaded")
-    if facts.rule and facts.kind in ("r", "p"):
+    events = "3" if wanted.on_conflict == "error" else "32"  # of pg_rewrite.ev_type: INSERT, UPDATE
+    rules = [facts.rules[event] for event in events if event in facts.rules]
+    if rules and facts.kind in ("r", "p"):
         raise CitykitError(
-            f"table {table} has the rule {facts.rule}, which COPY does not follow and ON CONFLICT refuses; "
-            "nothing was loaded. Replace the rule by a trigger, which both follow: "
-            f"DROP RULE {facts.rule} ON {table}"
+            f"table {table} has the rule {rules[0]}, which COPY does not follow and ON CONFLICT refuses; "
+            "nothing was loaded. Make a trigger that does the same, which both follow, and then: "
+            f"DROP RULE {rules[0]} ON {table}"
         )
     if unknown := [name for name in wanted.columns if name not in facts.columns]:
         raise CitykitError(

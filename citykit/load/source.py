@@ -31,7 +31,8 @@ from citykit.files import FileSource, open_file
 from citykit.runtime import callers_code
 
 CHUNK_ROWS = 65_536  # checked and typed at a time: a few megabytes, a few milliseconds
-CHUNK_BYTES = 2**24  # likewise, of rows that are wide or long
+CHUNK_BYTES = 2**24  # of a chunk, which limit it where rows are wide or long
+LEAST_ROWS = 1_024  # of a chunk, whatever their size: a few sampled rows may be unlike the others
 LOCATED_ROWS = 1_000_000  # an error names the line in the file of rows before this one: a second, at most
 # Typed chunks with object columns are kept from the check until they are sent, up to this size. Others are
 # typed again, which takes little time; keeping them would take as much memory as a second frame.
@@ -205,7 +206,7 @@ class Rows:
         start = 0
         async with aclosing(self._pieces()) as pieces:
             async for piece in pieces:
-                rows = max(1, min(CHUNK_ROWS, int(CHUNK_BYTES // row_bytes(piece))))
+                rows = min(CHUNK_ROWS, max(LEAST_ROWS, int(CHUNK_BYTES // row_bytes(piece))))
                 for first in range(0, max(len(piece), 1), rows):
                     chunk = piece[first : first + rows]
                     if isinstance(chunk, pa.Table):
@@ -241,20 +242,30 @@ class Rows:
 
 
 def row_bytes(rows: pd.DataFrame | pa.Table) -> float:
-    """Return about how many bytes a row takes in memory, by the first rows where they are objects."""
+    """Return about how many bytes a row takes in memory, by some of the rows; categories do not count."""
     if isinstance(rows, pa.Table):
-        size = int(rows.nbytes)
+        size = sum(_bytes_of_arrow(column) for column in rows.columns)
     else:
-        rows = rows.iloc[:_SAMPLED_ROWS]
+        rows = rows.iloc[:: max(1, len(rows) // _SAMPLED_ROWS)]
         size = sum(_bytes_of(column) for _, column in rows.items())
     return max(1.0, size / max(1, len(rows)))
 
 
 def _bytes_of(column: pd.Series[Any]) -> int:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return int(column.cat.codes.to_numpy().nbytes)
+    if isinstance(column.dtype, pd.ArrowDtype):  # pandas does not know the size of string views
+        return _bytes_of_arrow(pa.chunked_array(pa.array(column)))
     try:
         return int(column.memory_usage(index=False, deep=True))
-    except NotImplementedError:  # of Arrow's string views
-        return int(pa.table({"": pa.array(column)}).nbytes)
+    except Exception:  # of the caller's objects, by their __sizeof__
+        return int(column.memory_usage(index=False))
+
+
+def _bytes_of_arrow(column: pa.ChunkedArray) -> int:
+    if pa.types.is_dictionary(column.type):
+        return len(column) * int(column.type.index_type.bit_width) // 8
+    return int(pa.table({"": column}).nbytes)
 
 
 _SAMPLED_ROWS = 100

@@ -375,6 +375,21 @@ def test_a_number_with_more_digits_than_python_prints(number: int) -> None:
     assert "a very long int" in repr(rejects)
 
 
+def test_a_value_that_cannot_be_shown_is_a_reject_all_the_same() -> None:
+    class Unshown:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    deep: list[Any] = []
+    for _ in range(5_000):
+        deep = [deep]
+    for value in (deep, ["x", [Unshown()]], {10**5000}, Fraction(10**5000, 3)):
+        _, rejects = validate(frame_of("population", pd.Series([value, 1], dtype=object)), RULES)
+        assert len(rejects) == 1
+        assert "population" in str(refuse(rejects, MEANINGS))
+        assert "population" in repr(rejects)
+
+
 def test_a_very_long_value_is_shortened_in_the_message() -> None:
     _, rejects = validate(frame_of("name", ["x" * 1_000_000]), RULES)
     assert len(str(refuse(rejects, MEANINGS))) < 400

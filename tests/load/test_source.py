@@ -80,6 +80,15 @@ def test_rows_of_any_kind_have_a_size() -> None:
     assert 100 < row_bytes(pd.DataFrame({"a": views})) < 200
     assert 100 < row_bytes(pd.DataFrame({"a": pd.Series(["x" * 100], dtype=object)})) < 200
     assert row_bytes(pd.DataFrame([[1, 2]], columns=["a", "a"])) == 16
+    categories = pd.Series(pd.Categorical([f"category {n}" for n in range(10_000)]))
+    assert row_bytes(pd.DataFrame({"a": categories})) == 2
+    assert row_bytes(pa.table({"a": pa.array(["x" * 1000]).dictionary_encode()})) == 4
+
+    class Unsized:
+        def __sizeof__(self) -> int:
+            raise RuntimeError
+
+    assert row_bytes(pd.DataFrame({"a": pd.Series([Unsized()], dtype=object)})) == 8
     for nothing in (pd.DataFrame(), pd.DataFrame(index=[1, 2]), pa.table({}), pa.table({"a": pa.nulls(0)})):
         assert row_bytes(nothing) == 1
 
