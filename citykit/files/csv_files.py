@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import mmap
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -123,12 +124,15 @@ def _text(path: Path) -> Iterator[Stream]:
 def _for_arrow(path: Path, stack: ExitStack) -> Path:
     """Return a file from which Arrow reads this one's text: this one, or a temporary copy.
 
-    Where a block ends between CR and LF, Arrow drops the LF, also within quotes.
+    Where a block ends between CR and LF, Arrow drops the LF, also within quotes; the copy has it twice there.
     """
     with path.open("rb") as file:
         for end in range(BLOCK_BYTES, path.stat().st_size, BLOCK_BYTES):
             file.seek(end - 1)
             if file.read(2) == b"\r\n":
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+                    if text.find(b'"') < 0:
+                        return path
                 file.seek(0)
                 return on_disk(Stream(_with_dropped_line_feeds(file)), stack)
     return path
