@@ -111,8 +111,9 @@ def server_message(exc: BaseException) -> str:
 
 
 def shortened(said: str) -> str:
-    """Return a message of the server, cut if it is long: it may repeat a value of any length."""
-    return said if len(said) <= 1_000 else f"{said[:700]} … {said[-200:]}"
+    """Return a message of the server with its long lines cut: it may repeat a value of any length."""
+    lines = said.split("\n")
+    return "\n".join(line if len(line) <= 1_000 else f"{line[:700]} … {line[-200:]}" for line in lines)
 
 
 def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> DatabaseUnavailableError:

@@ -64,7 +64,8 @@ def asyncpg_url(url: str | URL) -> URL:
         target = make_url(url)
     except (ArgumentError, ValueError):
         raise _unreadable() from None  # SQLAlchemy's message repeats the URL with its password
-    if isinstance(url, str) and "@" in f"{target.host}{target.database}":  # of a password: it would be shown
+    # An @ there is left of a password, whose end would be shown as the host.
+    if isinstance(url, str) and "@" in f"{target.host}{target.database}":
         raise _unreadable()
     if target.get_backend_name() not in ("postgresql", "postgres"):
         raise DatabaseUnavailableError(

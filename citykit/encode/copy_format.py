@@ -74,7 +74,7 @@ def _joined(fixed: list[_Numbers], columns: Sequence[pa.Array], types: Sequence[
 
 
 def _beside(fixed: Sequence[_Numbers], count: int) -> pa.Array:
-    """Put numbers side by side, as one value of bytes for each row."""
+    """Put numbers side by side, as one value of bytes for each row; those that are not there are cut out."""
     packed = np.empty(count, dtype=[(f"f{place}", dtype) for place, (dtype, *_) in enumerate(fixed)])
     kept, lengths = None, np.full(count, packed.itemsize, np.int64)
     for place, (_, numbers, there) in enumerate(fixed):

@@ -143,8 +143,8 @@ def _with_dropped_line_feeds(file: BinaryIO) -> Iterator[bytes]:
     begin = b""
     while block := begin + file.read(BLOCK_BYTES - len(begin)):
         yield block
-        begin = file.read(1) if len(block) == BLOCK_BYTES and block.endswith(b"\r") else b""
-        begin = b"\n\n" if begin == b"\n" else begin
+        following = file.read(1) if len(block) == BLOCK_BYTES and block.endswith(b"\r") else b""
+        begin = b"\n\n" if following == b"\n" else following
 
 
 def _may_be_open(path: Path, delimiter: str, last: str | None) -> bool:

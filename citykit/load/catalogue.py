@@ -25,7 +25,8 @@ _TYPES = """(
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
 # `rebuildable` is false where others would see that the indexes are dropped and built: tables that inherit,
 # event triggers, subscribers (who get the TRUNCATE of a published table), a logical decoding plugin
-# other than that of publications, triggers and functions that each row calls and that may use the indexes.
+# other than that of publications. Also for triggers and for functions that each row calls: they may use the
+# indexes.
 _FACTS = text(f"""
 SELECT json_build_object(
 'types', {_TYPES},
@@ -170,7 +171,7 @@ SELECT json_build_object(
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger e WHERE e.evtenabled <> 'D')
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
                     WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D')
-    AND NOT EXISTS (  -- of the server's own functions there is no pg_depend
+    AND NOT EXISTS (  -- functions of the user's: pg_depend has none of the server's own
         SELECT FROM pg_catalog.pg_depend d
         JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid
         JOIN pg_catalog.pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('c', 'internal')

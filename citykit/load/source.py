@@ -31,7 +31,7 @@ from citykit.files import FileSource, open_file
 from citykit.runtime import callers_code
 
 CHUNK_ROWS = 65_536  # checked and typed at a time: a few megabytes, a few milliseconds
-CHUNK_BYTES = 2**24  # of a chunk, which limit it where rows are wide or long
+CHUNK_BYTES = 2**24  # limit a chunk where rows are wide or long
 LEAST_ROWS = 1_024  # of a chunk, whatever their size: a few sampled rows may be unlike the others
 LOCATED_ROWS = 1_000_000  # an error names the line in the file of rows before this one: a second, at most
 # Typed chunks with object columns are kept from the check until they are sent, up to this size. Others are

@@ -24,8 +24,8 @@ Arrange: TypeAlias = Callable[[pa.Table, int], pa.Table]  # a batch, the number 
 
 WIDE_COLUMNS = 500  # of 16 bytes fill a page of 8 kB; a table has 1,600 at most
 SENT_BYTES = 2**26  # in one CopyData message, which has 1 GB at most
-# Rows that are encoded at once, and their bytes: they fit into the processor's cache, also when the driver
-# copies them.
+# Encoded at once, at most: rows, which mostly fit into the processor's cache when the driver copies them, and
+# bytes, which bound the memory where rows are long.
 PART_ROWS, PART_BYTES = 16_384, 2**23
 AHEAD = 2  # parts that are encoded while another one is sent
 

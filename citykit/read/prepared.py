@@ -52,8 +52,8 @@ _BLAMED = (
     Condition.ACTIVE_SQL_TRANSACTION,
     Condition.INVALID_TRANSACTION_TERMINATION,
 )
-# Of statements that the caller prepared; asyncpg replaces the server's hint by one about poolers.
-_OF_NAMES = (Condition.INVALID_SQL_STATEMENT_NAME, Condition.DUPLICATE_PREPARED_STATEMENT)
+# About prepared statements; asyncpg gives these errors a hint about poolers in place of the server's.
+_OF_PREPARED = (Condition.INVALID_SQL_STATEMENT_NAME, Condition.DUPLICATE_PREPARED_STATEMENT)
 _ALONE = (Condition.ACTIVE_SQL_TRANSACTION, Condition.INVALID_TRANSACTION_TERMINATION)
 _AUTOCOMMIT = "engine.execution_options(isolation_level='AUTOCOMMIT')"
 _RUN_ALONE = f"await citykit.execute({_AUTOCOMMIT}, …)"
@@ -169,9 +169,13 @@ def named(query: Query, *, undone: str = "nothing was changed", reads: bool = Fa
                 f"Parameter {query.names[number]!r} cannot be sent: {unsent[2]}; nothing was changed. "
                 f"The statement takes {query.wanted[number]} there."
             ) from exc
-        callers_name = code in _OF_NAMES and next(query.words, "") in ("prepare", "execute", "deallocate")
-        blamed = code.startswith(_BLAMED) and code not in (Condition.INSUFFICIENT_PRIVILEGE, *_OF_NAMES)
-        if not (blamed or callers_name):
+        is_callers_own = code in _OF_PREPARED and next(query.words, "") in (
+            "prepare",
+            "execute",
+            "deallocate",
+        )
+        blamed = code.startswith(_BLAMED) and code not in (Condition.INSUFFICIENT_PRIVILEGE, *_OF_PREPARED)
+        if not (blamed or is_callers_own):
             raise
         raise (MissingTableError if code == Condition.UNDEFINED_TABLE else CitykitError)(
             _said(exc, query, code, undone, reads)
@@ -182,7 +186,7 @@ def _said(exc: Any, query: Query, code: str, undone: str, reads: bool) -> str:
     said = [f"{shortened(exc.args[0])} (SQLSTATE {code}); {undone}."]
     if exc.position:
         said.append(query.shown_at(int(exc.position)))
-    hint = None if code in _OF_NAMES else exc.hint
+    hint = None if code in _OF_PREPARED else exc.hint
     more = (("Detail", exc.detail), ("Hint", hint))
     said += [f"{word}: {shortened(text)}" for word, text in more if text]
     if code in _OF_TEXTS:

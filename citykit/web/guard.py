@@ -52,10 +52,10 @@ class Guard:
         client = _Client(receive, send, self._limit(scope))
         if scope["method"] in READING:
             client.body_ended()
-        if scope["method"] == "HEAD":  # answered as GET is; ASGI servers leave the body out
-            scope = {**scope, "method": "GET"}
+        # HEAD is answered as GET is; ASGI servers leave the body out.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await (self._refusal(scope) or self._app)(scope, client.receive, client.send)
+            await (self._refusal(scope) or self._app)(asked, client.receive, client.send)
         except asyncio.CancelledError:
             if not client.took_back_cancellation():
                 raise

@@ -617,7 +617,8 @@ def test_the_socket_is_reached_by_its_owner_alone_and_nothing_listens_on_a_port(
     assert stat.S_IMODE((home / "postgres").stat().st_mode) == 0o700
     pid = server(home)
     assert pid is not None
-    for process in (psutil.Process(pid), *psutil.Process(pid).children()):
+    assert not psutil.Process(pid).net_connections("inet")
+    for process in psutil.Process(pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):  # one of the server's workers that ended meanwhile
             assert not process.net_connections("inet")
     user.leave()
