@@ -76,6 +76,7 @@ async def test_names_and_oids_are_the_servers(engine: AsyncEngine) -> None:
 # A value of each type that can be loaded, as a frame holds it and as the server writes it.
 SAMPLES: dict[str, tuple[Any, str]] = {
     "bool": (True, "true"), "int2": (-7, "-7"), "int4": (7, "7"), "int8": (2**40, str(2**40)),
+    "oid": (2**32 - 1, str(2**32 - 1)),
     "float4": (0.5, "0.5"), "float8": (0.1, "0.1"), "numeric": (1.5, "1.5"),
     "text": ("é", "é"), "varchar": ("é", "é"), "bpchar": ("é", "é"),
     "date": (pd.Timestamp("2024-02-29"), "2024-02-29"),

@@ -38,6 +38,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "smallint": st.integers(-(2**15), 2**15 - 1),
     "integer": INTEGER,
     "bigint": st.integers(-(2**63), 2**63 - 1),
+    "oid": st.integers(0, 2**32 - 1),
     "real": st.floats(allow_nan=False, width=32),
     "double": NUMBER,
     "numeric": st.decimals(Decimal(-(10**30)), Decimal(10**30), places=8),

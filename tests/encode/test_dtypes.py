@@ -37,12 +37,14 @@ def of(values: Any, dtype: Any = None) -> str:
 # What each row of the table of types that can be loaded becomes when it was read; else its own type.
 READ_AS = {
     "varchar": "text", "bpchar": "text", "inet": "text", "cidr": "text", "macaddr": "text", "enum": "text",
+    "oid": "int8",
 }  # fmt: skip
 SQL = {"timestamp": "timestamp without time zone", "timestamptz": "timestamp with time zone"}
 SQL |= {"time": "time without time zone", "float8": "float"}
 # Of those whose dtype is object: the values decide.
 OBJECTS: dict[str, list[Any]] = {
-    "bool": [True, None], "int8": [2**62, None], "numeric": [Decimal("1.50"), None], "bytea": [b"\0", None],
+    "bool": [True, None], "int8": [2**62, None], "oid": [2**32 - 1, None], "numeric": [Decimal("1.50"), None],
+    "bytea": [b"\0", None],
     "uuid": [uuid.UUID(int=1), None], "json": [{"a": 1}], "jsonb": [{"a": 1}], "time": [dt.time(1)],
 }  # fmt: skip
 

@@ -46,6 +46,7 @@ TYPES: dict[str, Any] = {
     "smallint": sa.SmallInteger,
     "integer": sa.Integer,
     "bigint": sa.BigInteger,
+    "oid": pg.OID,
     "real": sa.REAL,
     "double": sa.Double,
     "numeric": sa.Numeric,

@@ -99,6 +99,7 @@ VALUES: dict[str, st.SearchStrategy[list[Any]]] = {
     "int2": st.lists(st.none() | st.integers(-(2**15), 2**15 - 1)),
     "int4": st.lists(st.none() | st.integers(-(2**31), 2**31 - 1)),
     "int8": st.lists(st.none() | st.integers(-(2**63), 2**63 - 1)),
+    "oid": st.lists(st.none() | st.integers(0, 2**32 - 1)),
     "float4": st.lists(st.none() | st.floats(width=32, allow_nan=False)),
     "float8": st.lists(st.none() | st.floats(allow_nan=False)),
     **dict.fromkeys(
@@ -109,7 +110,7 @@ VALUES: dict[str, st.SearchStrategy[list[Any]]] = {
     "enum": st.lists(st.none() | st.sampled_from(["glad", "a b,", "é"])),
 }
 SEND = {name: f"{name}send" for name in ("bool", "text", "varchar", "bpchar", "float4", "float8", "bytea")}
-SEND |= {name: f"{name}send" for name in ("int2", "int4", "int8")}
+SEND |= {name: f"{name}send" for name in ("int2", "int4", "int8", "oid")}
 
 
 def test_every_type_that_is_sent_in_binary_is_here() -> None:

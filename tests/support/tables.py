@@ -21,6 +21,7 @@ TYPES: dict[str, sa.types.TypeEngine[Any]] = {
     "smallint": sa.SmallInteger(),
     "integer": sa.Integer(),
     "bigint": sa.BigInteger(),
+    "oid": pg.OID(),
     "real": sa.REAL(),
     "double": sa.Double(),
     "numeric": sa.Numeric(),
