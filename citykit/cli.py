@@ -810,7 +810,7 @@ def _format(given: Format | None, out: Path | None) -> Format:
     format_ = given or (format_of(out) if out else "table")
     if format_ == "parquet" and out is None and sys.stdout.isatty():
         raise typer.BadParameter("Parquet is no text: write it to a file with -o FILE")
-    if out and format_ != "table":  # that is written in place
+    if out:
         _check_writable(out, "nothing was run")
     return format_
 
@@ -839,7 +839,7 @@ def _print(
     formatters: Mapping[str, Callable[[Any], str]] | None = None,
 ) -> None:
     """Print a frame, or write it to a file."""
-    from citykit.files import as_table, writing
+    from citykit.files import as_table, write_bytes, writing
 
     buffer = io.BytesIO()
     if format_ == "table":
@@ -854,7 +854,7 @@ def _print(
         typer.echo(buffer.getvalue(), nl=False)
     else:
         if format_ == "table":
-            out.write_bytes(buffer.getvalue())
+            write_bytes(out, buffer.getvalue())
         typer.echo(f"Wrote {len(frame):,} rows to {out}")
 
 

@@ -434,6 +434,8 @@ def test_a_statement_that_cannot_run_in_a_transaction_runs_without_one() -> None
     [
         (["-o", "nowhere/a.csv"], 0),
         (["-o", ".", "--format", "csv"], 0),
+        (["-o", ".", "--format", "table"], 0),
+        (["-o", "nowhere/a", "--format", "table"], 0),
         pytest.param(
             ["-o", "/dev/full", "--format", "csv"], 1,
             marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full"),

@@ -4,7 +4,7 @@ from citykit.files.file_source import FileSource
 from citykit.files.kinds import Kind
 from citykit.files.printing import as_table, visible
 from citykit.files.reader import located, open_file, read_file
-from citykit.files.writers import FileFormat, format_of, writing
+from citykit.files.writers import FileFormat, format_of, write_bytes, writing
 
 __all__ = [
     "FileFormat",
@@ -16,5 +16,6 @@ __all__ = [
     "open_file",
     "read_file",
     "visible",
+    "write_bytes",
     "writing",
 ]

@@ -19,6 +19,16 @@ class Columns:
     wanted: Sequence[str] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def asked(self) -> list[str]:
+        """The names in the file of the columns that are picked or renamed."""
+        return list(dict.fromkeys([*(self._picked or ()), *self.rename]))
+
+    @property
+    def _picked(self) -> list[str] | None:
+        given = {new: name for name, new in self.rename.items()}
+        return None if self.wanted is None else [given.get(name, name) for name in self.wanted]
+
     def of(self, names: Sequence[str]) -> tuple[list[int], list[str]]:
         """Return the positions of the columns in the file, and their new names.
 
@@ -27,12 +37,10 @@ class Columns:
         ReadError
             If a column is missing, has no name, or shares its name with another.
         """
-        given = {new: name for name, new in self.rename.items()}
         place = {name: number for number, name in reversed(list(enumerate(names)))}  # the first of each name
-        picked = None if self.wanted is None else [given.get(name, name) for name in self.wanted]
+        picked = self._picked
         chosen = set(picked or ())
-        named = [*(picked or ()), *self.rename]
-        if lacking := [name for name in named if name not in place]:
+        if lacking := [name for name in self.asked if name not in place]:
             raise ReadError(
                 f"it has no column {', '.join(map(repr, lacking))}{did_you_mean(lacking[0], names)}",
                 f"Its columns are {listed(names)}.",

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import mmap
+import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,8 @@ _SAMPLE_BYTES = 2**20
 _SAMPLE_ROWS = 100
 _DELIMITERS = (",", "\t", ";", "|")
 _ONE_COLUMN = "\x1f"  # the unit separator, which no text has
+# A line before the header that tells Excel the delimiter: sep=;
+_FOR_EXCEL = re.compile(rb'\s*("?)sep=([^\w\s"\x80-\xff]|\t)\1[ \t]*(?:\r\n|\n|\r)', re.IGNORECASE)
 
 
 def read(
@@ -43,11 +46,11 @@ def read(
     seen : callable
         Called after each batch with the number of bytes that Arrow has taken from the file.
     """
-    with _text(path) as text:
+    with _body(path) as (text, skipped, said):
         sample = text.head(_SAMPLE_BYTES)
     if not sample.strip():
         raise ReadError("it is empty")
-    delimiter = delimiter or _delimiter(sample)
+    delimiter = delimiter or said or _delimiter(sample)
     names, *rows = _records(sample, delimiter)
     if any("\0" in name for name in names):
         raise ReadError(
@@ -66,7 +69,7 @@ def read(
     if not rows and len(sample) < _SAMPLE_BYTES:  # Arrow refuses a header without a line end
         yield no_rows
         return
-    before = len(sample) - len(sample.lstrip(b"\r\n"))
+    before = skipped + sample[: len(sample) - len(sample.lstrip(b"\r\n"))]
     last: str | None = ""
     try:
         with (
@@ -77,7 +80,7 @@ def read(
                 arrow_csv.ReadOptions(
                     block_size=BLOCK_BYTES,
                     autogenerate_column_names=True,
-                    skip_rows=len(sample[:before].splitlines()),
+                    skip_rows=len(before.splitlines()),
                     skip_rows_after_names=1,
                 ),
                 arrow_csv.ParseOptions(
@@ -119,6 +122,14 @@ def read(
 def _text(path: Path) -> Iterator[Stream]:
     with path.open("rb") as file:
         yield in_utf8(Stream(parts_of(file)), "utf-8")
+
+
+@contextmanager
+def _body(path: Path) -> Iterator[tuple[Stream, bytes, str | None]]:
+    """Yield a text without a line for Excel, that line, and the delimiter that it names."""
+    with _text(path) as text:
+        found = _FOR_EXCEL.match(text.head())
+        yield text, text.read(found.end()) if found else b"", found and found[2].decode()
 
 
 def _for_arrow(path: Path, stack: ExitStack) -> Path:
@@ -237,8 +248,8 @@ def _begun(path: Path, delimiter: str, expected: int | None = None) -> str:
 def lines_of(rows: Collection[int], path: Path, delimiter: str | None) -> dict[int, int]:
     """Return the line (from 1) in which each of these rows begins; rows count from 0, after the header."""
     if not delimiter:
-        with _text(path) as text:
-            delimiter = _delimiter(text.head(_SAMPLE_BYTES))
+        with _body(path) as (text, _, said):
+            delimiter = said or _delimiter(text.head(_SAMPLE_BYTES))
     rows = set(rows)
     located = enumerate(itertools.islice(_located(path, delimiter), 1, max(rows, default=0) + 2))
     return {row: line for row, (line, _) in located if row in rows}
@@ -249,8 +260,11 @@ def _located(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
     A row with a field of more than 128 KiB is the last, and has no fields.
     """
-    start = 1
-    with _text(path) as text, io.TextIOWrapper(io.BufferedReader(text), "utf-8", newline="") as lines:
+    with (
+        _body(path) as (text, skipped, _),
+        io.TextIOWrapper(io.BufferedReader(text), "utf-8", newline="") as lines,
+    ):
+        start = first = len(skipped.splitlines()) + 1
         records = csv.reader(lines, delimiter=delimiter)
         while True:
             try:
@@ -262,4 +276,4 @@ def _located(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
                 return
             if record:
                 yield start, record
-            start = records.line_num + 1
+            start = records.line_num + first

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -14,9 +16,10 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from citykit.files.columns import CHUNK_ROWS, Columns
-from citykit.files.streams import ReadError, Stream
+from citykit.files.streams import ReadError, Stream, parts_of
 
 BLOCK_BYTES = 2**20
+MOST_LISTED = 100  # names that an error gives as columns=: with more, they are data
 # Numbers that Arrow may round: of more than 15 characters, or with an exponent.
 _LONG_NUMBER = re.compile(rb"[0-9][0-9.]{15}|[0-9.][eE][-+0-9]")
 _DIGITS = 15
@@ -25,32 +28,56 @@ _DIGITS = 15
 def read_lines(text: Stream, columns: Columns) -> Iterator[pd.DataFrame]:
     """Yield the objects of UTF-8 text block by block, as frames with the columns of the first block.
 
-    Empty lines are skipped. Strings stay text, and no number is rounded.
+    A column that `columns` names may come later. Empty lines are skipped. Strings stay text, and no number
+    is rounded.
 
     Raises
     ------
     ReadError
-        If a line is no JSON object (it is named), or if a later block has names that the first has not.
+        If a line is no JSON object (it is named), if a later block has names that the first has not, and
+        `columns` does not pick any, or if no object has a column that `columns` names.
     """
-    names: list[str] | None = None
+    blocks = _blocks(text)
+    first = next(blocks)
+    there = _names(_objects(first, 0))
+    names = list(dict.fromkeys([*there, *columns.asked]))
     types: dict[str, pa.DataType] | None = None
     line = 0
-    for block in _blocks(text):
-        frame = None if names is None or types is None else _typed(block, names, types)
-        if frame is None:
-            objects = list(_objects(block, line))
-            found = list(dict.fromkeys(name for each in objects for name in each))
-            names = found if names is None else names
-            if (other := [name for name in found if name not in names]) and columns.wanted is None:
-                raise ReadError(
-                    f"an object after line {line} has {other[0]!r}, which none before it has", columns=names
-                )
-            frame = _framed(objects, names)
-            types = _types(frame)
+    with tempfile.TemporaryFile() as kept:
+        if len(names) > len(there):  # the others come late, or never
+            for block, found in _with_names(blocks, first.count(b"\n")):
+                there |= found
+                kept.write(block)
+            columns.of(list(there))
+            kept.seek(0)
+            blocks = _blocks(Stream(parts_of(kept)))
+        for block in itertools.chain([first], blocks):
+            frame = None if types is None else _typed(block, names, types)
+            if frame is None:
+                objects = list(_objects(block, line))
+                late = [name for name in _names(objects) if name not in names]
+                if late and columns.wanted is None:
+                    for _, found in _with_names(itertools.chain([block], blocks), line):
+                        there |= found
+                    pick: dict[str, Any] = {"columns": list(there)} if len(there) <= MOST_LISTED else {}
+                    raise ReadError(
+                        f"an object after line {line} has {late[0]!r}, which none before it has", **pick
+                    )
+                frame = _framed(objects, names)
+                types = _types(frame)
+            line += block.count(b"\n")
+            yield _picked(frame, columns)
+
+
+def _with_names(blocks: Iterable[bytes], line: int) -> Iterator[tuple[bytes, dict[str, None]]]:
+    """Yield each of the blocks after a line, and the names in it."""
+    for block in blocks:
+        yield block, _names(_objects(block, line))
         line += block.count(b"\n")
-        yield _picked(frame, columns)
-    if names is None:
-        raise ReadError("it is empty")
+
+
+def _names(objects: Iterable[dict[str, Any]]) -> dict[str, None]:
+    return dict.fromkeys(name for each in objects for name in each)
 
 
 def read_array(text: Stream, columns: Columns) -> Iterator[pd.DataFrame]:

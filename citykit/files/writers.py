@@ -69,6 +69,12 @@ def writing(target: Path | IO[bytes], format_: FileFormat) -> Iterator[Write]:
         _errors_of(target)(text.end)()
 
 
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write the content of a file; until all of it is written, a file that was there stays as it was."""
+    with _replaced(target) as out, _errors_of(target):
+        out.write(content)
+
+
 @contextmanager
 def _errors_of(target: Path | IO[bytes]) -> Iterator[None]:
     """Name the file in an OSError of it; other code between two writes may raise one, too."""

@@ -77,6 +77,8 @@ FILES: dict[str, bytes] = {
     "tab.tsv": delimited("\t").encode(),
     "tab.csv": delimited("\t").encode(),
     "semicolon.csv": delimited(";").encode(),
+    "for-excel.csv": b"sep=;\r\n" + delimited(";", "\r\n").encode(),
+    "for-excel-in-quotes.csv": b'\xef\xbb\xbf"SEP=|"\n\n' + delimited("|").encode(),
     "pipe.txt": delimited("|").encode(),
     "line-ends.csv": delimited(",", "\r\n").encode(),
     "old-line-ends.csv": delimited(",", "\r").encode(),
@@ -348,6 +350,28 @@ def test_numbers_in_json_are_not_rounded(tmp_path: Path) -> None:
             assert found[1:-1] == [Decimal(number) for number in numbers]
 
 
+def test_columns_of_json_lines_that_come_late_are_read_where_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("citykit.files.json_files.BLOCK_BYTES", 64)
+    lines = ['{"a": 1}\n'] * 20 + ['{"a": 2, "b": "x"}\n'] * 9 + ['{"c": 1.5, "a": 3}\n', '{"b": null}']
+    path = written(tmp_path / "a.ndjson", "".join(lines))
+    with pytest.raises(citykit.CitykitError, match=r"has 'b', which none before it has") as caught:
+        citykit.read_file(path)
+    typed = str(caught.value).rpartition(" Read it with ")[2]
+    found = eval(typed, {"citykit": citykit})  # noqa: S307
+    expected = pd.DataFrame([json.loads(line) for line in lines])
+    assert found.columns.tolist() == ["a", "b", "c"]
+    assert (
+        found.astype(object)
+        .where(found.notna(), None)
+        .equals(expected.astype(object).where(expected.notna(), None))
+    )
+    assert citykit.read_file(path, columns=["x"], rename={"c": "x"})["x"].dropna().tolist() == [1.5]
+    with pytest.raises(citykit.CitykitError, match=r"no column 'd'"):
+        citykit.read_file(path, columns=["a", "d"])
+
+
 def test_numbers_in_json_lines_are_not_rounded_in_any_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -569,6 +593,9 @@ def test_the_line_of_a_row_is_found_past_line_ends_and_empty_lines(tmp_path: Pat
     source = citykit.open_file(written(tmp_path / "a.csv", text))
     assert isinstance(source, FileSource)
     assert source.lines_of([0, 2, 3, 4]) == {0: 4, 2: 9, 3: 11}
+    for_excel = citykit.open_file(written(tmp_path / "b.csv", "sep=;\na;b\n1;2\n\n3;4\n"))
+    assert isinstance(for_excel, FileSource)
+    assert for_excel.lines_of([0, 1]) == {0: 3, 1: 5}
     for name in ("lines.ndjson", "one.parquet"):
         other = citykit.open_file(written(tmp_path / name, FILES[name]))
         assert isinstance(other, FileSource)
