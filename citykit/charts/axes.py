@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
+from weakref import WeakSet
 
 import pandas as pd
 from matplotlib import pyplot
@@ -25,7 +26,7 @@ from citykit.charts.fonts import legible
 
 MOST_BARS = 500  # of a new figure, which grows with them: more would be too high at 300 dots per inch
 LOWEST_BAR = 6.0  # points, with letters of 4.8
-_BARS = "citykit-bars"  # matplotlib's gid of the bars
+_BARS: WeakSet[Patch] = WeakSet()  # the bars that were drawn here, as far as they are still there
 
 
 def open_axes(
@@ -70,7 +71,7 @@ def bar_axes(ax: Axes | None, count: int) -> tuple[Axes, int]:
     if ax is None:
         count = min(count, MOST_BARS)
         return open_axes(None, 8, 1.2 + 0.28 * max(count, 2)), count
-    if isinstance(ax, Axes) and any(patch.get_gid() == _BARS for patch in ax.patches):
+    if isinstance(ax, Axes) and not _BARS.isdisjoint(ax.patches):
         said, font, formulas = ax.get_title(), ax.title.get_fontproperties(), ax.title.get_parse_math()
         ax.clear()
         ax.set_title(said, fontproperties=font, parse_math=formulas)
@@ -96,8 +97,7 @@ def bars(
         names = [_shortened(name, 0.5 * whole, look) for name in names]
         width = whole - max((width_of(name, look) for name in names), default=0) - 20
     drawn = ax.barh(range(count), values, **normalize_kwargs(style, Patch))
-    for bar in drawn:
-        bar.set_gid(_BARS)
+    _BARS.update(drawn)
     ax.set_yticks(range(count), names, **look)
     ax.tick_params(axis="y", length=0)
     for label in ax.bar_label(drawn, written, padding=3, fontsize=size * 0.85, alpha=0.8):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 from importlib import resources
+from weakref import WeakSet
 
 import numpy as np
 from matplotlib import rcParams
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
@@ -15,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from citykit.charts.columns import Floats
 
-_OURS = "citykit-land"  # the name by which a later call finds what was drawn
+_LAND: WeakSet[Artist] = WeakSet()  # what was drawn here, by which a later call finds it
 NARROWEST = 3.0  # degrees
 _BELOW = 0.4  # zorder: the graticule has 0.5, dots have 1
 
@@ -33,7 +35,7 @@ def draw_land(ax: Axes) -> None:
     Nothing is drawn over what the caller has on these Axes, which may be a better map, nor on a map of a few
     degrees: the lines leave out bays and islands, and would put harbours inland.
     """
-    earlier = [each for each in ax.get_children() if each.get_gid() == _OURS]
+    earlier = [each for each in ax.get_children() if each in _LAND]
     if ax.has_data() and not earlier:
         return
     for each in earlier:
@@ -49,12 +51,11 @@ def draw_land(ax: Axes) -> None:
                 coasts += _coasts(line, box)
     colour, land = rcParams["text.color"], Path.make_compound_path(*areas)
     # Added even where there is none, so that a later call knows the Axes as its own.
-    ax.add_artist(PathPatch(land, color=colour, alpha=0.07, linewidth=0, zorder=_BELOW, gid=_OURS))
+    _LAND.add(ax.add_artist(PathPatch(land, color=colour, alpha=0.07, linewidth=0, zorder=_BELOW)))
     # A patch too: ax.collections are the dots, of which a colour bar may be made.
     lines = Path.make_compound_path(*map(Path, coasts))
-    ax.add_artist(
-        PathPatch(lines, fill=False, color=colour, alpha=0.35, linewidth=0.5, zorder=_BELOW, gid=_OURS)
-    )
+    outline = PathPatch(lines, fill=False, color=colour, alpha=0.35, linewidth=0.5, zorder=_BELOW)
+    _LAND.add(ax.add_artist(outline))
 
 
 def _coasts(line: Floats, box: Bbox) -> list[Floats]:

@@ -56,7 +56,14 @@ def _country_name(code: str) -> str:
     return country_names().get(code, code)
 
 
+def _seen(name: str) -> str:
+    """Return a name; the codes of its characters if none of them can be seen."""
+    is_seen = any(letter.isprintable() and not letter.isspace() for letter in name)
+    return name if is_seen else name.encode("unicode_escape").decode()
+
+
 _TEMPLATES.globals["country_name"] = _country_name
+_TEMPLATES.filters["seen"] = _seen
 _HASH = base64.b64encode(
     hashlib.sha256(_TEMPLATES.get_template("page.css").render().encode()).digest()
 ).decode()

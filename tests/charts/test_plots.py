@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
@@ -107,6 +109,15 @@ def test_bars_of_other_cities_take_the_place_of_bars_that_are_there(three_cities
     citykit.plot_biggest(three_cities.tail(2), ax=ax)
     assert [bar.get_width() for bar in ax.patches] == sorted(three_cities["population"].tail(2), reverse=True)  # type: ignore[attr-defined]
     assert [text.get_text() for text in ax.texts] == ["8,961,989", "422,324"]
+
+
+def test_no_two_bars_of_an_svg_have_one_id(three_cities: pd.DataFrame) -> None:
+    file = io.StringIO()
+    drawn_on = citykit.plot_biggest(three_cities).figure
+    assert isinstance(drawn_on, Figure)
+    drawn_on.savefig(file, format="svg")
+    ids = re.findall(r' id="([^"]+)"', file.getvalue())
+    assert len(ids) == len(set(ids)) > len(three_cities)
 
 
 def test_a_name_is_no_formula() -> None:
@@ -646,7 +657,7 @@ def test_a_map_of_many_cities_in_svg_is_small(tmp_path: Any) -> None:
 
 
 def land(ax: Axes) -> list[Any]:
-    return [each for each in ax.get_children() if each.get_gid() == "citykit-land"]
+    return [each for each in ax.get_children() if each.get_zorder() == 0.4]
 
 
 def test_land_is_below_the_dots_and_the_graticule() -> None:

@@ -89,6 +89,15 @@ async def test_stored_text_is_escaped(client: httpx.AsyncClient, engine: AsyncEn
     assert nasty in Cells((await client.get("/")).text).cells
 
 
+@pytest.mark.parametrize(("name", "shown"), [("\u200b \u2060", "\\u200b \\u2060"), ("a\u200b", "a\u200b")])
+async def test_the_link_to_a_city_can_be_seen(
+    client: httpx.AsyncClient, engine: AsyncEngine, name: str, shown: str
+) -> None:
+    await citykit.add_city(engine, name, 10**9)
+    assert Cells((await client.get("/")).text).cells[1] == shown
+    assert f"<h1>{shown}</h1>" in (await client.get((await city_links(client))[0])).text
+
+
 async def city_links(client: httpx.AsyncClient, url: str = "/") -> list[str]:
     return [link for link in Cells((await client.get(url)).text).links if link.startswith("/city/")]
 
