@@ -45,6 +45,9 @@ _CONNECTION_HINTS: Mapping[str, str] = {
     Condition.TOO_MANY_CONNECTIONS: "No connection is left: close one, or raise max_connections. "
     "Those that an engine keeps idle are closed by: await engine.dispose()",
     Condition.CANNOT_CONNECT_NOW: "It is starting or stopping: try again in a moment.",
+    Condition.PROTOCOL_VIOLATION: "A pooler such as pgbouncer says this. If it names a startup parameter, "
+    "leave that out of the URL and of connect_args; with SQL, a role has it on each of its connections: "
+    "ALTER ROLE {user} SET statement_timeout = '600s'",
 }
 # The classes of SQLSTATE in which the next attempt to connect is refused just the same.
 _PERMANENT = (
@@ -105,9 +108,13 @@ def sqlstate(exc: BaseException) -> str | None:
 
 def server_message(exc: BaseException) -> str:
     """Return the message of the server (or of asyncpg), without the text that SQLAlchemy adds."""
-    original = getattr(exc, "orig", None) or exc
-    original = getattr(original, "__cause__", None) or original
+    original = _of_the_driver(exc)
     return shortened(str(original).strip()) or type(original).__name__
+
+
+def _of_the_driver(exc: BaseException) -> BaseException:
+    original = getattr(exc, "orig", None) or exc
+    return getattr(original, "__cause__", None) or original
 
 
 def shortened(said: str) -> str:
@@ -192,11 +199,14 @@ def _as_citykits(
     if code == Condition.UNDEFINED_TABLE:
         return MissingTableError(
             f"{said}; {undone}. citykit's own is made by await citykit.create_tables(engine), "
-            "another from a frame by await citykit.create_table(engine, name, frame)"
+            "another from a frame by await citykit.create_table(engine, name, frame); one in a schema that "
+            "the session's search_path lacks is written schema.table"
         )
     if is_lost(exc, connection):
         return connection_lost(said, in_doubt=in_doubt)
     hint = _STATEMENT_HINTS.get(code, "").format(**_in_sql(connection.engine.url if connection else None))
+    if code == Condition.INSUFFICIENT_PRIVILEGE and getattr(_of_the_driver(exc), "hint", None):
+        hint = ""  # what the server said has a hint of its own: no GRANT helps
     return CitykitError(f"{said}; {undone}. {hint}".rstrip())
 
 

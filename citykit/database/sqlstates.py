@@ -8,6 +8,7 @@ from enum import StrEnum
 class Condition(StrEnum):
     """A condition, by PostgreSQL's name for it."""
 
+    PROTOCOL_VIOLATION = "08P01"
     SEQUENCE_GENERATOR_LIMIT_EXCEEDED = "2200H"
     DATETIME_FIELD_OVERFLOW = "22008"
     INTERVAL_FIELD_OVERFLOW = "22015"

@@ -64,8 +64,7 @@ def asyncpg_url(url: str | URL) -> URL:
         target = make_url(url)
     except (ArgumentError, ValueError):
         raise _unreadable() from None  # SQLAlchemy's message repeats the URL with its password
-    # An @ there is left of a password, whose end would be shown as the host.
-    if isinstance(url, str) and "@" in f"{target.host}{target.database}":
+    if isinstance(url, str) and _has_an_at_left(url, target):
         raise _unreadable()
     if target.get_backend_name() not in ("postgresql", "postgres"):
         raise DatabaseUnavailableError(
@@ -92,6 +91,13 @@ def asyncpg_url(url: str | URL) -> URL:
     if isinstance(password := query.pop("password", None), str):  # SQLAlchemy hides only the one before the @
         target = target.set(password=password)
     return target.set(drivername="postgresql+asyncpg", query=query)
+
+
+def _has_an_at_left(url: str, target: URL) -> bool:
+    """Tell whether an @ is left of a password, whose end would be shown as the host or as an option."""
+    after = url.partition("@")[2].partition("?")[2].split("&")
+    unknown = [part for part in after if part.partition("=")[0] not in {*_KNOWN, *_LACKING}]
+    return "@" in f"{target.host}{target.database}{unknown}"
 
 
 def with_database(url: URL, name: str) -> URL:

@@ -59,9 +59,14 @@ _AS_PREPARED = (
 _AS_TEMPORARY = (
     "An engine runs each statement on any of its connections, and one of them alone would have it. For "
     "several statements on one: async with engine.begin() as connection, and give each call the connection; "
-    "or write them in one cell below %%cities, with ON COMMIT DROP"
+    "or write them in one cell below %%cities, where a temporary table takes ON COMMIT DROP"
 )
-_TEMPORARY = re.compile(r"create (?:or replace |local |global )?temp(?:orary)?\b(?!.*\bon commit drop\b)")
+_TEMPORARY = re.compile(
+    r"create (?:or replace )?(?:(?:local |global )?temp(?:orary)?\b"
+    r'|(?:\w+ )?(?:table|view|sequence)(?: if not exists)? "?pg_temp"? \.)'
+    r"(?!.*\bon commit drop\b)"
+    r'|(?:select|with)\b.*(?<!insert )into (?:local |global )?temp(?:orary)? (?!from\b)[\w"]'
+)
 # Statements that `execute` refuses, by their first words, and what the error says to use instead.
 _REFUSED = {
     **dict.fromkeys(_TRANSACTION_WORDS, _IN_TRANSACTIONS),
@@ -115,6 +120,13 @@ class Query:
         return (t["word"].lower() for t in _tokens(self.sql, self.conforming) if t["word"])
 
     @property
+    def _tokens_in_lower_case(self) -> str:
+        """Its tokens, each followed by a blank, with one text in place of each literal."""
+        tokens = (token for token in _tokens(self.sql, self.conforming) if not token["space"])
+        texts = (token[0].lower() for token in tokens)
+        return "".join("'' " if "'" in text or "$" in text else f"{text} " for text in texts)
+
+    @property
     def can_copy(self) -> bool:
         """Whether COPY can run it (it cannot run SHOW, EXPLAIN, CALL and the like)."""
         return next(self.words, "") in _COPIED
@@ -133,7 +145,7 @@ class Query:
             instead = _AS_FRAMES
         elif on_engine and start in ("set", "reset") and words[1:2] not in (["local"], ["constraints"]):
             instead = _AS_OPTIONS
-        elif on_engine and _TEMPORARY.match(" ".join(words)):
+        elif on_engine and _TEMPORARY.match(self._tokens_in_lower_case):
             instead = _AS_TEMPORARY
             start = "create temporary"
         if instead:

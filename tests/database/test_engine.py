@@ -92,6 +92,8 @@ async def test_a_database_and_a_user_that_do_not_exist(engine: AsyncEngine) -> N
         f"postgresql://ada:p@{SECRET}@127.0.0.1:1/geo",
         f"postgresql://ada:p@127.0.0.1:1/{SECRET}@127.0.0.1:1/geo",
         f"postgresql://ada:p@{SECRET}@127.0.0.1:1,127.0.0.1:2/geo",
+        f"postgresql://ada:p@h?{SECRET}@127.0.0.1:1/geo",
+        f"postgresql://ada:p@h?a={SECRET}@127.0.0.1:1/geo",
         f"postgresql://ada:{SECRET}@127.0.0.1:1/geo?no_such_option=1",
     ],
 )

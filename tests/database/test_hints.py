@@ -23,6 +23,8 @@ from citykit.database.server_errors import _CONNECTION_HINTS, _STATEMENT_HINTS
 from citykit.database.sqlstates import Condition
 from tests.database.test_conflicts import refused
 from tests.support.database import copy_home, crash, execute, scalar
+from tests.support.pgbouncer import needs_pgbouncer
+from tests.support.pgbouncer import pooled as behind_pgbouncer
 from tests.support.tls import TlsServer, needs_tls, tls_server
 
 FRAME = pd.DataFrame({"name": ["a"], "population": [1]})
@@ -129,6 +131,17 @@ async def without_a_right(engine: AsyncEngine) -> None:
     await citykit.add_city(other, "a", 1)
     await citykit.load_cities(other, FRAME, on_conflict="update")
     assert len(await citykit.biggest_cities(other)) == 1
+    await other.dispose()
+    await execute(engine, f"DROP OWNED BY {ROLE}", f"DROP ROLE {ROLE}")
+
+
+async def test_where_no_grant_helps_the_servers_own_hint_is_said(engine: AsyncEngine) -> None:
+    await execute(engine, f"DROP ROLE IF EXISTS {ROLE}", f"CREATE ROLE {ROLE} LOGIN PASSWORD '{SECRET}'")
+    other = await citykit.connect(engine.url.set(username=ROLE, password=SECRET))
+    await execute(engine, f"GRANT ALL ON cities TO {ROLE}")
+    message = await said(citykit.execute(other, "COPY cities FROM '/etc/passwd'"), "42501")
+    assert message.count("HINT") == 1
+    assert "GRANT" not in message
     await other.dispose()
     await execute(engine, f"DROP OWNED BY {ROLE}", f"DROP ROLE {ROLE}")
 
@@ -317,6 +330,25 @@ async def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, initialised: Pat
         crash(tmp_path / "home", signal.SIGQUIT)
 
 
+@needs_pgbouncer
+async def test_a_setting_that_a_pooler_does_not_take(engine: AsyncEngine) -> None:
+    async with behind_pgbouncer(engine) as url:
+        in_url = url.update_query_dict({"options": "-c statement_timeout=600s"})
+        in_args: dict[str, Any] = {"server_settings": {"statement_timeout": "600s"}}
+        for target, arguments in ((in_url, {}), (url, in_args)):
+            with pytest.raises(citykit.DatabaseUnavailableError) as caught:
+                await citykit.connect(target, connect_args=arguments)
+            assert "leave that out of the URL and of connect_args" in str(caught.value)
+        try:
+            await execute(engine, after_the_colon(str(caught.value)).replace("ada", "CURRENT_USER"))
+            other = await citykit.connect(url)
+            shown = await citykit.read_frame(other, "SHOW statement_timeout")
+            assert shown.iloc[0, 0] == "10min"
+            await other.dispose()
+        finally:
+            await execute(engine, "ALTER ROLE CURRENT_USER RESET statement_timeout")
+
+
 async def test_a_server_that_stops_is_there_in_a_moment(home: Path) -> None:
     engine = await citykit.connect()
     url = make_url(engine.url)
@@ -336,5 +368,5 @@ async def _started_again() -> URL:
 
 
 def test_each_hint_about_a_connection_is_typed() -> None:
-    tried = {"28P01", "28000", "3D000", "42501", "42704", "53300", "57P03"}
+    tried = {"08P01", "28P01", "28000", "3D000", "42501", "42704", "53300", "57P03"}
     assert set(_CONNECTION_HINTS) == tried

@@ -55,7 +55,7 @@ async def bind(request: pytest.FixtureRequest, engine: AsyncEngine) -> AsyncIter
 
 async def drop(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
-        await connection.execute(text("DROP TABLE IF EXISTS made, copied"))
+        await connection.execute(text("DROP TABLE IF EXISTS made, copied, temp"))
 
 
 @pytest.fixture(autouse=True)
@@ -237,7 +237,16 @@ async def test_a_setting_is_of_a_session_and_not_of_an_engine(engine: AsyncEngin
 
 
 @pytest.mark.parametrize(
-    "sql", ["CREATE TEMP TABLE made (a int)", "create or replace temporary view made AS SELECT 1 AS a"]
+    "sql",
+    [
+        "CREATE TEMP TABLE made (a int)",
+        "create or replace temporary view made AS SELECT 1 AS a",
+        "CREATE OR REPLACE LOCAL TEMP VIEW made AS SELECT 1 AS a",
+        "CREATE TABLE pg_temp.made (a int)",
+        'CREATE TABLE "pg_temp".made (a int)',
+        "SELECT 1 AS a INTO TEMP made",
+        'WITH one AS (SELECT 1 AS a) SELECT a INTO LOCAL TEMPORARY TABLE "made" FROM one',
+    ],
 )
 async def test_what_is_temporary_is_of_a_session_and_not_of_an_engine(engine: AsyncEngine, sql: str) -> None:
     assert "engine.begin()" in await failure(citykit.execute(engine, sql))
@@ -247,6 +256,9 @@ async def test_what_is_temporary_is_of_a_session_and_not_of_an_engine(engine: As
     assert (await citykit.execute(engine, "CREATE TEMP TABLE made (a int) ON COMMIT DROP")).rows is None
     await citykit.execute(engine, "CREATE TABLE temp (temporary int)")
     await citykit.execute(engine, "DROP TABLE temp")
+    await citykit.execute(engine, "SELECT 1 AS temporary, ' into temp a' AS b INTO temp FROM cities")
+    await citykit.execute(engine, "WITH one AS (INSERT INTO temp VALUES (1, '')) DELETE FROM temp")
+    await citykit.execute(engine, "DROP TABLE temp; ")
 
 
 async def test_reading_what_returns_no_rows_names_execute(engine: AsyncEngine) -> None:
