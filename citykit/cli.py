@@ -315,7 +315,14 @@ MinPopulation = Annotated[
 ]
 Printed = Annotated[Format | None, typer.Option("--format", help="By default the suffix of -o, or a table.")]
 Out = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to this file, replacing it.")
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Write to this file, replacing it; - is stdout.",
+        callback=lambda file: None if file == Path("-") else file,
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
@@ -807,7 +814,10 @@ def _format(given: Format | None, out: Path | None) -> Format:
     """Return the format to print, having seen that this can be done: what is asked for may write."""
     from citykit.files import format_of
 
-    format_ = given or (format_of(out) if out else "table")
+    try:
+        format_ = given or (format_of(out) if out else "table")
+    except ValueError as exc:
+        raise typer.BadParameter(f"{exc}; else give --format") from exc
     if format_ == "parquet" and out is None and sys.stdout.isatty():
         raise typer.BadParameter("Parquet is no text: write it to a file with -o FILE")
     if out:

@@ -722,7 +722,6 @@ def test_chart(name: str) -> None:
         ("query ''", "no statement"),
         ("query 'SELEC 1'", "syntax error"),
         ("query 'SELECT 1' -o nowhere/a.csv", "nowhere"),
-        ("query 'SELECT 1' -o a.xls", ".parquet"),
         ("query 'SELECT 1' --format csv -o .", "directory"),
         ("query 'TABLE nowhere'", "citykit init"),
         ("query 'SELECT 1; SELEC 2'", "syntax error"),
@@ -916,3 +915,20 @@ def test_drop_asks_on_a_terminal(answer: str, kept: bool) -> None:
     assert ("asked" in typed("databases")) is kept
     if kept:
         typed("drop", "asked", "--yes")
+
+
+def test_an_answer_goes_to_standard_output_by_any_of_its_names() -> None:
+    for words in ((), ("-o", "-"), ("-o", "/dev/stdout")):
+        command = [sys.executable, "-m", "citykit", "query", "SELECT 1 AS a", "--format", "csv", *words]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+        assert done.stdout.removesuffix("Wrote 1 rows to /dev/stdout\n") == "a\n1\n"
+    assert not os.path.exists("-")
+
+
+def test_a_table_that_cannot_be_written_whole_leaves_the_file_as_it_was() -> None:
+    Path("kept.txt").write_text("before", encoding="utf-8")
+    typed("query", "SELECT 1/0 AS a", "--format", "table", "-o", "kept.txt", code=1)
+    assert Path("kept.txt").read_text(encoding="utf-8") == "before"
+    typed("query", "SELECT 1 AS a", "--format", "table", "-o", "kept.txt")
+    assert Path("kept.txt").read_text(encoding="utf-8").split() == ["a", "1"]
+    assert "--format" in typed("query", "SELECT 1 AS a", "-o", "kept.xls", code=2)

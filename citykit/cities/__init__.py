@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from citykit.cities.country_codes import country_meant
     from citykit.cities.model import CITIES, COLUMNS, Base, City
     from citykit.cities.questions import (
         FOUND,
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CITIES", "COLUMNS", "FOUND", "Base", "City", "add_city", "adding", "biggest_cities", "biggest_rows",
-    "create_tables", "find_cities", "find_rows", "load_cities", "nearest_cities", "summarize_countries",
-    "world_cities", "world_countries",
+    "country_meant", "create_tables", "find_cities", "find_rows", "load_cities", "nearest_cities",
+    "summarize_countries", "world_cities", "world_countries",
 ]  # fmt: skip
 
 # At first use: the model and the schema need neither pandas nor pyarrow, which take 0.4 s to import.
 _MODULES = {
+    "country_codes": ("country_meant",),
     "model": ("CITIES", "COLUMNS", "Base", "City"),
     "questions": (
         "FOUND", "biggest_cities", "biggest_rows", "find_cities", "find_rows", "nearest_cities",

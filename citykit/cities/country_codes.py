@@ -35,14 +35,24 @@ async def warn_of_country(bind: Bind, country: str) -> None:
 
 def _meant(country: str, stored: Sequence[str]) -> str:
     """Return the hint: the country that was probably meant, or where codes are listed; '' for none."""
-    if not stored or country in stored:
-        return ""
+    if meant := country_meant(country, stored):
+        return f": did you mean {meant!r}?"
+    asked = country.strip().casefold()
+    is_code = len(asked) in (2, 3) and asked.isascii() and asked.isalpha()
+    is_known = any(asked in map(str.casefold, names) for names in spellings_of_countries())
+    lists = stored and country not in stored and is_code and not is_known
+    return ": citykit.world_countries() lists the codes" if lists else ""
+
+
+def country_meant(country: str, stored: Sequence[str]) -> str | None:
+    """Return the stored country that was probably meant by one that is not stored, or None."""
+    if country in stored:
+        return None
     by_case = {spelling.casefold(): spelling for spelling in reversed(stored)}
     asked = country.strip().casefold()
     same = next((names for names in spellings_of_countries() if asked in map(str.casefold, names)), ())
     close = difflib.get_close_matches(asked, by_case, n=1, cutoff=0.8)
     for spelling in (asked, *map(str.casefold, same), *close):
         if spelling in by_case:
-            return f": did you mean {by_case[spelling]!r}?"
-    is_code = len(asked) in (2, 3) and asked.isascii() and asked.isalpha()
-    return ": citykit.world_countries() lists the codes" if is_code and not same else ""
+            return by_case[spelling]
+    return None

@@ -89,6 +89,13 @@ class Names:
             frame = frame[picked]
         return frame
 
+    @property
+    def picked_in_source(self) -> list[str] | None:
+        """The columns of the source that are picked or renamed; None: all may be loaded."""
+        if self.columns is None:
+            return None
+        return list(dict.fromkeys([*map(self.in_source, self.columns), *self.rename]))
+
     def in_source(self, name: str) -> str:
         """Return the name of a column in the source."""
         return next((given for given, new in self.rename.items() if new == name), name)

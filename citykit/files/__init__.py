@@ -1,6 +1,6 @@
 """Files to frames, and back: delimited text, JSON, Parquet, Arrow, Excel."""
 
-from citykit.files.file_source import FileSource
+from citykit.files.file_source import FileSource, ManyFiles
 from citykit.files.kinds import Kind
 from citykit.files.printing import as_table, visible
 from citykit.files.reader import located, open_file, read_file
@@ -10,6 +10,7 @@ __all__ = [
     "FileFormat",
     "FileSource",
     "Kind",
+    "ManyFiles",
     "as_table",
     "format_of",
     "located",

@@ -18,6 +18,7 @@ class Columns:
 
     wanted: Sequence[str] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
+    all_if_lacking: bool = False  # read all columns where one that is picked is missing
 
     @property
     def asked(self) -> list[str]:
@@ -40,7 +41,10 @@ class Columns:
         place = {name: number for number, name in reversed(list(enumerate(names)))}  # the first of each name
         picked = self._picked
         chosen = set(picked or ())
-        if lacking := [name for name in self.asked if name not in place]:
+        lacking = [name for name in self.asked if name not in place]
+        if lacking and self.all_if_lacking:
+            return Columns(None, self.rename).of(names)
+        if lacking:
             raise ReadError(
                 f"it has no column {', '.join(map(repr, lacking))}{did_you_mean(lacking[0], names)}",
                 f"Its columns are {listed(names)}.",

@@ -10,7 +10,7 @@ import sys
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class FileSource:
     compression: Compression | None = None
     kind: Kind | None = None  # None: what the content says
     called: str = ""  # in messages; '': its path
+    all_if_lacking: bool = False  # read all columns where one of `columns` is missing: a load says which
     bytes_read: int = field(default=0, init=False)
     total_bytes: int | None = field(default=None, init=False)
     _rows_read: int = field(default=0, init=False)
@@ -135,6 +136,10 @@ class FileSource:
             said = getattr(exc, "strerror", None) or " ".join(str(exc).split())
             raise self._unreadable(ReadError(said)) from exc
 
+    def picking(self, columns: Sequence[str]) -> FileSource:
+        """Return this file with only these columns, unless it has a choice of its own."""
+        return self if self.columns is not None else replace(self, columns=columns, all_if_lacking=True)
+
     def lines_of(self, rows: Collection[int]) -> dict[int, int]:
         """Return the lines in which these rows begin; {} unless it is delimited text on disk."""
         if not can_repeat(self.path) or self.kind:
@@ -195,7 +200,7 @@ class FileSource:
             raise ValueError(f"compression is 'gzip', 'zstd', 'zip' or 'none', not {self.compression!r}")
 
     def _pieces(self, stack: ExitStack) -> Iterator[pd.DataFrame | pa.RecordBatch]:
-        columns = Columns(self.columns, self.rename or {})
+        columns = Columns(self.columns, self.rename or {}, self.all_if_lacking)
         if isinstance(self.path, Path) and self.path.is_dir():
             for option in ("delimiter", "encoding", "compression"):
                 if getattr(self, option) is not None:
@@ -377,6 +382,10 @@ class ManyFiles:
     """The rows of several files, one after the other; see `FileSource`."""
 
     sources: list[FileSource]
+
+    def picking(self, columns: Sequence[str]) -> ManyFiles:
+        """Do what `FileSource.picking` does."""
+        return ManyFiles([source.picking(columns) for source in self.sources])
 
     def __iter__(self) -> Iterator[pd.DataFrame | pa.RecordBatch]:
         for source in self.sources:

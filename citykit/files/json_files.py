@@ -49,6 +49,7 @@ def read_lines(text: Stream, columns: Columns) -> Iterator[pd.DataFrame]:
                 there |= found
                 kept.write(block)
             columns.of(list(there))
+            names = list(there)
             kept.seek(0)
             blocks = _blocks(Stream(parts_of(kept)))
         for block in itertools.chain([first], blocks):

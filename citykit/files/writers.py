@@ -88,8 +88,8 @@ def _errors_of(target: Path | IO[bytes]) -> Iterator[None]:
 def _replaced(target: Path) -> Iterator[IO[bytes]]:
     with ExitStack() as stack:
         with _errors_of(target):
-            path = part = Path(os.path.realpath(target))
-            is_special = path.exists() and not path.is_file()  # /dev/stdout; a directory is an error
+            is_special = target.exists() and not target.is_file()  # /dev/stdout; a directory is an error
+            path = part = target if is_special else Path(os.path.realpath(target))
             if not is_special:
                 part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
             out = part.open("wb")

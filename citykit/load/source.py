@@ -27,7 +27,7 @@ from citykit.encode import (
     validate,
 )
 from citykit.errors import InvalidFrameError
-from citykit.files import FileSource, open_file
+from citykit.files import FileSource, ManyFiles, open_file
 from citykit.runtime import callers_code
 
 CHUNK_ROWS = 65_536  # checked and typed at a time: a few megabytes, a few milliseconds
@@ -79,6 +79,8 @@ class Rows:
     def __post_init__(self) -> None:
         if _is_file(self.source):
             self.source = open_file(self.source)
+        if isinstance(self.source, (FileSource, ManyFiles)):
+            self.source = self._picked(self.source)
         self._whole = whole_of(self.source)
         self.total = getattr(self.source, "total_rows", None) if self._whole is None else len(self._whole)
         streams = any(hasattr(self.source, name) for name in ("__aiter__", "__iter__", "__arrow_c_stream__"))
@@ -228,7 +230,7 @@ class Rows:
         with callers_code():
             pieces = _iterate(self.source)
         if not isinstance(self.source, AsyncIterable):
-            pieces = _parts(pieces, self.source)
+            pieces = self._parts(pieces)
         while True:
             with callers_code():
                 if isinstance(self.source, AsyncIterable):
@@ -239,6 +241,19 @@ class Rows:
             if piece is _END:
                 return
             yield piece
+
+    def _parts(self, pieces: Iterable[Any]) -> Iterator[pd.DataFrame | pa.Table]:
+        """Yield the pieces of the source as frames and tables; a piece that is a file is read."""
+        values = isinstance(self.source, (pd.Index, np.ndarray))  # their texts are no paths
+        for piece in pieces:
+            is_file = _is_file(piece) and not values
+            for part in self._picked(open_file(piece)) if is_file else (piece,):
+                yield _piece(part, self.source)
+
+    def _picked(self, file: FileSource | ManyFiles) -> FileSource | ManyFiles:
+        """Return a file of which only the columns that are loaded are read."""
+        columns = self.names.picked_in_source
+        return file if columns is None else file.picking(columns)
 
 
 def row_bytes(rows: pd.DataFrame | pa.Table) -> float:
@@ -271,14 +286,6 @@ def _bytes_of_arrow(column: pa.ChunkedArray) -> int:
 _SAMPLED_ROWS = 100
 _END: Any = object()
 _NO_ROWS = pd.DataFrame()
-
-
-def _parts(pieces: Iterable[Any], of: object) -> Iterator[pd.DataFrame | pa.Table]:
-    """Yield the pieces of a source as frames and tables; a piece that is a file is read."""
-    values = isinstance(of, (pd.Index, np.ndarray))  # their texts are no paths
-    for piece in pieces:
-        for part in open_file(piece) if _is_file(piece) and not values else (piece,):
-            yield _piece(part, of)
 
 
 def _next(pieces: Any) -> Any:

@@ -23,6 +23,7 @@ from citykit.cities import (
     COLUMNS,
     FOUND,
     biggest_rows,
+    country_meant,
     find_rows,
     nearest_cities,
     summarize_countries,
@@ -303,7 +304,7 @@ async def _page(
     given: Mapping[str, str] | None = None,
 ) -> HTMLResponse:
     wrong = [*wrong, *(refused or {}).values()]
-    cities = countries = None
+    cities = countries = meant = None
     try:
         if q:
             rows = await soon(request, find_rows(engine, q, SHOWN, country))
@@ -313,6 +314,7 @@ async def _page(
         cities = await _with_ids(request, engine, found)
         stored_codes = (await soon(request, summarize_countries(engine)))["country"]
         countries = sorted(filter(None, stored_codes), key=_country_name)
+        meant = country_meant(country, list(countries)) if country and not cities else None
     except CitykitError as exc:
         # What became of the form is said rather than the failure to list cities.
         failed = failed or (None if wrong else logged(request, exc))
@@ -329,6 +331,7 @@ async def _page(
         cities=cities,
         countries=countries,
         country=country,
+        meant=meant,
         q=q,
         longest=CITIES.c.name.info["high"],
         fields=sorted(_FIELDS.values(), key=lambda field: not field.required),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,58 @@ async def test_a_file_that_cannot_be_read_loads_nothing(engine: AsyncEngine, tmp
     with pytest.raises(citykit.CitykitError, match="line 200,002 has 3 fields"):
         await citykit.load_cities(engine, path, on_conflict="skip")
     assert await scalar(engine, "SELECT count(*) FROM cities") == 0
+
+
+def late_lines(path: Path) -> Path:
+    """Lines of JSON of which the last alone has a latitude and a country, after more than a block."""
+    lines = [f'{{"name": "a{number}", "population": 1}}' for number in range(36_000)]
+    last = {"name": "z", "population": 2, "latitude": 1.5, "country": "IS"}
+    path.write_text("\n".join([*lines, json.dumps(last)]), encoding="utf-8")
+    return path
+
+
+async def test_columns_that_come_late_in_a_file_are_loaded_where_they_are_named(
+    engine: AsyncEngine, tmp_path: Path
+) -> None:
+    path = late_lines(tmp_path / "a.ndjson")
+    with pytest.raises(citykit.CitykitError, match="has 'latitude', which none before it has"):
+        await citykit.load_cities(engine, path)
+    wanted = ["name", "population", "nation"]
+    for source in (
+        path,
+        [path],
+        citykit.open_file(path),
+        citykit.open_file([path]),
+        io.BytesIO(path.read_bytes()),
+    ):
+        await citykit.create_tables(engine, reset=True)
+        await citykit.load_cities(engine, source, columns=["name", "population"])
+        options: Any = {"rename": {"country": "nation"}, "columns": wanted}
+        if isinstance(source, io.BytesIO):
+            source.seek(0)
+        await citykit.load_frame(engine, source, "late", create=True, key="name", **options)
+        late = await citykit.read_frame(engine, "SELECT * FROM late WHERE nation IS NOT NULL")
+        assert late.values.tolist() == [["z", 2, "IS"]]
+        await citykit.execute(engine, "DROP TABLE late")
+
+
+async def test_a_column_that_a_file_lacks_is_an_error_of_the_load(
+    engine: AsyncEngine, tmp_path: Path
+) -> None:
+    for path, text in (("a.csv", "name,population\na,1\n"), ("a.ndjson", '{"name": "a", "population": 1}')):
+        (tmp_path / path).write_text(text, encoding="utf-8")
+        for source in (tmp_path / path, [tmp_path / path], citykit.open_file(tmp_path / path)):
+            with pytest.raises(
+                citykit.InvalidFrameError, match=r"(?s)did you mean 'name'.*has 'name', 'popul"
+            ) as e:
+                await citykit.load_cities(engine, source, columns=["nmae", "population"])
+            assert e.value.rejects["column"].tolist() == ["nmae"]
+
+
+async def test_only_the_columns_that_are_loaded_need_names_of_their_own(
+    engine: AsyncEngine, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,name,x,,pop\n1,a,2,3,4\n", encoding="utf-8")
+    await citykit.load_cities(engine, path, rename={"pop": "population"}, columns=["name", "population"])
+    assert (await citykit.biggest_cities(engine))["population"].tolist() == [4]

@@ -70,7 +70,9 @@ async def test_the_table_and_the_filter(client: httpx.AsyncClient) -> None:
     filtered = await client.get("/", params={"country": "IS"})
     assert Cells(filtered.text).cells == ["1", "Reykjavík", "Iceland", "39", "118,918"]
     assert '<option value="IS" selected>' in filtered.text
-    assert "None are stored" in (await client.get("/", params={"country": "XX"})).text
+    assert "None are stored.<" in (await client.get("/", params={"country": "XX"})).text
+    meant = (await client.get("/", params={"country": "UK"})).text
+    assert """None are stored: did you mean <a href="/?country=GB">GB</a>?""" in meant
 
 
 async def test_stored_text_is_escaped(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
