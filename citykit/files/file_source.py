@@ -165,7 +165,9 @@ class FileSource:
 
     def _call(self, **options: Any) -> str:
         """Return the call that reads this file, without the marks and the closing parenthesis."""
-        given = ("columns", "rename", "delimiter", "encoding", "compression")
+        given = ["rename", "delimiter", "encoding", "compression"]
+        if not self.all_if_lacking:  # else a load has picked them, and still will
+            given.insert(0, "columns")
         options = {name: value for name in given if (value := getattr(self, name)) is not None} | options
         path = "source" if hasattr(self.path, "read") else _quoted("-" if self.path == "-" else self.called)
         return "citykit.read_file(" + ", ".join([path, *(f"{k}={_quoted(v)}" for k, v in options.items())])

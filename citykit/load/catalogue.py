@@ -81,7 +81,12 @@ SELECT json_build_object(
     'needed', (a.attnotnull OR base.required) AND NOT a.atthasdef AND a.attidentity = '' AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typdefault IS NOT NULL),
     'refuses', CASE WHEN a.attgenerated <> '' THEN 'generated' WHEN a.attidentity = 'a' THEN 'identity' END,
-    'sequence', coalesce(pg_get_serial_sequence(CAST(:name AS text), a.attname), (
+    'sequence', coalesce((  -- pg_get_serial_sequence() fails where the table is dropped meanwhile
+        SELECT format('%I.%I', o.nspname, s.relname) FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+        JOIN pg_catalog.pg_namespace o ON o.oid = s.relnamespace
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+              AND d.refobjid = c.oid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i') LIMIT 1), (
         SELECT s.oid::regclass::text FROM pg_catalog.pg_attrdef f
         JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = f.oid
              AND d.refclassid = 'pg_catalog.pg_class'::regclass

@@ -29,7 +29,7 @@ from citykit.database import (
 from citykit.encode import Names, columns_of_key, rejects_frame, types_of
 from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError
 from citykit.load.catalogue import facts_of, refuse_no_table
-from citykit.load.named import ServerType, check_lasts, creating, described, parsed
+from citykit.load.named import ServerType, creating, described, parsed
 from citykit.load.source import ArrowStream, whole_of
 from citykit.load.staging import in_utf8
 from citykit.runtime import says_await
@@ -118,7 +118,6 @@ async def create_table(
     if if_exists not in get_args(IfExists):
         raise ValueError(f"if_exists is one of {', '.join(map(repr, get_args(IfExists)))}, not {if_exists!r}")
     named = parsed(table)
-    check_lasts(bind, named)
     source = whole_of(frame)
     if source is None:
         raise TypeError(

@@ -22,7 +22,7 @@ from citykit.load.catalogue import facts_of, refuse_no_table
 from citykit.load.creating import create_for
 from citykit.load.execute import SERVER_ERRORS, Beside, Load, Outcome, PlanName
 from citykit.load.merge import OnConflict
-from citykit.load.named import check_lasts, described, key_in_python, key_in_sql, missing, parsed
+from citykit.load.named import described, key_in_python, key_in_sql, missing, parsed
 from citykit.load.order import settle_numbers
 from citykit.load.plan import Limits
 from citykit.load.refusals import missing_table, used_up, without_identity
@@ -249,7 +249,6 @@ async def load_rows(
     into = _Into(
         rows, parsed(table) if isinstance(table, str) else table_of(table), key, on_conflict, create, beside
     )
-    check_lasts(bind, into.table)
     if not by_name:
         into.decide()
     first: Phase = "checking" if rows.can_repeat else "sending"

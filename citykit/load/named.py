@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
-from citykit.database import Bind
 from citykit.encode import declared, flaw_of_identifier
 from citykit.errors import MissingTableError
 from citykit.load.catalogue import Column, Facts
@@ -71,20 +70,6 @@ def parsed(name: str) -> sa.Table:
             "'schema.name'; a name with a dot or a quote in it stands in quotes: '\"a.b\"'."
         )
     return sa.Table(parts[-1], sa.MetaData(), schema=parts[0] if len(parts) > 1 else None)
-
-
-def check_lasts(bind: Bind, table: sa.Table) -> None:
-    """Refuse a temporary table on an engine: one of its connections alone would have it.
-
-    Raises
-    ------
-    ValueError
-    """
-    if isinstance(bind, AsyncEngine) and table.schema == "pg_temp":
-        raise ValueError(
-            f"table {table.fullname!r} is temporary, and an engine uses any of its connections; nothing was "
-            "changed. Give one connection to each call: async with engine.begin() as connection"
-        )
 
 
 def described(table: sa.Table, facts: Facts) -> sa.Table:

@@ -511,17 +511,3 @@ async def test_dtypes_that_are_never_read_are_stored_as_they_are(engine: AsyncEn
         pd.Timestamp("2024-02-29"),
     )
     assert read.iloc[1, 2:].isna().all()
-
-
-@pytest.mark.parametrize("name", ["pg_temp.made", '"pg_temp"."made"'])
-async def test_a_temporary_table_is_of_a_connection_and_not_of_an_engine(
-    engine: AsyncEngine, name: str
-) -> None:
-    with pytest.raises(ValueError, match=r"engine\.begin\(\)"):
-        await citykit.create_table(engine, name, FRAME)
-    with pytest.raises(ValueError, match=r"engine\.begin\(\)"):
-        await citykit.load_frame(engine, FRAME, name, create=True)
-    async with engine.begin() as connection:
-        await citykit.load_frame(connection, FRAME, name, create=True)
-        assert len(await citykit.read_frame(connection, f"TABLE {name}")) == len(FRAME)
-        await citykit.execute(connection, f"DROP TABLE {name}")
