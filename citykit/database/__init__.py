@@ -14,6 +14,7 @@ from citykit.database.locks import (
     set_local,
 )
 from citykit.database.server_errors import (
+    WITHOUT_TABLE,
     ConnectionLostError,
     server_errors_named,
     server_message,
@@ -42,6 +43,7 @@ __all__ = [
     "LOCK_OPTION",
     "LOCK_SECONDS",
     "NUMERIC_OPTION",
+    "WITHOUT_TABLE",
     "Bind",
     "Condition",
     "ConditionClass",

@@ -62,6 +62,12 @@ _POOLER = (
     "A pooler such as pgbouncer has changed the connection, and with it the prepared statements: "
     "engine = await citykit.connect(url) makes an engine that needs none."
 )
+# What to do where a statement names a table that does not exist.
+WITHOUT_TABLE = (
+    "citykit's own is made by await citykit.create_tables(engine), another from a frame by "
+    "await citykit.create_table(engine, name, frame); one in a schema that the session's search_path lacks "
+    "is written schema.table"
+)
 _WITH_SETTING = "await citykit.connect(url, connect_args={{'server_settings': {{%s}}}})"
 # What to do when the server refuses a statement for another reason than its values, by SQLSTATE.
 _STATEMENT_HINTS: Mapping[str, str] = {
@@ -197,11 +203,7 @@ def _as_citykits(
 ) -> CitykitError:
     code, said = sqlstate(exc) or "", server_message(exc)
     if code == Condition.UNDEFINED_TABLE:
-        return MissingTableError(
-            f"{said}; {undone}. citykit's own is made by await citykit.create_tables(engine), "
-            "another from a frame by await citykit.create_table(engine, name, frame); one in a schema that "
-            "the session's search_path lacks is written schema.table"
-        )
+        return MissingTableError(f"{said}; {undone}. {WITHOUT_TABLE}")
     if is_lost(exc, connection):
         return connection_lost(said, in_doubt=in_doubt)
     hint = _STATEMENT_HINTS.get(code, "").format(**_in_sql(connection.engine.url if connection else None))

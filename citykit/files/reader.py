@@ -95,7 +95,8 @@ def read_file(
     rename : mapping of str to str, optional
         New names, by those in the file: ``{"city": "name"}``.
     delimiter : str, optional
-        None: the comma, semicolon, tab or ``|`` that splits the header and the first rows.
+        None: the comma, semicolon, tab or ``|`` that splits the header and the first rows, or what a line
+        before them tells Excel: ``sep=;``.
     encoding : str, optional
         None: UTF-8, or what the byte order mark says. Others have to be named: ``"cp1252"``, ``"latin-1"``.
     decimal, thousands : str, optional

@@ -169,8 +169,8 @@ async def load_frame(
         The table's name for a column of the source: ``{"city": "name"}``. None: none is renamed. Columns of
         a file that `open_file` has renamed or picked are known by their names there.
     columns : sequence of str, optional
-        The columns to load, by their names in the table or in the source. None: all, and one that the
-        table lacks is an error.
+        The columns to load, by their names in the table or in the source; of a file, no others are read.
+        None: all, and one that the table lacks is an error.
     on_conflict : {"error", "skip", "update"}
         What happens to a row whose key is already there, in the table or earlier in the frame. "error":
         the load fails. "skip": what is there stays. "update": the columns of the frame replace what is

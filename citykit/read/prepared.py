@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database import (
     IN_AUTOCOMMIT,
+    WITHOUT_TABLE,
     Condition,
     ConditionClass,
     driver_of,
@@ -217,7 +218,7 @@ def _said(exc: Any, query: Query, code: str, undone: str, reads: bool) -> str:
     if code in _ALONE:
         said.append(f"Run it outside of a transaction: {_READ_ALONE if reads else _RUN_ALONE}")
     if code == Condition.UNDEFINED_TABLE:
-        said.append("citykit's own table is made by: await citykit.create_tables(engine)")
+        said.append(WITHOUT_TABLE)
     return "\n".join(said)
 
 

@@ -61,6 +61,7 @@ _AS_TEMPORARY = (
     "several statements on one: async with engine.begin() as connection, and give each call the connection; "
     "or write them in one cell below %%cities, where a temporary table takes ON COMMIT DROP"
 )
+# Matches the tokens of a statement whose result its session alone would have.
 _TEMPORARY = re.compile(
     r"create (?:or replace )?(?:(?:local |global )?temp(?:orary)?\b"
     r'|(?:\w+ )?(?:table|view|sequence)(?: if not exists)? "?pg_temp"? \.)'

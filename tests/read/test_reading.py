@@ -410,7 +410,9 @@ async def test_errors_of_a_statement_are_shown_in_it(
 
 
 async def test_a_missing_table_is_its_own_error(engine: AsyncEngine) -> None:
-    with pytest.raises(citykit.MissingTableError, match="nowhere"):
+    with pytest.raises(
+        citykit.MissingTableError, match=r"(?s)nowhere.*await citykit.create_table\(engine, name, frame\)"
+    ):
         await citykit.read_frame(engine, "SELECT * FROM nowhere")
 
 

@@ -73,6 +73,8 @@ async def test_the_table_and_the_filter(client: httpx.AsyncClient) -> None:
     assert "None are stored.<" in (await client.get("/", params={"country": "XX"})).text
     meant = (await client.get("/", params={"country": "UK"})).text
     assert """None are stored: did you mean <a href="/?country=GB">GB</a>?""" in meant
+    meant = (await client.get("/", params={"country": "UK", "q": "Lon & Co"})).text
+    assert 'did you mean <a href="/?country=GB&q=Lon%20%26%20Co">GB</a>?' in meant
 
 
 async def test_stored_text_is_escaped(client: httpx.AsyncClient, engine: AsyncEngine) -> None:
