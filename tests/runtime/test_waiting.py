@@ -240,27 +240,24 @@ assert "nest_asyncio2" not in sys.modules
     assert output(script) == "[1]\n"
 
 
-def test_run_costs_little_more_than_to_hand_over_to_another_thread() -> None:
+def test_run_makes_one_loop_and_at_most_one_thread_however_often_it_is_called() -> None:
     script = """
-import asyncio, citykit, statistics, threading, time
-loop = asyncio.new_event_loop()
-threading.Thread(target=loop.run_forever, daemon=True).start()
-def seconds(wait):
-    started = time.perf_counter()
-    wait(asyncio.sleep(0))
-    return time.perf_counter() - started
-async def main():
-    pairs = [
-        (seconds(citykit.run), seconds(lambda c: asyncio.run_coroutine_threadsafe(c, loop).result()))
-        for _ in range(300)
-    ]
-    run, handed_over = map(statistics.median, zip(*pairs))
-    print(run < 8 * handed_over)
-citykit.run(asyncio.sleep(0))
-asyncio.run(main())
+import asyncio, citykit, threading
+loops, threads = set(), set()
+async def noted():
+    loops.add(asyncio.get_running_loop())
+    threads.add(threading.current_thread())
+def many():
+    loops.clear(), threads.clear()
+    for _ in range(100):
+        citykit.run(noted())
+    print(len(loops), len(threads), threading.active_count())
+async def inside():
+    many()
+many()
+asyncio.run(inside())
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n"
+    assert output(script) == "1 1 1\n1 1 2\n"
 
 
 def test_an_interrupted_run_cancels_what_it_waited_for() -> None:
