@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import pandas as pd
 
@@ -124,66 +126,95 @@ class Names:
             raise _refused(problems, f"The frame has {_listed(list(dict.fromkeys(frame.columns)))}.")
 
     def _check(self, frame: pd.DataFrame, rules: Sequence[Rule]) -> None:
-        known = [rule.name for rule in rules]
+        misfits = _Misfits.of(frame, rules, with_index=self.columns is None)
+        if misfits.problems:
+            self._refuse(frame, rules, misfits)
+        if len(frame) and not len(frame.columns) and all(rule.missing is None for rule in rules):
+            said = "the frame has rows, and no column that is loaded"
+            raise InvalidFrameError(
+                f"{said}; nothing was loaded.\nThe columns are {', '.join(rule.name for rule in rules)}.",
+                rejects_frame([(None, "", None, said)]),
+            )
+
+    def _refuse(self, frame: pd.DataFrame, rules: Sequence[Rule], misfits: _Misfits) -> NoReturn:
+        """Raise the error for a frame's columns, with the arguments that load what fits."""
         required = [rule.name for rule in rules if rule.needed]
-        repeated = list(dict.fromkeys(frame.columns[frame.columns.duplicated()]))
-        unknown = [name for name in frame.columns if not (isinstance(name, str) and name in known)]
-        missing = [name for name in required if name not in frame.columns]
-        in_index = [] if self.columns is not None else [
-            name for name in frame.index.names
-            if isinstance(name, str) and name in known and name not in frame.columns
-        ]  # fmt: skip
-        foreign = [rule for rule in rules if rule.type is None and rule.name in frame.columns]
-        if not (repeated or unknown or missing or in_index or foreign):
-            if len(frame) and not len(frame.columns) and all(rule.missing is None for rule in rules):
-                said = "the frame has rows, and no column that is loaded"
-                raise InvalidFrameError(
-                    f"{said}; nothing was loaded.\nThe columns are {', '.join(known)}.",
-                    rejects_frame([(None, "", None, said)]),
-                )
-            return
-        # A level of the index may be a needed column under another name.
-        levels = [] if self.columns is not None else [
-            name for name in frame.index.names
-            if isinstance(name, str) and name not in known and name not in frame.columns
-        ]  # fmt: skip
-        there = {*map(str, frame.columns), *in_index}
-        meant = fitting([name for name in (*unknown, *levels) if isinstance(name, str)], rules, there)
-        meant = {name: new for name, new in meant.items() if name not in levels or new in missing}
-        in_index += [name for name in levels if name in meant]
-        problems = [(name, "the frame has this column more than once") for name in repeated]
-        problems += [
-            (name, f"unknown column (did you mean {meant[name]!r}?)" if name in meant else "unknown column")
-            for name in unknown
+        in_index, meant = misfits.in_index, misfits.meant
+        words = [
+            f"The columns are {', '.join(rule.name for rule in rules)}; "
+            f"needed are {' and '.join(required) or 'none'}."
         ]
-        problems += [(name, "in the frame's index, and not a column") for name in in_index]
-        problems += [(name, "needed and missing") for name in missing if name not in in_index]
-        problems += [(rule.name, rule.meaning) for rule in foreign]
-        words = [f"The columns are {', '.join(known)}; needed are {' and '.join(required) or 'none'}."]
         if in_index:
             words.append(
                 "frame.reset_index() makes columns of the index; frame.reset_index(drop=True) drops it."
             )
-        if repeated:
+        if misfits.repeated:
             words.append("frame.loc[:, ~frame.columns.duplicated()] has the first of each name.")
-        extra = [name for name in unknown if name not in meant] + [rule.name for rule in foreign]
-        lacking = set(required) - set(frame.columns) - set(in_index) - set(meant.values()) | (
-            set(required) & set(extra)
-        )
-        picked, shown = None, problems
+        extra = {*misfits.unknown, *(rule.name for rule in misfits.foreign)} - meant.keys()
+        there = {*frame.columns, *in_index, *meant.values()}
+        lacking = {name for name in required if name not in there or name in extra}
+        picked, shown = None, misfits.problems
         if extra or self.columns is not None:
-            left = {name for name in extra if isinstance(name, str)}
-            names = [
-                name for name in (*in_index, *frame.columns) if isinstance(name, str) and name not in left
-            ]
-            picked = list(dict.fromkeys(meant.get(name, name) for name in names))
-        if (meant or picked) and not lacking and not repeated:
+            names = [name for name in (*in_index, *frame.columns) if isinstance(name, str)]
+            picked = list(dict.fromkeys(meant.get(name, name) for name in names if name not in extra))
+        if (meant or picked) and not lacking and not misfits.repeated:
             kept = {old: new for old, new in self.rename.items() if new not in meant}
             rename = {**kept, **{self.in_source(name): new for name, new in meant.items()}}
             why = "If that is what they hold, map them" if meant else "To load the others alone"
             words.append(f"{why}: {_call(rename, picked)}")
-            shown = [(name, reason.partition(" (did")[0]) for name, reason in problems]
-        raise _refused(problems, "\n".join(words), shown)
+            shown = [(name, reason.partition(" (did")[0]) for name, reason in misfits.problems]
+        raise _refused(misfits.problems, "\n".join(words), shown)
+
+
+@dataclass(frozen=True)
+class _Misfits:
+    """The columns of a frame that do not fit a table."""
+
+    repeated: list[Any]  # names that the frame has more than once
+    unknown: list[Any]  # that the table does not have
+    in_index: list[str]  # that are levels of the frame's index
+    missing: list[str]  # that the table needs
+    foreign: list[Rule]  # of a type that is not loaded
+    meant: dict[str, str]  # by unknown column or level, the column of the table that it most likely means
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, rules: Sequence[Rule], *, with_index: bool) -> _Misfits:
+        """Compare a frame's columns with a table's; `with_index`: the index may have some of them."""
+        known = [rule.name for rule in rules]
+        unknown = [name for name in frame.columns if not (isinstance(name, str) and name in known)]
+        missing = [rule.name for rule in rules if rule.needed and rule.name not in frame.columns]
+        levels = [
+            name for name in frame.index.names
+            if with_index and isinstance(name, str) and name not in frame.columns
+        ]  # fmt: skip
+        in_index = [name for name in levels if name in known]
+        # A level of the index may be a needed column under another name.
+        others = [name for name in levels if name not in known]
+        named = [name for name in (*unknown, *others) if isinstance(name, str)]
+        meant = fitting(named, rules, {*map(str, frame.columns), *in_index}) if named else {}
+        meant = {name: new for name, new in meant.items() if name not in others or new in missing}
+        in_index += [name for name in others if name in meant]
+        return cls(
+            repeated=list(dict.fromkeys(frame.columns[frame.columns.duplicated()])),
+            unknown=unknown,
+            in_index=in_index,
+            missing=[name for name in missing if name not in in_index],
+            foreign=[rule for rule in rules if rule.type is None and rule.name in frame.columns],
+            meant=meant,
+        )
+
+    @property
+    def problems(self) -> list[tuple[object, str]]:
+        """The columns, each with what is wrong with it."""
+        found: list[tuple[object, str]] = []
+        found += [(name, "the frame has this column more than once") for name in self.repeated]
+        for name in self.unknown:
+            meant = f" (did you mean {self.meant[name]!r}?)" if name in self.meant else ""
+            found.append((name, f"unknown column{meant}"))
+        found += [(name, "in the frame's index, and not a column") for name in self.in_index]
+        found += [(name, "needed and missing") for name in self.missing]
+        found += [(rule.name, rule.meaning) for rule in self.foreign]
+        return found
 
 
 def fitting(unknown: Sequence[str], rules: Sequence[Rule], there: Collection[str] = ()) -> dict[str, str]:
