@@ -7,7 +7,7 @@ import contextlib
 import numbers
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -113,9 +113,7 @@ async def connect(
     wanted = url or os.environ.get("CITYKIT_URL")
     database = database or (None if url else os.environ.get("CITYKIT_DATABASE"))
     _check_seconds(lock_timeout=lock_timeout, silence_timeout=silence_timeout)
-    for name in ("pool_size", "max_overflow", "pool_timeout", "pool_recycle"):
-        if not isinstance(engine_options.get(name, 0), numbers.Real):
-            raise ValueError(f"{name} is a number, not {engine_options[name]!r}")
+    _check_numbers(engine_options)
     embedded = None if wanted else _embedded()
     target = await embedded() if embedded else asyncpg_url(wanted or "")
     if database:
@@ -137,14 +135,14 @@ async def connect(
             f"No engine could be made for {shown_url(target)}: {exc}", transient=False
         ) from exc
     options = socket_options(target, KEEPALIVE)
-    event.listen(engine.sync_engine, "connect", lambda opened, _: keep_alive(opened, options))
-    event.listen(engine.sync_engine, "do_connect", set_url_options)
-    event.listen(engine.sync_engine, "checkout", _refuse_closed)
-    event.listen(engine.sync_engine, "invalidate", _end_before_closing)
-    if embedded:
-        event.listen(engine.sync_engine, "do_connect", partial(_find_embedded, embedded))
-    else:
-        event.listen(engine.sync_engine, "do_connect", PoolerCheck().connect)
+    for moment, listener in (
+        ("connect", lambda opened, _: keep_alive(opened, options)),
+        ("do_connect", set_url_options),
+        ("do_connect", partial(_find_embedded, embedded) if embedded else PoolerCheck().connect),
+        ("checkout", _refuse_closed),
+        ("invalidate", _end_before_closing),
+    ):
+        event.listen(engine.sync_engine, moment, listener)
     try:
         try:
             version = await _version(engine, seconds)
@@ -176,6 +174,12 @@ def _check_seconds(**timeouts: float) -> None:
             raise ValueError(
                 f"{name} is a number of seconds above 0, at most {MOST_SECONDS:,} (24 days), not {seconds!r}"
             )
+
+
+def _check_numbers(engine_options: Mapping[str, Any]) -> None:
+    for name in ("pool_size", "max_overflow", "pool_timeout", "pool_recycle"):
+        if not isinstance(engine_options.get(name, 0), numbers.Real):
+            raise ValueError(f"{name} is a number, not {engine_options[name]!r}")
 
 
 async def _version(engine: AsyncEngine, seconds: float) -> int:

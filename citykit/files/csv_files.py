@@ -52,11 +52,7 @@ def read(
         raise ReadError("it is empty")
     delimiter = delimiter or said or _delimiter(sample)
     names, *rows = _records(sample, delimiter)
-    if any("\0" in name for name in names):
-        raise ReadError(
-            "its first line has NUL bytes: it is no text, or UTF-16 without its byte order mark",
-            encoding="utf-16-be" if names[0].startswith("\0") else "utf-16-le",
-        )
+    _check_names(names)
     positions, renamed = columns.of(names)
     fields = [f"f{number}" for number in range(len(names))]  # so that names may repeat, or have line ends
     ragged: list[arrow_csv.InvalidRow] = []
@@ -102,9 +98,7 @@ def read(
                 last = batch.column(len(renamed))[-1].as_py() if batch.num_rows else last
                 held = batch.select(range(len(renamed))).rename_columns(renamed)
     except pa.ArrowInvalid as exc:
-        with _text(path) as text:  # raises if a byte is not UTF-8, with its line
-            while text.read(BLOCK_BYTES):
-                pass
+        _check_utf8(path)
         if ragged:
             raise _ragged(ragged[0], len(names), delimiter, path) from exc
         if str(exc).startswith("straddling object"):  # Arrow has no error code for a row beyond a block
@@ -122,6 +116,21 @@ def read(
 def _text(path: Path) -> Iterator[Stream]:
     with path.open("rb") as file:
         yield in_utf8(Stream(parts_of(file)), "utf-8")
+
+
+def _check_names(names: list[str]) -> None:
+    if any("\0" in name for name in names):
+        raise ReadError(
+            "its first line has NUL bytes: it is no text, or UTF-16 without its byte order mark",
+            encoding="utf-16-be" if names[0].startswith("\0") else "utf-16-le",
+        )
+
+
+def _check_utf8(path: Path) -> None:
+    """Raise the error of the first byte that is not UTF-8, with its line."""
+    with _text(path) as text:
+        while text.read(BLOCK_BYTES):
+            pass
 
 
 @contextmanager

@@ -152,56 +152,16 @@ async def copy(
     A statement must have been executed in the transaction before: COPY goes past SQLAlchemy, which
     would not begin one for it (asyncpg dialect).
     """
-    columns = list(into.c.keys())
     taken = [*([POSITION] if target.position in into.c else []), *target.columns]
-
-    def encode(rows: pa.Table) -> list[Encoded]:
-        whole = encode_binary(rows, types) if types else encode_csv(rows)
-        return [whole[start : start + SENT_BYTES] for start in range(0, len(whole), SENT_BYTES)]
-
-    async def chunks() -> AsyncIterator[Encoded]:
-        done = 0
-        # Parts encoded ahead; with the last part of a batch, the number of rows that are then sent.
-        ahead = deque[tuple[asyncio.Future[list[Encoded]], int | None]]()
-
-        def sent() -> None:
-            _, after = ahead.popleft()
-            if after is not None:
-                rows_done(after)
-
-        if types:
-            yield HEADER
-        try:
-            async for batch in batches:
-                rows = (await asyncio.to_thread(arrange, batch, done) if arrange else batch).select(taken)
-                done += rows.num_rows
-                count = max(1, min(PART_ROWS, PART_BYTES * rows.num_rows // max(1, rows.nbytes)))
-                for start in range(0, rows.num_rows, count):
-                    encoding = asyncio.to_thread(encode, rows.slice(start, count))
-                    is_last = start + count >= rows.num_rows
-                    ahead.append((asyncio.ensure_future(encoding), done if is_last else None))
-                    if len(ahead) > AHEAD:
-                        for part in await ahead[0][0]:
-                            yield part
-                        sent()
-            while ahead:
-                for part in await ahead[0][0]:
-                    yield part
-                sent()
-        finally:
-            for encoded, _ in ahead:
-                encoded.cancel()
-        if types:
-            yield TRAILER
 
     raw = driver_of(connection)
     copy = raw.copy_to_table(
         into.name,
         schema_name=into.schema,
-        columns=columns,
+        columns=list(into.c.keys()),
         format="binary" if types else "csv",
         encoding=None if types else "utf8",
-        source=chunks(),
+        source=_encoded(batches, taken, types, rows_done, arrange),
     )
     try:
         async with started(raw, copy) as copying:
@@ -211,3 +171,51 @@ async def copy(
         await connection.invalidate()
         raise
     return int(status.split()[-1])
+
+
+async def _encoded(
+    batches: AsyncIterable[pa.Table],
+    columns: Sequence[str],
+    types: Sequence[str] | None,
+    rows_done: RowsDone,
+    arrange: Arrange | None,
+) -> AsyncIterator[Encoded]:
+    """Yield the data of COPY, of which a few parts are encoded ahead, in threads."""
+
+    def encode(rows: pa.Table) -> list[Encoded]:
+        whole = encode_binary(rows, types) if types else encode_csv(rows)
+        return [whole[start : start + SENT_BYTES] for start in range(0, len(whole), SENT_BYTES)]
+
+    done = 0
+    # Parts encoded ahead; with the last part of a batch, the number of rows that are then sent.
+    ahead = deque[tuple[asyncio.Future[list[Encoded]], int | None]]()
+
+    def sent() -> None:
+        _, after = ahead.popleft()
+        if after is not None:
+            rows_done(after)
+
+    if types:
+        yield HEADER
+    try:
+        async for batch in batches:
+            rows = (await asyncio.to_thread(arrange, batch, done) if arrange else batch).select(columns)
+            done += rows.num_rows
+            count = max(1, min(PART_ROWS, PART_BYTES * rows.num_rows // max(1, rows.nbytes)))
+            for start in range(0, rows.num_rows, count):
+                encoding = asyncio.to_thread(encode, rows.slice(start, count))
+                is_last = start + count >= rows.num_rows
+                ahead.append((asyncio.ensure_future(encoding), done if is_last else None))
+                if len(ahead) > AHEAD:
+                    for part in await ahead[0][0]:
+                        yield part
+                    sent()
+        while ahead:
+            for part in await ahead[0][0]:
+                yield part
+            sent()
+    finally:
+        for encoded, _ in ahead:
+            encoded.cancel()
+    if types:
+        yield TRAILER

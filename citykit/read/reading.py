@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import numbers
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager, nullcontext
 from typing import Any, get_args
 
 import pandas as pd
@@ -192,11 +192,6 @@ async def stream_frames(
                 queued = True
                 await frames.put((frame, _warning(result, sorted(lost))))
 
-    def end_with(consumer: asyncio.Task[Any]) -> None:
-        if consumer.cancelled() or consumer.get_stack(limit=1):  # empty: it has returned
-            reading.cancel()
-
-    consumer: asyncio.Task[Any] | None = None
     try:
         reading = asyncio.ensure_future(
             in_transaction(bind, work, effect="any", repeatable=lambda: not queued)
@@ -206,31 +201,51 @@ async def stream_frames(
             try:
                 await asyncio.wait([taking, reading], return_when=asyncio.FIRST_COMPLETED)
                 if taking.done():
-                    # A task that ends between two frames may leave this generator open (StreamingResponse
-                    # does when the client leaves). In a caller's transaction the rollback ends the read.
-                    if consumer := asyncio.current_task() if isinstance(bind, AsyncEngine) else None:
-                        consumer.add_done_callback(end_with)
                     frame, warning = taking.result()
                     if warning:
                         warn_at_caller(warning)
-                    yield frame
+                    # In a caller's transaction the rollback ends the read.
+                    with _ending_with_this_task(reading) if isinstance(bind, AsyncEngine) else nullcontext():
+                        yield frame
             finally:
                 taking.cancel()
-                if consumer:
-                    consumer.remove_done_callback(end_with)
         await reading  # raises unless the transaction has committed
     except asyncio.CancelledError as exc:
         await cancelled(reading)
-        said = "the stream was interrupted when its statement had ended"
-        if reading.cancelled():
-            try:
-                reading.result()
-            except asyncio.CancelledError as ended:
-                said = str(ended)
-        say_interrupted(exc, said)
+        say_interrupted(exc, _how_it_ended(reading))
         raise
     finally:
         await cancelled(reading)
+
+
+@contextmanager
+def _ending_with_this_task(reading: asyncio.Future[None]) -> Iterator[None]:
+    """Cancel a read if the task that takes its frames is cancelled, or fails, between two of them.
+
+    Such a task may leave the generator open: StreamingResponse does when the client leaves.
+    """
+
+    def end(consumer: asyncio.Task[Any]) -> None:
+        if consumer.cancelled() or consumer.get_stack(limit=1):  # empty: it has returned
+            reading.cancel()
+
+    consumer = asyncio.current_task()
+    if consumer:
+        consumer.add_done_callback(end)
+    try:
+        yield
+    finally:
+        if consumer:
+            consumer.remove_done_callback(end)
+
+
+def _how_it_ended(reading: asyncio.Future[None]) -> str:
+    if reading.cancelled():
+        try:
+            reading.result()
+        except asyncio.CancelledError as ended:
+            return str(ended)
+    return "the stream was interrupted when its statement had ended"
 
 
 async def _cut(result: Result, size: int) -> AsyncGenerator[tuple[list[list[Values]], int]]:
