@@ -82,7 +82,7 @@ _NAMES = {
 }  # fmt: skip
 _HOME = {name: room for room, names in _NAMES.items() for name in names}
 _ROOMS = (
-    "charts", "cities", "database", "decode", "encode", "files", "load", "read", "runtime", "web",
+    "charts", "cities", "cli", "database", "decode", "encode", "files", "load", "read", "runtime", "web",
 )  # fmt: skip
 
 if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers accept every misspelled name

@@ -619,6 +619,35 @@ def test_an_interrupt_at_a_question_says_that_nothing_was_changed() -> None:
     assert "Oz" in typed("biggest")
 
 
+def test_an_interrupt_whose_exception_was_lost_ends_the_command_before_its_work() -> None:
+    script = """
+import signal, sys
+from citykit import cli
+class Lost:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+def lose(_name, _path=None, _target=None):
+    sys.meta_path.remove(finder)
+    Lost()
+class Finder:
+    find_spec = staticmethod(lose)
+finder = Finder()
+sys.meta_path.insert(0, finder)  # the next import, after the command has begun
+sys.argv = ["citykit", "load", "-"]
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == "citykit: interrupted; nothing was loaded or changed\n"
+
+
 def test_an_interrupt_ends_the_wait_for_standard_input() -> None:
     load = started("load", "-", stdin=subprocess.PIPE)
     assert load.stdin is not None

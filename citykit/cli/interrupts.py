@@ -26,19 +26,25 @@ class _Interrupts:
     def __init__(self) -> None:
         self.cancel: Callable[[], object] | None = None
         self.said = "interrupted; nothing was loaded or changed"
-        self._times = 0
+        self.happened = False
 
     def __call__(self, *_: object) -> None:
-        self._times += 1
-        if self._times > 1:
+        if self.happened:
             os.write(2, b"\ncitykit: ended; what was not committed is undone\n")
             end_now()
+        self.happened = True
         if self.cancel is None:
             raise Interrupted(self.said)
         self.cancel()
 
 
 interrupts = _Interrupts()
+
+
+def say_unraisable(lost: Any) -> None:
+    """Print an exception that nobody can catch, as Python does; not an interrupt, which `wait` ends for."""
+    if not isinstance(lost.exc_value, Interrupted):
+        sys.__unraisablehook__(lost)
 
 
 def end_now() -> None:
@@ -77,6 +83,8 @@ def wait(work: Callable[[], Awaitable[T]]) -> T:
         assert task is not None  # noqa: S101  for the type checker
         loop = task.get_loop()
         interrupts.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        if interrupts.happened:  # its exception is lost if it was raised in C code, such as that of an import
+            raise asyncio.CancelledError
         return await work()
 
     runner = asyncio.Runner()

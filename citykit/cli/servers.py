@@ -50,7 +50,7 @@ def lab(
 
     originals = next(
         folder
-        for folder in (Path(__file__).parent / "notebooks", Path(__file__).parents[1] / "notebooks")
+        for folder in (Path(__file__).parents[1] / "notebooks", Path(__file__).parents[2] / "notebooks")
         if folder.is_dir()
     )
     directory.mkdir(parents=True, exist_ok=True)
