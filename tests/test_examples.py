@@ -161,7 +161,7 @@ def test_the_shell_blocks_of_the_readme_are_the_two_commands_that_ci_runs() -> N
     commands = [source for kind, source in BLOCKS if kind == "sh"]
     assert len(commands) == 2
     assert commands[0].endswith("&& citykit demo\n")
-    assert commands[1].endswith("&& pytest -n 2 --dist loadfile\n")
+    assert commands[1].endswith("&& pytest -n 3 --dist loadfile\n")
     ci = ROOT.joinpath(".ci", "run").read_text(encoding="utf-8")
     assert "```sh" in ci  # takes them from here
 

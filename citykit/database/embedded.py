@@ -332,13 +332,23 @@ class _Server:
             if ended:
                 if lines := self._running():  # another program has started one without the lock
                     return lines
-                said = self.log.read_bytes()[written:].decode(errors="replace").splitlines()
+                said = self._logged(written)
                 fatal = [
                     number for number, line in enumerate(said, 1) if {"FATAL:", "PANIC:"} & {*line.split()}
                 ]
                 causes = said[: fatal[-1]] if fatal else said  # without the lines after the last fatal one
                 raise OSError(f"it ended at once; its log {self.log} says: {'; '.join(causes[-3:])}")
         raise OSError(f"it is not ready after {SERVER_SECONDS} s, see its log {self.log}")
+
+    def _logged(self, start: int) -> list[str]:
+        """Return the lines that the server has written into its log from that byte on."""
+        said = self.log.read_bytes()[start:] if self.log.exists() else b""
+        if not said:
+            raise OSError(
+                f"its account could write nothing into its log {self.log}; it needs the right to pass each "
+                "directory above that one (chmod o+x)"
+            )
+        return said.decode(errors="replace").splitlines()
 
     def _stop(self) -> None:
         """End the server's connections, write everything to disk, and stop it ("fast shutdown")."""

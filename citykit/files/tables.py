@@ -36,13 +36,13 @@ def read_parquet_directory(path: Path, columns: Columns) -> Iterator[pa.RecordBa
     """
     inside = _inside(path)
     directories = [part for file in inside for part in file.relative_to(path).parts[:-1] if "=" in part]
-    own = parquet.read_schema(inside[0]).names
+    schemas = {file: _schema(file) for file in inside}
+    own = schemas[inside[0]].names
     names = dict.fromkeys(unquote(part.partition("=")[0]) for part in directories)
     named = [name for name in names if name not in own]
     by_name = dataset.partitioning(pa.schema([(name, pa.string()) for name in named]), flavor="hive")
     files = dataset.dataset(inside, partition_base_dir=str(path), partitioning=by_name, format="parquet")
-    for file in inside:
-        schema = parquet.read_schema(file)
+    for file, schema in schemas.items():
         differing = [
             name for name in {*schema.names, *files.schema.names}
             if (name in schema.names) != (name in files.schema.names and name not in named)
@@ -55,6 +55,14 @@ def read_parquet_directory(path: Path, columns: Columns) -> Iterator[pa.RecordBa
         columns,
         lambda names: files.to_batches(columns=names, batch_readahead=1, fragment_readahead=1),
     )
+
+
+def _schema(file: Path) -> pa.Schema:
+    try:
+        return parquet.read_schema(file)
+    except (OSError, pa.ArrowException) as exc:
+        said = getattr(exc, "strerror", None) or " ".join(str(exc).split())
+        raise ReadError(f"its file {file.name} is damaged or not complete ({said.rstrip('.')})") from exc
 
 
 def _inside(path: Path) -> list[Path]:

@@ -904,6 +904,18 @@ def test_an_access_control_entry_lets_one_account_search_and_gives_nothing_back(
 
 
 @as_root
+def test_an_account_that_does_not_reach_its_data_is_told_which_right_it_needs(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.chmod(0o700)
+    with monkeypatch.context() as patch:
+        patch.setattr(account, "_let_through", lambda *_: None)
+        with pytest.raises(citykit.DatabaseUnavailableError, match=r"nothing into its log .*\(chmod o\+x\)"):
+            embedded.attach(home)
+    embedded.attach(home)
+
+
+@as_root
 def test_root_uses_the_home_of_a_user_as_that_user(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     os.chown(tmp_path / "postgres", 12345, 12345)

@@ -439,6 +439,11 @@ def test_a_directory_of_parquet_files(tmp_path: Path) -> None:
     written(tmp_path / "all" / "country=IS" / "b.parquet", in_parquet(pa.table({"name": [1]})))
     with pytest.raises(citykit.CitykitError, match=r"of its file b\.parquet is not as in the first"):
         citykit.read_file(tmp_path / "all")
+    written(tmp_path / "all" / "country=IS" / "b.parquet", in_parquet(TABLE)[:100])
+    with pytest.raises(
+        citykit.CitykitError, match=r"its file b\.parquet is damaged or not complete \(Parquet"
+    ):
+        citykit.read_file(tmp_path / "all")
 
 
 def test_hidden_directories_are_left_out_and_no_other_parquet_file(tmp_path: Path) -> None:
