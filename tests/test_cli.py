@@ -619,6 +619,25 @@ def test_an_interrupt_at_a_question_says_that_nothing_was_changed() -> None:
     assert "Oz" in typed("biggest")
 
 
+@pytest.mark.parametrize(
+    ("refused", "hint", "instead"),
+    [
+        ("BEGIN", "Write them in one query", "SELECT 1 AS one; SELECT 2 AS two"),
+        ("CREATE TEMP TABLE x AS SELECT 2 AS two", "one query, where a temporary table takes ON COMMIT DROP",
+         "CREATE TEMP TABLE x ON COMMIT DROP AS SELECT 2 AS two; TABLE x"),
+        ("SET work_mem = '8MB'", "SET LOCAL and the statements that it is for in one query",
+         "SET LOCAL work_mem = '8MB'; SELECT 2 AS two"),
+    ],
+)  # fmt: skip
+def test_what_belongs_to_one_connection_is_written_in_one_query(
+    refused: str, hint: str, instead: str
+) -> None:
+    said = typed("query", refused, code=1)
+    assert hint in said
+    assert "engine" not in said
+    assert "two" in typed("query", instead)
+
+
 def test_an_interrupt_whose_exception_was_lost_ends_the_command_before_its_work() -> None:
     script = """
 import signal, sys

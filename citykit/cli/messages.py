@@ -67,6 +67,15 @@ _TYPED = {
     "Create it from the frame: await citykit.create_table(": "create it: await citykit.create_table(",
     "Or create it from the frame: await citykit.create_table(": "create it: await citykit.create_table(",
     "Read it with citykit.read_file(": "citykit.read_file(",
+    "For several statements in one: async with engine.begin() as connection, and give each call the "
+    "connection; or write them in one cell below %%cities.": "Write them in one query, one transaction.",
+    "An engine runs each statement on any of its connections, and one of them alone would have it. For "
+    "several statements on one: async with engine.begin() as connection, and give each call the connection; "
+    "or write them in one cell below %%cities, where": "Write all that uses it in one query, where",
+    "An engine runs each statement on any of its connections, and this would change one of them. For all of "
+    "them: await citykit.connect(connect_args={'server_settings': {'search_path': 'public'}}); for one "
+    "transaction: SET LOCAL on a connection, async with engine.begin() as connection": "Write SET LOCAL and "
+    "the statements that it is for in one query",
 }
 # A keyword argument that is an option here, with the parenthesis or comma after it.
 _ARGUMENT = re.compile(
