@@ -46,9 +46,9 @@ def packed_in_zip(data: bytes, *names: str) -> bytes:
     return out.getvalue()
 
 
-def in_arrow(write: Callable[[Any, pa.Schema], Any]) -> bytes:
-    with write(out := io.BytesIO(), TABLE.schema) as writer:
-        writer.write_table(TABLE, max_chunksize=2)
+def in_arrow(write: Callable[[Any, pa.Schema], Any], table: pa.Table = TABLE) -> bytes:
+    with write(out := io.BytesIO(), table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
     return out.getvalue()
 
 
@@ -424,6 +424,41 @@ def test_types_of_parquet_hold_what_they_held(tmp_path: Path) -> None:
     assert [frame[name][0] for name in frame] == [2**62 + 1, True, Decimal("1.50")]
     source = citykit.open_file(tmp_path / "a.parquet")
     assert source.total_rows == 2
+
+
+WITHOUT_ROWS = {
+    "a.csv": TEXT.splitlines()[0],
+    "b.csv": TEXT.splitlines()[0] + b"\n",
+    "a.parquet": in_parquet(TABLE.slice(0, 0)),
+    "a.arrow": in_arrow(pa.ipc.new_file, TABLE.slice(0, 0)),
+    "a.arrows": in_arrow(pa.ipc.new_stream, TABLE.slice(0, 0)),
+    "all/a.parquet": in_parquet(TABLE.slice(0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_ROWS)
+def test_a_file_without_rows_has_its_columns(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    path = written(tmp_path / name, WITHOUT_ROWS[name])
+    frame = citykit.read_file(path if path.parent == tmp_path else path.parent)
+    assert frame.empty
+    assert frame.columns.tolist() == TABLE.column_names
+    if not name.endswith(".csv"):
+        assert frame["latitude"].dtype == "float64"
+
+
+def test_the_number_of_rows_is_estimated_from_the_part_that_was_read(tmp_path: Path) -> None:
+    count = 500_000
+    text = "name,population\n" + "Abcdefgh,12345\n" * count
+    sources = [citykit.open_file(written(tmp_path / name, text)) for name in ("a.csv", "b.csv")]
+    both = citykit.open_file([tmp_path / "a.csv", tmp_path / "b.csv"])
+    assert both.expected_rows() is None
+    for source in (*sources, both):
+        assert source.total_rows is None
+        estimates = [source.expected_rows() for _ in source]
+        assert len(estimates) > 5
+        assert all(each is None or abs(each - count) < count / 2 for each in estimates[:5])
+        assert source.expected_rows() == (2 * count if source is both else count)
 
 
 def test_a_directory_of_parquet_files(tmp_path: Path) -> None:
