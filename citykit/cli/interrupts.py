@@ -26,14 +26,16 @@ class _Interrupts:
     def __init__(self) -> None:
         self.cancel: Callable[[], object] | None = None
         self.said = "interrupted; nothing was loaded or changed"
-        self.happened = False
+        self.raised = False
+        self._happened = False
 
     def __call__(self, *_: object) -> None:
-        if self.happened:
+        if self._happened:
             os.write(2, b"\ncitykit: ended; what was not committed is undone\n")
             end_now()
-        self.happened = True
+        self._happened = True
         if self.cancel is None:
+            self.raised = True
             raise Interrupted(self.said)
         self.cancel()
 
@@ -83,7 +85,7 @@ def wait(work: Callable[[], Awaitable[T]]) -> T:
         assert task is not None  # noqa: S101  for the type checker
         loop = task.get_loop()
         interrupts.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
-        if interrupts.happened:  # its exception is lost if it was raised in C code, such as that of an import
+        if interrupts.raised:  # but lost, as may be what is raised in C code, such as that of an import
             raise asyncio.CancelledError
         return await work()
 
