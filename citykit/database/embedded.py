@@ -323,7 +323,8 @@ class _Server:
         command = (_programs() / "postgres", "-D", self.pgdata, *options)
         # pg_ctl would put the directory's name into a shell's command; here it is an argument.
         written = self.log.stat().st_size if self.log.exists() else 0
-        in_background = 'log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
+        # What the shell itself says (it cannot write the log) would mix with the number that it prints.
+        in_background = 'exec 2>/dev/null; log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
         pid = int(self._run(owner, "/bin/sh", "-c", in_background, "sh", self.log, *command))
         for _ in _polls(SERVER_SECONDS):
             ended = _process(pid) is None
