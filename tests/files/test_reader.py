@@ -408,6 +408,7 @@ def test_a_dtype_is_that_of_all_values_however_the_file_is_cut(
     records = [{"n": number, "x": value} for number, value in enumerate(values)]
     if name == "a.xlsx":
         excel(path, [["n", "x"], *(list(each.values()) for each in records)])
+        values = [2**53 if value == 2**53 + 1 else value for value in values]  # a workbook has doubles
     elif name == "a.json":
         written(path, json.dumps(records))
     else:
