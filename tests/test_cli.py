@@ -622,7 +622,8 @@ def test_an_interrupt_at_a_question_says_that_nothing_was_changed() -> None:
 @pytest.mark.parametrize(
     ("refused", "hint", "instead"),
     [
-        ("BEGIN", "Write them in one query", "SELECT 1 AS one; SELECT 2 AS two"),
+        ("BEGIN", "transactions itself. For several in one, write them in one query.",
+         "SELECT 1 AS one; SELECT 2 AS two"),
         ("CREATE TEMP TABLE x AS SELECT 2 AS two", "one query, where a temporary table takes ON COMMIT DROP",
          "CREATE TEMP TABLE x ON COMMIT DROP AS SELECT 2 AS two; TABLE x"),
         ("SET work_mem = '8MB'", "SET LOCAL and the statements that it is for in one query",

@@ -44,7 +44,7 @@ interrupts = _Interrupts()
 
 
 def say_unraisable(lost: Any) -> None:
-    """Print an exception that nobody can catch, as Python does; not an interrupt, which `wait` ends for."""
+    """Print an exception that nobody can catch, unless it is an interrupt: `wait` ends the command then."""
     if not isinstance(lost.exc_value, Interrupted):
         sys.__unraisablehook__(lost)
 
@@ -85,7 +85,8 @@ def wait(work: Callable[[], Awaitable[T]]) -> T:
         assert task is not None  # noqa: S101  for the type checker
         loop = task.get_loop()
         interrupts.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
-        if interrupts.raised:  # but lost, as may be what is raised in C code, such as that of an import
+        # The exception that the handler raised is lost if C code, such as that of an import, dropped it.
+        if interrupts.raised:
             raise asyncio.CancelledError
         return await work()
 

@@ -68,7 +68,7 @@ _TYPED = {
     "Or create it from the frame: await citykit.create_table(": "create it: await citykit.create_table(",
     "Read it with citykit.read_file(": "citykit.read_file(",
     "For several statements in one: async with engine.begin() as connection, and give each call the "
-    "connection; or write them in one cell below %%cities.": "Write them in one query, one transaction.",
+    "connection; or write them in one cell below %%cities.": "For several in one, write them in one query.",
     "An engine runs each statement on any of its connections, and one of them alone would have it. For "
     "several statements on one: async with engine.begin() as connection, and give each call the connection; "
     "or write them in one cell below %%cities, where": "Write all that uses it in one query, where",

@@ -346,8 +346,8 @@ class _Server:
         said = self.log.read_bytes()[start:] if self.log.exists() else b""
         if not said:
             raise OSError(
-                f"its account could write nothing into its log {self.log}; it needs the right to pass each "
-                "directory above that one (chmod o+x)"
+                f"it ended at once and wrote nothing into its log {self.log}; perhaps its account lacks the "
+                "right to pass each directory above that one (chmod o+x)"
             )
         return said.decode(errors="replace").splitlines()
 

@@ -52,7 +52,7 @@ def read(
         raise ReadError("it is empty")
     delimiter = delimiter or said or _delimiter(sample)
     names, *rows = _records(sample, delimiter)
-    _check_names(names)
+    _check_no_nul(names)
     positions, renamed = columns.of(names)
     fields = [f"f{number}" for number in range(len(names))]  # so that names may repeat, or have line ends
     ragged: list[arrow_csv.InvalidRow] = []
@@ -118,7 +118,7 @@ def _text(path: Path) -> Iterator[Stream]:
         yield in_utf8(Stream(parts_of(file)), "utf-8")
 
 
-def _check_names(names: list[str]) -> None:
+def _check_no_nul(names: list[str]) -> None:
     if any("\0" in name for name in names):
         raise ReadError(
             "its first line has NUL bytes: it is no text, or UTF-16 without its byte order mark",

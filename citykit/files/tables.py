@@ -61,8 +61,10 @@ def _schema(file: Path) -> pa.Schema:
     try:
         return parquet.read_schema(file)
     except (OSError, pa.ArrowException) as exc:
-        said = getattr(exc, "strerror", None) or " ".join(str(exc).split())
-        raise ReadError(f"its file {file.name} is damaged or not complete ({said.rstrip('.')})") from exc
+        if getattr(exc, "errno", None):  # it cannot be opened: the message names it
+            raise
+        said = " ".join(str(exc).split()).rstrip(".")
+        raise ReadError(f"its file {file.name} is damaged or not complete ({said})") from exc
 
 
 def _inside(path: Path) -> list[Path]:
