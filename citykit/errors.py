@@ -1,4 +1,4 @@
-"""Everything that citykit raises on purpose.
+"""What citykit raises on purpose, but for TypeError and ValueError on arguments of a wrong type or name.
 
 CitykitError
 ├── DatabaseUnavailableError      the server cannot be reached or started
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class CitykitError(Exception):
-    """Base of every error that citykit raises on purpose.
+    """Base of the errors that citykit raises on purpose, but for those of wrong arguments.
 
     Attributes
     ----------

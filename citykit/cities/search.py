@@ -47,8 +47,8 @@ def part_in(encoding: str, part: str) -> str | None:
 def part_statement(encoding: str) -> str:
     """Return the statement that folds a part of a name ($1), and escapes it for LIKE.
 
-    Its columns: the part as the index of names spells it, folded, and as the index of other names has it; and
-    whether other names can be searched. A database of an earlier version has no table of them, and a role may
+    Its columns: the part as in the index of names; folded; as in the index of other names; and whether other
+    names can be searched. A database of an earlier version has no table of them, and a role may
     not be allowed to read it. The statements that search would fold the part dozens of times.
     """
     sought = '($1::text COLLATE "C")'

@@ -6,8 +6,8 @@ Two files beside the data directory are locked with ``flock``, which the operati
 a process ends:
 
 ``users.lock``
-    The server's users are processes. Each holds this lock shared for as long as it lives, also if it is
-    killed. A process that leaves, and then gets the lock exclusively, was the last: it stops the server. If
+    The server's users are processes. Each holds a shared lock on it until it leaves, exits or is killed. A
+    process that leaves, and then gets the lock exclusively, was the last: it stops the server. If
     the last one is killed, the server runs on until the next one leaves.
 ``start.lock``
     Held alone while the server is started or stopped; its content is the pid of the last who took it. A user
@@ -114,7 +114,7 @@ class _Server:
 
     home: Path
     users: FileIO | None = None  # open and locked while this process is one of them
-    thread: threading.Lock = field(default_factory=threading.Lock)  # held by the one that uses this object
+    turn: threading.Lock = field(default_factory=threading.Lock)  # held by the one that uses this object
 
     def __post_init__(self) -> None:
         self.pgdata = self.home / "postgres"
@@ -124,17 +124,17 @@ class _Server:
     @contextlib.contextmanager
     def _one_thread(self, given_up: threading.Event) -> Iterator[None]:
         for _ in _polls(SERVER_SECONDS, given_up):
-            if self.thread.acquire(timeout=0.01):
+            if self.turn.acquire(timeout=0.01):
                 break
         else:
             raise _waited_in_vain(f"another thread of this process, {os.getpid()}, which starts or stops it")
         try:
             yield
         finally:
-            self.thread.release()
+            self.turn.release()
 
     @contextlib.contextmanager
-    def _alone(self, given_up: threading.Event) -> Iterator[None]:
+    def _no_other_process(self, given_up: threading.Event) -> Iterator[None]:
         """Keep other processes from starting or stopping the server meanwhile."""
         with _unlocked_at_end(_lock_file(self.start_lock)) as lock:
             for _ in _polls(SERVER_SECONDS, given_up):
@@ -154,7 +154,7 @@ class _Server:
             lines = self._ready() if self._is_user() else []
             if not lines:
                 self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with self._alone(given_up):
+                with self._no_other_process(given_up):
                     lines = self._attach()
         # postmaster.pid says where it listens: another program may have started it, with other settings.
         return URL.create(
@@ -200,7 +200,7 @@ class _Server:
         with (
             contextlib.suppress(*in_vain),
             self._one_thread(never),
-            self._alone(never),
+            self._no_other_process(never),
             _unlocked_at_end(self.users),
         ):
             fcntl.flock(self.users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while there are others

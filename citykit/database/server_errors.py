@@ -64,9 +64,9 @@ _POOLER = (
 )
 # What to do where a statement names a table that does not exist.
 WITHOUT_TABLE = (
-    "citykit's own is made by await citykit.create_tables(engine), another from a frame by "
-    "await citykit.create_table(engine, name, frame); one in a schema that the session's search_path lacks "
-    "is written schema.table"
+    "Create citykit's tables with await citykit.create_tables(engine), another from a frame with "
+    "await citykit.create_table(engine, name, frame). A table outside of the session's search_path is "
+    "written schema.table"
 )
 _WITH_SETTING = "await citykit.connect(url, connect_args={{'server_settings': {{%s}}}})"
 # What to do when the server refuses a statement for another reason than its values, by SQLSTATE.

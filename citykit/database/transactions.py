@@ -108,7 +108,7 @@ async def in_transaction(
         await cancelled(task)
         if task.cancelled() or task.exception():
             state = undone
-            if attempt.alone:
+            if attempt.in_autocommit:
                 state = IN_AUTOCOMMIT
             elif attempt.committing and attempt.wrote:
                 state = "it may have been stored: it was just being committed"
@@ -166,7 +166,7 @@ class _Attempt:
     wrote: bool = True  # or may have written; if not, a lost answer to the COMMIT does no harm
     committing: bool = False
     lost: bool = False  # an attempt before this one has lost its connection
-    alone: bool = False  # the work is in AUTOCOMMIT, where no rollback undoes it
+    in_autocommit: bool = False  # the work is, where no rollback undoes it
     silent: float = 0.0  # seconds after which the connection was given up
     transaction_ended: bool = False  # by the caller, whose it is
 
@@ -219,12 +219,12 @@ async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Atte
             if attempt.effect == "reads":  # a SELECT is a transaction by itself: two round trips less
                 _synchronous(connection).execution_options(isolation_level="AUTOCOMMIT")
                 if attempt.lost and not await connection.scalar(_ONLY_READ):
-                    attempt.committing = True  # each SELECT was a transaction by itself
+                    attempt.repeatable = lambda: False  # each SELECT was a transaction by itself
                     said = "cities is not a plain table, and reading it may write"
                     raise connection_lost(said, in_doubt=True)
             elif _autocommits(connection) and attempt.effect != "one statement":
                 _synchronous(connection).execution_options(isolation_level="READ COMMITTED")
-            attempt.alone = attempt.effect == "one statement" and _autocommits(connection)
+            attempt.in_autocommit = attempt.effect == "one statement" and _autocommits(connection)
             result = await work(connection)
             if attempt.effect == "any":
                 attempt.wrote = bool(await connection.scalar(_WROTE))
@@ -264,8 +264,8 @@ async def _in_savepoint(bind: AsyncConnection | AsyncSession, work: Work[T], att
     check_loop(connection)
     attempt.connection = connection
     with server_errors_named(connection), _ended_before_rollback(connection, attempt):
-        attempt.alone = attempt.effect == "one statement" and _autocommits(connection)
-        if attempt.alone:
+        attempt.in_autocommit = attempt.effect == "one statement" and _autocommits(connection)
+        if attempt.in_autocommit:
             try:
                 return await work(connection)
             except asyncio.CancelledError:

@@ -181,7 +181,7 @@ def _bytes(data: Bytes, places: Any, type_: pa.DataType) -> tuple[list[pa.Array]
     ends = starts + np.maximum(sizes, 0)
     if not len(places):
         return [pa.array([], type_)], ends
-    # An array of every value and of the bytes between two values, of which Arrow takes every other element.
+    # The elements of `between` are values and the bytes between them by turns: Arrow takes every second one.
     bounds = np.empty(2 * len(starts), np.int64)
     bounds[0::2], bounds[1::2] = starts, ends
     buffers = [None, pa.py_buffer(bounds), pa.py_buffer(data)]

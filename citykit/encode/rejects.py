@@ -43,7 +43,7 @@ def _framed(rows: Sequence[Reject]) -> pd.DataFrame:
 SKIP = "on_invalid='skip' loads the valid rows."
 
 
-def refuse(
+def refused(
     rejects: pd.DataFrame, meanings: Mapping[str, str], advice: str | None = SKIP, place: str = ""
 ) -> InvalidFrameError:
     """Return the error that says, per column and reason, how many values are bad and where the first is.

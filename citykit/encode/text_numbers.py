@@ -213,7 +213,8 @@ def _grouped(mark: str, decimal: str = "", digits: str = "[0-9]+") -> str:
 def _known(fractions: bool) -> list[tuple[str, str, dict[str, str]]]:
     """Return patterns, what a text that matches looks like, and the notation that reads it.
 
-    A reason has the same notation in both lists: a whole number has only zeros after its mark for decimals.
+    The notation of each reason is the same for fractions and whole numbers; these have only zeros after the
+    decimal mark.
     """
     digits, not_zeros = "[0-9]+" if fractions else "0+", "[0-9]*[1-9][0-9]*"
     looks: list[tuple[str, str, dict[str, str]]] = [

@@ -57,7 +57,7 @@ def read(
     fields = [f"f{number}" for number in range(len(names))]  # so that names may repeat, or have line ends
     ragged: list[arrow_csv.InvalidRow] = []
 
-    def refuse(row: arrow_csv.InvalidRow) -> str:
+    def note(row: arrow_csv.InvalidRow) -> str:
         ragged.append(row)
         return "error"
 
@@ -80,7 +80,7 @@ def read(
                     skip_rows_after_names=1,
                 ),
                 arrow_csv.ParseOptions(
-                    delimiter=delimiter, newlines_in_values=True, invalid_row_handler=refuse
+                    delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note
                 ),
                 arrow_csv.ConvertOptions(
                     column_types=dict.fromkeys(fields, pa.large_string()),  # the type of text in `encode`

@@ -23,10 +23,9 @@ Mode: TypeAlias = Literal["ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"]
 _TYPES = """(
     SELECT json_object_agg(a.attname, json_build_array(a.atttypid::bigint, a.atttypmod))
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
-# `rebuildable` is false where others would see that the indexes are dropped and built: tables that inherit,
-# event triggers, subscribers (who get the TRUNCATE of a published table), a logical decoding plugin
-# other than that of publications. Also for triggers and for functions that each row calls: they may use the
-# indexes.
+# `rebuildable` is false where others would notice that the indexes are dropped and built: tables that
+# inherit, event triggers, subscribers (who get the TRUNCATE of a published table), a logical decoding plugin
+# other than that of publications. Also where triggers, or functions that each row calls, may use the indexes.
 _FACTS = text(f"""
 SELECT json_build_object(
 'types', {_TYPES},
@@ -224,7 +223,7 @@ class Column:
     labels: tuple[str, ...] = ()  # of an enum, or an array of one
     domain: str | None = None  # the type in SQL, where it is a domain or an array of one
     not_null: bool = False
-    needed: bool = False  # NOT NULL, or of a domain that is, and nothing of the server fills it but a trigger
+    needed: bool = False  # it or its domain is NOT NULL, without default or identity; a trigger may fill it
     refuses: str | None = None  # "generated" or "identity" (ALWAYS), where it takes no value
     sequence: str | None = None  # the sequence that numbers it, by its name in SQL
     # What the role may do; USAGE: of the sequences that its default names.
@@ -232,7 +231,7 @@ class Column:
 
     @property
     def digits(self) -> tuple[int, int] | None:
-        """Of a numeric with limits: its precision and its scale, which may be negative, or more than that."""
+        """Precision and scale of a numeric(p, s); the scale may be negative, or larger than p."""
         limits = self.typmod - 4
         return None if limits < 0 else (limits >> 16 & 0xFFFF, ((limits & 0x7FF) ^ 0x400) - 0x400)
 
@@ -253,9 +252,7 @@ class Facts:
     """What the server's catalogue says of a table, and what the role may do."""
 
     columns: Mapping[str, Column]
-    keys: Mapping[
-        frozenset[str], bool
-    ]  # each unique set of columns; False: a constraint on it is DEFERRABLE, which ON CONFLICT refuses
+    keys: Mapping[frozenset[str], bool]  # unique sets of columns; False: DEFERRABLE, so not for ON CONFLICT
     primary: tuple[str, ...] = ()  # the columns of the primary key, in its order
     unique: tuple[tuple[str, ...], ...] = ()  # those of each other unique key
     nulls_equal: frozenset[frozenset[str]] = frozenset()  # those that are NULLS NOT DISTINCT

@@ -31,7 +31,7 @@ from citykit.load.catalogue import (
 )
 from citykit.load.indexes import build_indexes, drop_indexes, memory
 from citykit.load.join import MEMORY, Join, Keys, unload
-from citykit.load.merge import Merge, OnConflict, refuse_duplicates
+from citykit.load.merge import Merge, OnConflict, refused_duplicates
 from citykit.load.order import Arrangement, Given, costliest, numbered
 from citykit.load.plan import (
     EXCLUSIVE,
@@ -68,7 +68,7 @@ _NOT_BY_COPY = (Condition.FEATURE_NOT_SUPPORTED, Condition.WRONG_OBJECT_TYPE)  #
 
 
 class Beside(Protocol):
-    """A column of the rows that another table stores, in the transaction of the load."""
+    """A column of the source that is stored in a second table, in the transaction of the load."""
 
     rule: Rule
 
@@ -259,7 +259,7 @@ class Load:
     # The plans
 
     async def _rebuild(self, *, fill: bool = False) -> Outcome | None:
-        """COPY into the table without its indexes; None if keys repeat in a filled table, now staged."""
+        """COPY with the indexes dropped; None if keys repeat: the rows of a stream are staged then."""
         indexes = await drop_indexes(self.connection, self.target)
         if fill:  # into the new file of a TRUNCATE, COPY writes no WAL where wal_level is minimal
             await self._execute(f"TRUNCATE {self._name}")
@@ -445,13 +445,13 @@ class Load:
         by_key = violated.columns in (frozenset(self.key), frozenset())
         readable = all("SELECT" in self.facts.columns[name].granted for name in self.key)
         if not (self.key and by_key and readable and self.on_conflict == "error"):
-            return refuse_duplicates([], 0, violated.said)
+            return refused_duplicates([], 0, violated.said)
         merge = self._merging()
         if not self.wanted.staged:
             if not self.wanted.repeatable:
-                return refuse_duplicates([], 0, violated.said)
+                return refused_duplicates([], 0, violated.said)
             merge = replace(merge, staging=await self._keys_as_parameters())
-        return refuse_duplicates(*await merge.conflicts(), violated.said)
+        return refused_duplicates(*await merge.conflicts(), violated.said)
 
     async def _keys_as_parameters(self) -> FromClause:
         """Return the keys of the rows as a subquery, where the role may make no temporary table."""

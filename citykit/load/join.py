@@ -11,7 +11,7 @@ from sqlalchemy import TableClause, and_, column, func, insert, or_, select, tab
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.load.catalogue import Counter
-from citykit.load.merge import Merge, OnConflict, refuse_duplicates
+from citykit.load.merge import Merge, OnConflict, refused_duplicates
 from citykit.load.staging import Target, staging_of
 
 KEYS_BYTES = 64 * 2**20  # of keys that are kept to compare them: some 2,000,000 of the names of cities
@@ -87,7 +87,7 @@ class Join:
         counts = select(func.count().filter(place.is_(None)), func.count().filter(place.is_not(None)))
         self.inserted, self.updated = (await self.connection.execute(counts)).one()
         if self.on_conflict == "error" and self.inserted != self.staged:
-            raise refuse_duplicates(*await self.merge.conflicts(), "a key is there twice")
+            raise refused_duplicates(*await self.merge.conflicts(), "a key is there twice")
         if repeated and self.on_conflict == "update":
             self.updated += await self.connection.scalar(self.merge.changes_of_repeats()) or 0
             await self.drop()

@@ -157,8 +157,8 @@ class Merge:
     async def _upsert(self, staged: int) -> tuple[int, int]:
         """Merge the first row of each key, then the last row of the keys that repeat.
 
-        Once the first rows are written, no other transaction can change them. What the later rows would have
-        changed, one by one, is then counted in the staging table, and only the last of each key is written.
+        Once the first rows are written, no other transaction can change them. Of the later rows only the last
+        of each key is written; the changes of those before it are counted in the staging table.
         """
         distinct = select(func.count()).select_from(self.keys().subquery())
         if self.arbiter and self.system_columns:
@@ -221,7 +221,7 @@ class Merge:
         return select(func.count()).where(follows, self.differs(repeats.c, earlier.c))
 
 
-def refuse_duplicates(keys: Sequence[tuple[Any, ...]], rows: int, said: str) -> DuplicateKeyError:
+def refused_duplicates(keys: Sequence[tuple[Any, ...]], rows: int, said: str) -> DuplicateKeyError:
     """Return the error that names the keys of rows; where none is known, it says what the server `said`."""
     if not keys:
         return DuplicateKeyError(f"{said}; nothing was loaded", keys)

@@ -76,8 +76,8 @@ async def numbered(
     # There is no LOCK for a sequence. This statement keeps others from nextval() until the transaction ends,
     # and changes nothing. ALTER SEQUENCE … RESTART would give it a new file, which wal_level = minimal does
     # not log.
-    alone = f"ALTER SEQUENCE {counter.sequence} OWNER TO {counter.owner}"
-    if not await locked_by(connection, alone, SEQUENCE_MILLISECONDS):
+    locking = f"ALTER SEQUENCE {counter.sequence} OWNER TO {counter.owner}"
+    if not await locked_by(connection, locking, SEQUENCE_MILLISECONDS):
         return Arrangement()
     state = f"SELECT last_value + CASE WHEN is_called THEN 1 ELSE 0 END FROM {counter.sequence}"  # noqa: S608
     first = int((await connection.exec_driver_sql(state)).scalar_one())
@@ -122,8 +122,8 @@ SELECT has_sequence_privilege(name, 'UPDATE') AS may_set, has_sequence_privilege
        has_sequence_privilege(name, 'USAGE') AS may_use
 FROM CAST(:sequence AS text) AS name
 """)
-# Without the right to read a sequence, the last number that it gave. If it has given none, that is NULL, also
-# where setval(…, false) has set it: it gives one now.
+# The last value of a sequence that the role may not SELECT from. It is NULL before the first nextval(), also
+# after setval(…, false): that is called now.
 _LAST = """LATERAL (
     SELECT coalesce(pg_sequence_last_value(seqrelid), nextval(seqrelid::regclass)) AS last_value,
            true AS is_called

@@ -3,7 +3,7 @@
 Each plan has the same result as "merge" in less time. If the server refuses a row or a lock, the plan is
 rolled back and ruled out, and the next one of `PLANS` is chosen. "merge" also finds out which rows are
 refused and why. So the result of a load does not depend on its number of rows. A role that may not make
-temporary tables has "copy" alone.
+temporary tables has the plans that need none: "fill", "copy and rebuild", "copy".
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def first_lock(facts: Facts, wanted: Wanted, limits: Limits) -> Lock:
 
 
 def needs_lock(facts: Facts, wanted: Wanted) -> bool:
-    """Tell whether rows are found by their key without ON CONFLICT, which takes no DEFERRABLE constraint."""
+    """Tell whether the key is DEFERRABLE, so that ON CONFLICT cannot find rows by it."""
     return wanted.on_conflict != "error" and facts.keys.get(frozenset(wanted.key)) is False
 
 
@@ -122,8 +122,8 @@ def _possible(
     # READ COMMITTED sees the table as it was before the lock was granted.
     alone = held == "SHARE ROW EXCLUSIVE" and facts.read_committed
     if not wanted.staged:
-        # If keys repeat, the rows of a stream are moved from the table to the temporary table, because the
-        # stream cannot be sent again. If anything but a key refused a row, they would be lost.
+        # A stream cannot be sent again: if keys repeat, its rows are moved from the table to the temporary
+        # table. If anything but a key refused a row, they would be lost.
         explained = wanted.repeatable or (facts.temporary and _only_keys_refuse(facts, wanted))
         fills = facts.truncatable and may_rebuild(facts, wanted) and explained and not wanted.rounded
         if alone and empty and fills and _is_large(wanted, limits):

@@ -22,7 +22,7 @@ from citykit.encode import (
     advice,
     check_dtypes,
     notes_of,
-    refuse,
+    refused,
     rejects_frame,
     validate,
 )
@@ -32,7 +32,7 @@ from citykit.runtime import callers_code
 
 CHUNK_ROWS = 65_536  # checked and typed at a time: a few megabytes, a few milliseconds
 CHUNK_BYTES = 2**24  # limit a chunk where rows are wide or long
-LEAST_ROWS = 1_024  # of a chunk, whatever their size: a few sampled rows may be unlike the others
+LEAST_ROWS = 1_024  # in a chunk, whatever their size: those that were sampled may be unlike the others
 LOCATED_ROWS = 1_000_000  # an error names the line in the file of rows before this one: a second, at most
 # Typed chunks with object columns are kept from the check until they are sent, up to this size. Others are
 # typed again, which takes little time; keeping them would take as much memory as a second frame.
@@ -168,7 +168,7 @@ class Rows:
             rejects = self.rejects
             said = advice(rejects, self._rows, self._notes, self.names.in_source)
             meanings = {rule.name: rule.meaning for rule in self.rules}
-            raise refuse(rejects, meanings, said, self._place(rejects["row"].iloc[0])) from cause
+            raise refused(rejects, meanings, said, self._place(rejects["row"].iloc[0])) from cause
 
     def _place(self, row: Any) -> str:
         """Say in which line of a file a row is; '' for a late row, whose line takes seconds to find."""

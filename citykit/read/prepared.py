@@ -94,13 +94,13 @@ class Prepared:
 
     async def run(self) -> str:
         """Run it, once; return the server's command tag (``DELETE 3``)."""
-        alone = not self.raw.is_in_transaction()
-        undone = IN_AUTOCOMMIT if alone else "nothing was changed"
+        autocommits = not self.raw.is_in_transaction()
+        undone = IN_AUTOCOMMIT if autocommits else "nothing was changed"
         with (
-            server_errors_named(self.connection, in_doubt=alone, undone=undone),
+            server_errors_named(self.connection, in_doubt=autocommits, undone=undone),
             named(self.query, undone=undone),
         ):
-            if alone:  # a pooler may have prepared it on another connection than it runs it on
+            if autocommits:  # a pooler may have prepared it on another connection than it runs it on
                 return str(await self.raw.execute(self.query.sql, *self.query.args))
             await self.statement.fetch(*self.query.args)
             return str(self.statement.get_statusmsg())

@@ -64,7 +64,8 @@ _AS_TEMPORARY = (
 # Matches the tokens of a statement whose result its session alone would have.
 _TEMPORARY = re.compile(
     r"create (?:or replace )?(?:(?:local |global )?temp(?:orary)?\b"
-    r'|(?:\w+ )?(?:table|view|sequence)(?: if not exists)? "?pg_temp"? \.)'
+    r"|(?:\w+ )?(?:table|view|sequence|function|procedure|aggregate|type|domain)(?: if not exists)? "
+    r'"?pg_temp"? \.)'
     r"(?!.*\bon commit drop\b)"
     r'|(?:select|with)\b.*(?<!insert )into (?:local |global )?temp(?:orary)? (?!from\b)[\w"]'
 )
@@ -146,6 +147,8 @@ class Query:
             instead = _AS_FRAMES
         elif on_engine and start in ("set", "reset") and words[1:2] not in (["local"], ["constraints"]):
             instead = _AS_OPTIONS
+        elif on_engine and words[0] in ("declare", "load", "prepare"):
+            instead = _AS_TEMPORARY
         elif on_engine and _TEMPORARY.match(self._tokens_in_lower_case):
             instead = _AS_TEMPORARY
             start = "create temporary"

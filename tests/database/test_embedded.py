@@ -573,7 +573,7 @@ def test_a_user_needs_no_lock_to_find_a_server_that_is_ready(
 ) -> None:
     url = embedded.attach(home)
     monkeypatch.setattr(embedded, "SERVER_SECONDS", 1)
-    with embedded._Server(home)._alone(threading.Event()):
+    with embedded._Server(home)._no_other_process(threading.Event()):
         assert embedded.attach(home) == url
 
 

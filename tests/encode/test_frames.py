@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 import citykit
 from citykit.cities import CITIES
 from citykit.encode.frames import POSITION, validate, validate_row
-from citykit.encode.rejects import refuse
+from citykit.encode.rejects import refused
 from citykit.encode.rules import Rule, rules_of
 
 RULES = rules_of(CITIES)
@@ -344,7 +344,7 @@ def test_wrong_columns(columns: list[Any], said: str) -> None:
 def test_the_message_names_column_count_first_row_value_and_what_to_do() -> None:
     frame = frame_of("population", [1, -5, 2, -6, -7], index=[10, 17, 20, 30, 40])
     _, rejects = validate(frame, RULES)
-    error = refuse(rejects, MEANINGS)
+    error = refused(rejects, MEANINGS)
     assert str(error) == (
         "column 'population' has 3 negative values (first at row label 17: -5); nothing was loaded.\n"
         "Populations are persons, 0 or more. See citykit.last_rejects() for all; "
@@ -371,7 +371,7 @@ def test_a_missing_value_among_categories_that_are_numbers() -> None:
 @pytest.mark.parametrize("number", [10**5000, -(10**5000)], ids=["huge", "negative"])
 def test_a_number_with_more_digits_than_python_prints(number: int) -> None:
     _, rejects = validate(frame_of("population", [number], index=pd.Index([number], dtype=object)), RULES)
-    assert "a very long int" in str(refuse(rejects, MEANINGS))
+    assert "a very long int" in str(refused(rejects, MEANINGS))
     assert "a very long int" in rejects.to_string()
 
 
@@ -386,10 +386,10 @@ def test_a_value_that_cannot_be_shown_is_a_reject_all_the_same() -> None:
     for value in (deep, ["x", [Unshown()]], {10**5000}, Fraction(10**5000, 3)):
         _, rejects = validate(frame_of("population", pd.Series([value, 1], dtype=object)), RULES)
         assert len(rejects) == 1
-        assert "population" in str(refuse(rejects, MEANINGS))
+        assert "population" in str(refused(rejects, MEANINGS))
         assert "population" in rejects.to_string()
 
 
 def test_a_very_long_value_is_shortened_in_the_message() -> None:
     _, rejects = validate(frame_of("name", ["x" * 1_000_000]), RULES)
-    assert len(str(refuse(rejects, MEANINGS))) < 400
+    assert len(str(refused(rejects, MEANINGS))) < 400

@@ -82,10 +82,11 @@ STATEMENTS: list[tuple[str, Any, str, int | None]] = [
     ("SET LOCAL work_mem = '8MB'", None, "SET", None),
     ("TRUNCATE made", None, "TRUNCATE TABLE", None),
     (
-        "CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql "
+        "CREATE FUNCTION made_f() RETURNS int LANGUAGE sql "
         "BEGIN ATOMIC SELECT 1; SELECT CASE 1 WHEN 1 THEN 2 END; END",
         None, "CREATE FUNCTION", None,
     ),
+    ("DROP FUNCTION made_f", None, "DROP FUNCTION", None),
     ("DROP TABLE made, copied", None, "DROP TABLE", None),
 ]  # fmt: skip
 
@@ -259,6 +260,25 @@ async def test_what_is_temporary_is_of_a_session_and_not_of_an_engine(engine: As
     await citykit.execute(engine, "SELECT 1 AS temporary, ' into temp a' AS b INTO temp FROM cities")
     await citykit.execute(engine, "WITH one AS (INSERT INTO temp VALUES (1, '')) DELETE FROM temp")
     await citykit.execute(engine, "DROP TABLE temp; ")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "PREPARE one AS SELECT 1",
+        "DECLARE many CURSOR WITH HOLD FOR SELECT 1",
+        "CREATE FUNCTION pg_temp.one() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE OR REPLACE FUNCTION pg_temp.one() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE DOMAIN pg_temp.one AS int",
+    ],
+)
+async def test_what_one_session_alone_would_have_is_not_made_on_an_engine(
+    engine: AsyncEngine, sql: str
+) -> None:
+    assert "engine.begin()" in await failure(citykit.execute(engine, sql))
+    async with engine.connect() as connection:
+        await citykit.execute(connection, sql)
+        await connection.rollback()
 
 
 async def test_reading_what_returns_no_rows_names_execute(engine: AsyncEngine) -> None:
