@@ -17,6 +17,7 @@ import matplotlib
 import pandas as pd
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -25,6 +26,9 @@ from citykit.database import embedded
 from tests.support.grids import beyond
 
 matplotlib.use("agg")
+# How long an example takes depends on what else the machine does.
+settings.register_profile("citykit", deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("citykit")
 sys.dont_write_bytecode = False  # here and in the processes that tests start: each would compile citykit anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -82,16 +86,16 @@ def database() -> Iterator[dict[str, str]]:
     """
     home = tempfile.mkdtemp(prefix="citykit-tests-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)  # after citykit's own, which stops the server
-    settings = {"CITYKIT_HOME": home}
+    variables = {"CITYKIT_HOME": home}
     if url := os.environ.get("CITYKIT_TEST_URL"):
         worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # each has a database of its own
-        settings["CITYKIT_URL"] = asyncio.run(emptied(url, worker)) if worker else url
+        variables["CITYKIT_URL"] = asyncio.run(emptied(url, worker)) if worker else url
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CITYKIT_URL", raising=False)
         patch.setenv("PYTHONWARNINGS", "default")
-        for name, value in settings.items():
+        for name, value in variables.items():
             patch.setenv(name, value)
-        yield settings
+        yield variables
 
 
 @pytest.fixture(scope="session")

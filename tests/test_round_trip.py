@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -78,7 +78,7 @@ async def table(engine: AsyncEngine) -> AsyncIterator[sa.Table]:
         yield TABLE
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25)
 @given(data=st.data())
 @pytest.mark.parametrize("backend", get_args(DtypeBackend))
 async def test_every_value_of_every_type_goes_round(

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -104,7 +104,7 @@ QUESTIONS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30)
 @example([("1", "", 0, ["a1", "aÄ"])], [("Ä", 1, None)])
 @given(CITIES, QUESTIONS)
 async def test_exact_comes_before_beginning_before_part_whichever_name_it_is(
@@ -210,7 +210,7 @@ def loads(draw: st.DrawFn) -> list[dict[str, Any]]:
 STEPS = st.lists(st.tuples(loads(), st.sampled_from(get_args(Policy)), st.booleans()), min_size=1, max_size=4)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50)
 @given(STEPS)
 async def test_loading_with_other_names_equals_adding_the_rows_one_by_one(
     engine: AsyncEngine, steps: list[tuple[list[dict[str, Any]], Policy, bool]]

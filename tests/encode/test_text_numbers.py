@@ -160,7 +160,7 @@ def test_infinities_are_what_pandas_and_the_server_write() -> None:
     assert (stored, reasons) == ([np.inf, -np.inf, np.inf, -np.inf], [])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 20))
 def test_every_text_that_a_double_prints_is_that_double(number: float, digits: int) -> None:
     texts = [repr(number), f"{number:.{digits}e}", str(Decimal(number))[:1_000]]
@@ -178,7 +178,7 @@ def test_a_number_that_a_double_would_round_is_a_reject(text: str) -> None:
     assert numbers("numeric", [text]) == [Decimal(text)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=3) | st.integers().map(Decimal))
 def test_a_numeric_is_stored_as_written_or_rejected_for_its_digits(number: Decimal) -> None:
     text = f"{number:f}"
@@ -189,7 +189,7 @@ def test_a_numeric_is_stored_as_written_or_rejected_for_its_digits(number: Decim
     assert len(reasons) == (not fits)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(-(2**70), 2**70))
 def test_a_whole_number_is_stored_or_beyond_the_type(number: int) -> None:
     for type_, bits in (("smallint", 15), ("integer", 31), ("bigint", 63)):
@@ -209,7 +209,7 @@ MARKS = [".", ",", " ", "'", "\xa0", "\u202f", "_"]
 
 
 @pytest.mark.parametrize("thousands", MARKS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(number=st.integers(-(10**8), 10**8), cents=st.integers(0, 99))
 def test_marks_that_are_named_are_read_strictly(thousands: str, number: int, cents: int) -> None:
     decimal = "." if thousands == "," else ","

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -117,7 +117,7 @@ def test_every_type_that_is_sent_in_binary_is_here() -> None:
     assert VALUES.keys() == {name for name, row in PGTYPES.items() if row.binary and row.check}
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8)
 @given(data=st.data())
 @pytest.mark.parametrize("name", VALUES)
 async def test_server_has_the_same_of_binary_as_of_text(
@@ -126,7 +126,7 @@ async def test_server_has_the_same_of_binary_as_of_text(
     await assert_same(engine, name, typed(name, data.draw(VALUES[name])), data)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8)
 @given(data=st.data())
 @pytest.mark.parametrize("name", [name for name in VALUES if name != "enum"])
 async def test_server_has_the_same_of_arrays_in_binary_as_in_text(
@@ -140,7 +140,7 @@ async def test_server_has_the_same_of_arrays_in_binary_as_in_text(
 
 
 @pytest.mark.campaign
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500)
 @given(data=st.data())
 @pytest.mark.parametrize("name", ["numeric", "uuid", "interval", "jsonb"])
 async def test_server_has_the_same_of_forms_of_their_own(
@@ -149,7 +149,7 @@ async def test_server_has_the_same_of_forms_of_their_own(
     await assert_same(engine, name, typed(name, data.draw(VALUES[name])), data)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30)
 @given(data=st.data())
 async def test_server_has_the_same_of_decimals(engine: AsyncEngine, data: st.DataObject) -> None:
     digits = data.draw(st.integers(1, 38))

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -62,7 +62,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30)
 @given(size=st.integers(1, 400), count=st.integers(0, 40))
 async def test_where_chunks_end_changes_nothing(engine: AsyncEngine, size: int, count: int) -> None:
     sql = EVERY_TYPE.format(count)

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -156,7 +156,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(data=st.data(), kind=st.sampled_from(sorted(VALUES)))
 async def test_every_value_is_read_as_it_is(engine: AsyncEngine, data: st.DataObject, kind: str) -> None:
     values = data.draw(st.lists(st.none() | VALUES[kind], min_size=1, max_size=5))
