@@ -29,6 +29,7 @@ from citykit.encode.values import (
     checked,
     fits_numeric,
     has_elements,
+    has_fraction,
     is_missing,
     json_as_written,
     unwrapped,
@@ -282,7 +283,10 @@ def _typed_values(values: Any, kind: type, rule: Rule) -> tuple[pa.Array, Reason
     if kind is pd.Timestamp and not any(at.nanosecond or not 1 <= at.year <= 9999 for at in values):
         values, kind = [at.to_pydatetime() for at in values], datetime.datetime
     if kind is datetime.datetime:
-        zoned = {value.tzinfo is not None for value in values}
+        of_zones = {id(value.tzinfo): value for value in values}
+        if any(map(has_fraction, of_zones.values())):
+            return None
+        zoned = {value.tzinfo is not None for value in of_zones.values()}
         type_ = pa.timestamp("us", "UTC" if True in zoned else None)
         return _typed_at_once(pa.array(values, type_), rule) if len(zoned) == 1 else None
     if kind is datetime.time and any(value.tzinfo is not None for value in values):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -151,6 +151,7 @@ class _Asked:
 
     column: str  # its name, as Python shows it
     create: str
+    suffix: str = ""  # of the type that is asked for: [] for lists
 
     def of_series(self, series: pd.Series[Any]) -> Declared | str:
         dtype: Any = series.dtype
@@ -178,7 +179,7 @@ class _Asked:
         kinds = _kinds(elements)
         if kinds & {"array", "jsonb"}:
             return f"it holds lists of {_listed(kinds)}: {self.typed('jsonb')}"
-        item = self.of_kinds(kinds)
+        item = replace(self, suffix="[]").of_kinds(kinds)
         return f"in its lists, {item}" if isinstance(item, str) else types.ARRAY(item)
 
     def of_kinds(self, kinds: set[str]) -> Declared | str:
@@ -191,7 +192,7 @@ class _Asked:
         return f"{said}: {self.converted('moments' if small == {'timestamp', 'timestamptz'} else '')}"
 
     def typed(self, type_: str) -> str:
-        return f"{self.create}, types={{{self.column}: {type_!r}}})"
+        return f"{self.create}, types={{{self.column}: {type_ + self.suffix!r}}})"
 
     def converted(self, kind: str) -> str:
         column = f"frame[{self.column}]"

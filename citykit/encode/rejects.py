@@ -13,6 +13,7 @@ import pandas as pd
 
 from citykit.errors import InvalidFrameError
 
+_SHOWN = 8  # kinds of bad values in a message
 _SHORT = reprlib.Repr()
 _SHORT.maxother = 80  # of a Timestamp, 30 characters would hide the year
 _SHORT.maxlong = 80
@@ -50,13 +51,10 @@ def refused(
 
     `advice` is what to type next, None where nothing helps; `place` says where the first is in a file.
     """
-    parts = []
-    for (column, reason), group in rejects.groupby(["column", "reason"], sort=False):
-        first = group.iloc[0]
-        parts.append(
-            f"column {column!r} has {_counted(len(group), str(reason))} "
-            f"(first at row label {_shown(first['row'], str)}: {shown_value(first['value'])})"
-        )
+    groups = list(rejects.groupby(["column", "reason"], sort=False))
+    parts = [_described(str(column), str(reason), group) for (column, reason), group in groups[:_SHOWN]]
+    if len(groups) > _SHOWN:
+        parts.append(f"and {len(groups) - _SHOWN:,} more reasons")
     broken = set(rejects["column"])
     rules = [meaning for column, meaning in meanings.items() if column in broken and meaning]
     rules += [place] if place else []
@@ -65,6 +63,14 @@ def refused(
     else:
         hint = " ".join([*rules, "See citykit.last_rejects() for all."]) + (f"\n{advice}" if advice else "")
     return InvalidFrameError(f"{'; '.join(parts)}; nothing was loaded.\n{hint}", rejects)
+
+
+def _described(column: str, reason: str, group: pd.DataFrame) -> str:
+    label, value = group["row"].iloc[0], group["value"].iloc[0]
+    where = f"first at row label {_shown(label, str)}"
+    if not column:  # a trigger's, for example
+        return f"{len(group):,} {'row' if len(group) == 1 else 'rows'} {reason} ({where})"
+    return f"column {column!r} has {_counted(len(group), reason)} ({where}: {shown_value(value)})"
 
 
 def _counted(count: int, reason: str) -> str:

@@ -171,10 +171,14 @@ def columns_of_key(key: Sequence[str] | str, undone: str = "nothing was loaded")
     ------
     TypeError
         If it is neither a name nor a list of names. `undone` says what was not done because of it.
+    ValueError
+        If it names a column twice.
     """
     columns = (key,) if isinstance(key, str) else tuple(key) if isinstance(key, Iterable) else (key,)
     if not all(isinstance(name, str) for name in columns):
         raise TypeError(f'key is a name or a list of names, as in key=["name"], not {key!r}; {undone}')
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"key names a column twice: {', '.join(columns)}; {undone}. Name each once")
     return columns
 
 

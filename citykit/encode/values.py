@@ -27,6 +27,8 @@ Answer: TypeAlias = tuple[Any, str | None]  # the value to store, or None and th
 NUMERIC_DIGITS = (131_072, 16_383)  # at most, before the point and after it, in numeric without a precision
 _NO_YEAR = "outside of the years that can be stored"
 _TOO_LONG = "longer than 292,271 years"
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_ANY_NUMERIC = Rule("", PGTYPES["numeric"], nullable=True)
 # PostgreSQL takes a hyphen after any four digits, and braces around them. uuid.UUID() takes more than that.
 _A_UUID = re.compile(r"(\{)?[0-9A-Fa-f]{4}(?:-?[0-9A-Fa-f]{4}){7}(?(1)\})")
 _A_MACADDR = re.compile(r"[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}")
@@ -230,12 +232,20 @@ def _moment(value: Any) -> datetime.datetime | pd.Timestamp | str:
     return value if isinstance(value, datetime.datetime) else "not a date or time"
 
 
+def has_fraction(moment: datetime.datetime) -> bool:
+    """Tell whether a moment's offset from UTC has a fraction of a second, which Arrow drops."""
+    offset = moment.utcoffset()
+    return offset is not None and offset.microseconds != 0
+
+
 def _timestamp(value: Any, rule: Rule) -> Answer:
     moment = _moment(value)
     if isinstance(moment, str):
         return None, moment
     if (moment.tzinfo is not None) is not (rule.type is PGTYPES["timestamptz"]):
         return None, "with a time zone" if moment.tzinfo else "without a time zone"
+    if has_fraction(moment):
+        return (moment - _EPOCH) // datetime.timedelta(microseconds=1), None
     if not isinstance(moment, pd.Timestamp):
         return moment, None
     try:  # Python's datetime has no such year: the number of microseconds since 1970
@@ -301,10 +311,22 @@ def _json_text(value: Any, rule: Rule) -> Answer:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_for_json)
         text.encode()
     except (TypeError, ValueError, RecursionError) as exc:
-        return None, f"not JSON ({exc})"
+        return None, _not_json(exc)
     if rule.type is PGTYPES["jsonb"] and _A_NUL.search(text):
         return None, "with a NUL character"
     return text, None
+
+
+def _not_json(exc: Exception) -> str:
+    if isinstance(exc, UnicodeEncodeError):
+        return "with a lone surrogate, which is no character"
+    if isinstance(exc, ArithmeticError):
+        return "with a number of more digits than can be stored"
+    if isinstance(exc, RecursionError):
+        return "with too many values inside of each other"
+    if "int_max_str_digits" in str(exc):
+        return f"with an integer of more than {sys.get_int_max_str_digits():,} digits"
+    return f"not JSON ({exc})"
 
 
 def _for_json(value: Any) -> Any:
@@ -335,14 +357,29 @@ def _check_keys(value: Any) -> None:
 def json_as_written(text: str, rule: Rule) -> Answer:
     """Return a JSON text unchanged, or the reason why the column cannot store it."""
     try:
-        _, reason = _json_text(json.loads(text, parse_constant=_refuse_constant), rule)
-    except (ValueError, RecursionError) as exc:
-        return None, f"not JSON ({exc})"
+        read = (_JSONB if rule.type is PGTYPES["jsonb"] else _JSON).decode(text)
+    except (ArithmeticError, ValueError, RecursionError) as exc:
+        return None, _not_json(exc)
+    _, reason = _json_text(read, rule)
     return (None, reason) if reason else (text, None)
+
+
+def _jsonb_number(text: str) -> str:
+    """Check a number of JSON, which jsonb stores as a numeric."""
+    if len(text) > NUMERIC_DIGITS[1] or "e" in text.lower():
+        _, reason = _numeric(Decimal(text), _ANY_NUMERIC)
+        if reason:
+            raise ValueError(f"a number {reason}")
+    return text
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON's")
+
+
+# Numbers stay texts: PostgreSQL's may have more digits than Python's.
+_JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
+_JSONB = json.JSONDecoder(parse_int=_jsonb_number, parse_float=_jsonb_number, parse_constant=_refuse_constant)
 
 
 def _bytea(value: Any, _rule: Rule) -> Answer:

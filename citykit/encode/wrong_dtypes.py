@@ -198,10 +198,8 @@ def _of_values(series: pd.Series[Any]) -> tuple[str, set[str]]:
     kinds = set()
     for type_ in types:
         kind = _KINDS.get(type_, "")
-        if issubclass(type_, np.integer):
-            kind = "integer"
-        elif issubclass(type_, np.floating):
-            kind = "float"
+        if not kind and issubclass(type_, (np.integer, np.floating)):
+            kind = "integer" if issubclass(type_, np.integer) else "float"
         elif kind == "moment":
             zoned = {getattr(value, "tzinfo", None) is not None for value in values if type(value) is type_}
             kind = "" if len(zoned) > 1 else "timestamptz" if True in zoned else "timestamp"

@@ -315,6 +315,13 @@ def _piece(piece: Any, of: Any = None) -> pd.DataFrame | pa.Table:
         return pa.Table.from_batches([piece])
     if not _is_arrow(piece):
         raise _not_loadable(piece, of)
+    for name, dtype in getattr(piece, "schema", {}).items():  # of polars
+        if str(dtype) == "Object":
+            raise TypeError(
+                f"column {name!r} is of polars' dtype Object, of which Arrow gets memory addresses; nothing "
+                "was loaded. Give it another dtype: "
+                f"frame = frame.with_columns(polars.Series({name!r}, frame[{name!r}].to_list()))"
+            )
     try:
         return pa.table(piece)
     except (pa.ArrowException, TypeError) as exc:
@@ -341,7 +348,7 @@ def _to_pandas(chunk: pa.Table, start: int) -> pd.DataFrame:
     frame: pd.DataFrame = chunk.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
     frame.index = pd.RangeIndex(start, start + len(frame))
     # For what an error says to type; `table` stands for the Arrow data, which only the user has a name for.
-    frame.attrs[NOTATION] = {"frame": "table.to_pandas()"}
+    frame.attrs[NOTATION] = {"frame": "table.to_pandas(types_mapper=pd.ArrowDtype)"}
     if said := (chunk.schema.metadata or {}).get(NOTATION.encode()):
         with suppress(ValueError):  # metadata that another program wrote
             frame.attrs[NOTATION] = json.loads(said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 import json
 import re
@@ -338,9 +339,77 @@ def test_a_key_of_json_that_is_no_text_is_a_reject(value: Any) -> None:
         assert re.fullmatch(r"not JSON \(its key (1|None|True) is no text\)", reason)
 
 
-@pytest.mark.parametrize("written", ["{", "NaN", "[Infinity]", '"\\ud800"', ""])
+@pytest.mark.parametrize("written", ["{", "NaN", "[Infinity]", ""])
 def test_text_that_is_not_json_is_a_reject(written: str) -> None:
     values = pa.ExtensionArray.from_storage(pa.json_(), pa.array([written, "1"]))
     stored, [reason] = checked(pg.JSONB(), in_pandas(values))
     assert [json.loads(one) for one in stored] == [1]
     assert reason.startswith("not JSON")
+
+
+NUMBERS_OF_JSON = {
+    "1" * 5_000: True,
+    "[1e131071]": True,
+    "1e-16383": True,
+    "[1e131072]": False,
+    "1e-20000": False,
+}
+
+
+@pytest.mark.parametrize("written", [*NUMBERS_OF_JSON, "1" + "0" * 131_072, "1e9999999999999999999"])
+def test_a_number_of_json_is_stored_as_written_where_the_type_holds_it(written: str) -> None:
+    values = pa.ExtensionArray.from_storage(pa.json_(), pa.array([written]))
+    assert checked(pg.JSON(), in_pandas(values)) == ([written], [])
+    stored, reasons = checked(pg.JSONB(), in_pandas(values))
+    assert (stored, len(reasons)) == (([written], 0) if NUMBERS_OF_JSON.get(written) else ([], 1))
+    assert all("digits" in reason for reason in reasons)
+
+
+NESTED: list[Any] = []
+for _ in range(20_000):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"n": 10**5_000}, "with an integer of more than 4,300 digits"),
+        (["\ud800"], "with a lone surrogate, which is no character"),
+        (
+            NESTED,
+            "with too many values inside of each other",
+        ),
+    ],
+    ids=["integer", "surrogate", "nested"],
+)
+def test_what_python_cannot_write_as_json_is_a_reject_with_a_reason_of_its_own(
+    value: Any, reason: str
+) -> None:
+    assert checked(pg.JSONB(), pd.Series([value, {"a": 1}], dtype=object)) == (['{"a": 1}'], [reason])
+
+
+SECONDS = datetime.timezone(datetime.timedelta(seconds=1, microseconds=500_000))
+
+
+@pytest.mark.parametrize(
+    "beside", [None, datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), "2026-01-01 00:00Z"]
+)
+@pytest.mark.parametrize("of", [datetime.datetime, pd.Timestamp])
+def test_an_offset_from_utc_may_have_a_fraction_of_a_second(of: Any, beside: Any) -> None:
+    moment, first = of(2026, 1, 1, tzinfo=SECONDS), of(1, 1, 1, tzinfo=SECONDS)
+    given = [moment, moment] if beside is None else [moment, beside]
+    expected = datetime.datetime(2025, 12, 31, 23, 59, 58, 500_000, datetime.UTC)
+    stored, reasons = checked(sa.DateTime(timezone=True), pd.Series(given, dtype=object))
+    assert (stored[0], reasons) == (expected, [])
+    [elements], reasons = checked(sa.ARRAY(sa.DateTime(timezone=True)), pd.Series([[moment]], dtype=object))
+    assert (elements, reasons) == ([expected], [])
+    rules = rules_of(sa.Table("moments", sa.MetaData(), sa.Column("x", sa.DateTime(timezone=True))))
+    assert validate(pd.DataFrame({"x": pd.Series([first, moment], dtype=object)}), rules)[1].empty
+
+
+def test_durations_of_numpy_are_durations_whatever_is_beside_them() -> None:
+    day, two = np.timedelta64(1, "D"), datetime.timedelta(2)
+    for values in ([day], [day, two], [day, None]):
+        stored, reasons = checked(sa.Interval(), pd.Series(values, dtype=object))
+        assert reasons == []
+        assert stored[0] == datetime.timedelta(1)

@@ -91,6 +91,7 @@ ZONES = st.sampled_from(
         ZoneInfo("Europe/Madrid"),
         ZoneInfo("Asia/Kathmandu"),
         datetime.timezone(datetime.timedelta(hours=-5, seconds=7)),
+        datetime.timezone(datetime.timedelta(seconds=1, microseconds=500_000)),
     ]
 )
 DATETIMES = st.datetimes() | st.datetimes(
@@ -250,7 +251,7 @@ def test_every_type_that_can_be_loaded_is_here() -> None:
 
 
 @pytest.mark.parametrize("name", TYPES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(values=UNIFORM | WITH_MISSING | MIXED)
 def test_column_of_objects_is_typed_as_its_values_are_one_by_one(name: str, values: list[Any]) -> None:
     assert_same_as_one_by_one(values, RULES[name])
@@ -264,7 +265,7 @@ def test_first_flaw_of_an_array_is_named() -> None:
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), name=st.sampled_from(sorted(TYPES)))
 def test_values_of_one_type_are_typed_as_they_are_one_by_one(kind: str, name: str, data: Any) -> None:
     values = data.draw(st.lists(KINDS[kind], min_size=1, max_size=4))

@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -198,6 +198,8 @@ async def test_an_enum_of_sqlalchemy_is_made_with_its_table(engine: AsyncEngine)
         ({"types": {"w": "text"}}, "types names 'w'"),
         ({"types": {"v": 5}}, "types has 5"),
         ({"if_exists": "append"}, "if_exists is one of"),
+        ({"key": ["k", "k"]}, "key names a column twice: k, k; no table was made"),
+        ({"frame": FRAME.assign(v=pd.Series([[1, 2.5]], dtype=object))}, r"types={'v': 'numeric\[\]'}"),
         ({"frame": [FRAME]}, "DataFrame or Arrow data with rows at hand is needed, not list"),
         ({"frame": FRAME["k"]}, "not Series"),
         ({"frame": FRAME.iloc[:, :0]}, "no columns"),
@@ -444,7 +446,7 @@ ENUMS = ("colour", "mood")
 ROUND = [name for name in VALUES if name not in ("json", "jsonb", "objects")]
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5)
 @given(data=st.data())
 @pytest.mark.parametrize("backend", get_args(DtypeBackend))
 async def test_what_was_read_goes_into_a_table_of_its_own_and_comes_back_equal(

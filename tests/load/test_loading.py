@@ -283,6 +283,7 @@ def keyed(*constraints: sa.schema.SchemaItem) -> sa.Table:
         ([sa.UniqueConstraint("a"), sa.UniqueConstraint("b", "a")], None, r"2 unique constraints: \(.*key="),
         ([sa.UniqueConstraint("a")], ["b"], r"\(b\) is no unique constraint of table 'keyed'; it has: \(a\)"),
         ([sa.UniqueConstraint("a")], ["x"], r"\(x\) is no unique constraint"),
+        ([sa.UniqueConstraint("a")], ["a", "a"], "names a column twice: a, a; nothing was loaded"),
     ],
 )
 async def test_a_key_that_is_none_is_refused_with_those_that_are(

@@ -182,7 +182,20 @@ async def test_dots_that_may_be_either_are_settled_by_the_call_of_the_error(
     ]
 
 
+@pytest.mark.parametrize("how", [lambda frame: frame, lambda frame: [frame], lambda frame: iter([frame])])
+async def test_objects_of_polars_are_loaded_after_what_the_error_says(
+    engine: AsyncEngine, how: Callable[[Any], Any]
+) -> None:
+    frame = pl.DataFrame({"name": pl.Series(["a", "b"], dtype=pl.Object), "population": [1, 2]})
+    with pytest.raises(TypeError, match="column 'name' is of polars' dtype Object") as caught:
+        await citykit.load_cities(engine, how(frame))
+    typed: dict[str, Any] = {"polars": pl, "frame": frame}
+    exec(str(caught.value).partition("dtype: ")[2], typed)  # noqa: S102  what a user types
+    assert (await citykit.load_cities(engine, how(typed["frame"]))).inserted == 2
+
+
 MADE: dict[str, Callable[[pd.DataFrame], Any]] = {"Arrow": pa.table, "polars": pl.from_pandas}
+MAKING = "frame = table.to_pandas(types_mapper=pd.ArrowDtype)"
 
 
 @pytest.mark.parametrize("kind", MADE)
@@ -193,7 +206,7 @@ async def test_arrow_data_of_a_wrong_type_is_loaded_after_what_the_error_says(
     with pytest.raises(citykit.InvalidFrameError, match="column 'name' is of dtype int64") as caught:
         await citykit.load_cities(engine, table)
     lines = [line.partition(": ")[2] for line in str(caught.value).splitlines()[1:]]
-    assert lines[0] == "frame = table.to_pandas()"
+    assert lines[0] == MAKING
     typed: dict[str, Any] = {"pd": pd, "table": table}
     exec("\n".join(lines), typed)  # noqa: S102  what a user types
     assert (await citykit.load_cities(engine, typed["frame"])).inserted == 2
@@ -208,7 +221,7 @@ async def test_numbers_with_marks_in_arrow_data_are_loaded_after_what_the_error_
     with pytest.raises(citykit.InvalidFrameError, match="nothing was loaded") as caught:
         await citykit.load_cities(engine, table)
     lines = str(caught.value).splitlines()
-    made = lines.index("frame = table.to_pandas()")
+    made = lines.index(MAKING)
     typed: dict[str, Any] = {"pd": pd, "table": table}
     exec("\n".join(lines[made:]), typed)  # noqa: S102  what a user types
     assert (await citykit.load_cities(engine, typed["frame"])).inserted == 2
