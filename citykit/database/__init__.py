@@ -16,6 +16,7 @@ from citykit.database.locks import (
 from citykit.database.server_errors import (
     WITHOUT_TABLE,
     ConnectionLostError,
+    driver_error,
     server_errors_named,
     server_message,
     shortened,
@@ -53,6 +54,7 @@ __all__ = [
     "cancelled",
     "connect",
     "default_home",
+    "driver_error",
     "driver_of",
     "drop_database",
     "ended",

@@ -114,11 +114,12 @@ def sqlstate(exc: BaseException) -> str | None:
 
 def server_message(exc: BaseException) -> str:
     """Return the message of the server (or of asyncpg), without the text that SQLAlchemy adds."""
-    original = _of_the_driver(exc)
+    original = driver_error(exc)
     return shortened(str(original).strip()) or type(original).__name__
 
 
-def _of_the_driver(exc: BaseException) -> BaseException:
+def driver_error(exc: BaseException) -> BaseException:
+    """Return the error of asyncpg in which SQLAlchemy has wrapped it; another error as it is."""
     original = getattr(exc, "orig", None) or exc
     return getattr(original, "__cause__", None) or original
 
@@ -207,7 +208,7 @@ def _as_citykits(
     if is_lost(exc, connection):
         return connection_lost(said, in_doubt=in_doubt)
     hint = _STATEMENT_HINTS.get(code, "").format(**_in_sql(connection.engine.url if connection else None))
-    if code == Condition.INSUFFICIENT_PRIVILEGE and getattr(_of_the_driver(exc), "hint", None):
+    if code == Condition.INSUFFICIENT_PRIVILEGE and getattr(driver_error(exc), "hint", None):
         hint = ""  # what the server said has a hint of its own: no GRANT helps
     return CitykitError(f"{said}; {undone}. {hint}".rstrip())
 

@@ -130,6 +130,15 @@ SELECT json_build_object(
          FROM pg_catalog.pg_index i
          WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
            AND i.indpred IS NULL AND i.indexprs IS NULL),
+'partly_unique', (SELECT json_agg(DISTINCT a.attname) FROM pg_catalog.pg_index i
+                  LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = c.oid
+                  JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::regclass
+                       AND d.refobjid = c.oid AND (d.classid, d.objid) IN (
+                           ('pg_catalog.pg_class'::regclass, i.indexrelid),
+                           ('pg_catalog.pg_constraint'::regclass, k.oid))
+                  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid
+                  WHERE i.indrelid = c.oid AND (i.indisexclusion
+                        OR i.indisunique AND (i.indpred IS NOT NULL OR i.indexprs IS NOT NULL))),
 'orders', (SELECT json_agg((SELECT json_agg(a.attname ORDER BY k.place)
                      FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k (attnum, place)
                      JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum)
@@ -256,6 +265,7 @@ class Facts:
     primary: tuple[str, ...] = ()  # the columns of the primary key, in its order
     unique: tuple[tuple[str, ...], ...] = ()  # those of each other unique key
     nulls_equal: frozenset[frozenset[str]] = frozenset()  # those that are NULLS NOT DISTINCT
+    partly_unique: frozenset[str] = frozenset()  # in unique indexes of expressions or some rows, in EXCLUDE
     oid: int = 0
     types: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of each column: its oid and its typmod
     name: str = ""
@@ -362,6 +372,7 @@ def _facts(found: dict[str, Any]) -> Facts:
             "nulls_equal": frozenset(frozenset(key["columns"]) for key in listed if key["nulls_equal"]),
             "primary": next((tuple(key["columns"]) for key in listed if key["primary"]), ()),
             "unique": tuple(tuple(key["columns"]) for key in listed if not key["primary"]),
+            "partly_unique": frozenset(found["partly_unique"] or ()),
             "constraints": found["constraints"] or {},
             "rules": found["rules"] or {},
             "checks": frozenset(found["checks"] or ()),
@@ -424,13 +435,22 @@ def is_converted(rule: Rule, column: Column) -> bool:
 
 
 # Types that have no operator =, or one that finds different values equal (boxes of the same area).
-NOT_COMPARED = frozenset({"box", "circle", "json", "line", "lseg", "path", "point", "polygon", "xml"})
+_NOT_COMPARED = frozenset({"box", "circle", "json", "line", "lseg", "path", "point", "polygon", "xml"})
 # For types that may round or cut a text: a type that keeps all of it.
 _WIDER = {
     "bit": "varbit", "bpchar": "text", "date": "timestamptz", "float4": "numeric", "float8": "numeric",
     "interval": "interval", "numeric": "numeric", "time": "timetz", "timestamp": "timestamptz",
     "timestamptz": "timestamptz", "varbit": "varbit", "varchar": "text",
 }  # fmt: skip
+
+
+def comparable(column: Column) -> str | None:
+    """Return the type in SQL to which a column's values are cast before they are compared; None for none."""
+    if column.element in _NOT_COMPARED:
+        return "text"
+    # A domain over an enum has no operator =, and an array of a domain none with one of the base type.
+    is_cast = column.domain and (column.array or column.element not in PGTYPES)
+    return column.definition if is_cast else None
 
 
 def sorted_alike(rule: Rule, column: Column | None) -> bool:

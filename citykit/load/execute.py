@@ -19,9 +19,9 @@ from citykit.database import Condition, driver_of, lock, server_message, sqlstat
 from citykit.encode import POSITION, Rule, in_encoding, rejects_frame
 from citykit.errors import CitykitError, InvalidFrameError
 from citykit.load.catalogue import (
-    NOT_COMPARED,
     Facts,
     Mode,
+    comparable,
     facts_of,
     is_converted,
     is_still,
@@ -43,6 +43,7 @@ from citykit.load.plan import (
     first_lock,
     is_worth_a_rebuild,
     may_rebuild,
+    needs_order,
 )
 from citykit.load.preconditions import check_possible
 from citykit.load.refusals import (
@@ -65,6 +66,9 @@ LOCK_MILLISECONDS = 2_000  # that a large load waits for other writers; then it 
 STREAM_ROWS = 2**40  # a stream is assumed to have no more
 
 _NOT_BY_COPY = (Condition.FEATURE_NOT_SUPPORTED, Condition.WRONG_OBJECT_TYPE)  # it takes INSERT, but no COPY
+
+# By which an index refuses rows when it is built: keys that repeat, a value that is too large for it.
+_BY_AN_INDEX = (Condition.UNIQUE_VIOLATION, Condition.PROGRAM_LIMIT_EXCEEDED)
 
 
 class Beside(Protocol):
@@ -148,13 +152,13 @@ class Load:
         self.facts = facts
         known = [facts.columns[name] for name in self.target.columns if name in facts.columns]
         converted = {c.name: c.definition for c in known if is_converted(rules[c.name], c)}
-        as_text = frozenset(c.name for c in known if c.element in NOT_COMPARED)
+        compared_as = {c.name: type_ for c in known if (type_ := comparable(c))}
         nullable = any(c.nullable for c in self.table.columns if c.name in self.key)
         nulls_equal = nullable and frozenset(self.key) in facts.nulls_equal
         self.target = replace(
             self.target,
             converted=converted,
-            as_text=as_text,
+            compared_as=compared_as,
             nullable_key=nullable and not nulls_equal,
             nulls_equal=nulls_equal,
         )
@@ -259,7 +263,7 @@ class Load:
     # The plans
 
     async def _rebuild(self, *, fill: bool = False) -> Outcome | None:
-        """COPY with the indexes dropped; None if keys repeat: the rows of a stream are staged then."""
+        """COPY with the indexes dropped; None if an index refuses rows of a stream: they are staged then."""
         indexes = await drop_indexes(self.connection, self.target)
         if fill:  # into the new file of a TRUNCATE, COPY writes no WAL where wal_level is minimal
             await self._execute(f"TRUNCATE {self._name}")
@@ -276,7 +280,7 @@ class Load:
         except DBAPIError as exc:
             # If a trigger may have changed the rows, they are sent again and not taken from the table.
             again = self.wanted.repeatable and (self.target.wide or not self.facts.only_keys_refuse)
-            if again or not (fill and self.facts.temporary and sqlstate(exc) == Condition.UNIQUE_VIOLATION):
+            if again or not (fill and self.facts.temporary and sqlstate(exc) in _BY_AN_INDEX):
                 raise
         else:
             self.given.number(arranged, self.rows.valid)  # also those that a trigger has dropped
@@ -435,6 +439,7 @@ class Load:
             self.target,
             arbiter=self.facts.keys.get(frozenset(self.key)) is not False and not self.facts.instead,
             system_columns=self.facts.kind == "r" and self.facts.selectable,
+            in_order=needs_order(self.facts, self.wanted),
         )
 
     async def _duplicates(self, exc: BaseException) -> CitykitError:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import TableClause, and_, column, func, insert, or_, select, table, text, update
+from sqlalchemy import TableClause, column, func, insert, or_, select, table, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.load.catalogue import Counter
@@ -102,14 +102,13 @@ class Join:
 
     async def _write(self, source: Any) -> None:
         stored = self._stored
-        same = [source.c[name] == stored.c[name] for name in self.target.key]
         new = stored.c["ctid"].is_(None)
         wanted = new if self.on_conflict != "update" else or_(new, self.merge.differs(source.c, stored.c))
         rows = (
             select(
                 *(source.c[name] for name in self.target.columns), stored.c["ctid"].label(self.target.place)
             )
-            .select_from(source.outerjoin(stored, and_(*same)))
+            .select_from(source.outerjoin(stored, self.merge.equal(source.c, stored.c)))
             .where(wanted)
         )
         compiled = rows.compile(self.connection.sync_connection)

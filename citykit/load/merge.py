@@ -1,4 +1,4 @@
-"""Staged rows into a table that others use meanwhile: one INSERT … ON CONFLICT in the order of the keys."""
+"""Staged rows into a table that others use meanwhile, by INSERT … ON CONFLICT."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import (
     Select,
     TableClause,
-    Text,
     and_,
     case,
     cast,
@@ -25,6 +24,7 @@ from sqlalchemy.dialects.postgresql import Insert, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.errors import DuplicateKeyError
+from citykit.load.named import ServerType
 from citykit.load.staging import Target, staging_of
 
 OnConflict: TypeAlias = Literal["error", "skip", "update"]
@@ -35,13 +35,14 @@ class Merge:
     """The statements over a target and its staged rows.
 
     Each inserts in the order of the keys, so that two loads at the same time wait for each other and do not
-    deadlock.
+    deadlock; with `in_order`, updates are made in the order of the frame.
     """
 
     connection: AsyncConnection
     target: Target
     arbiter: bool = True  # ON CONFLICT takes its key
     system_columns: bool = True  # xmax and ctid can be read
+    in_order: bool = False  # whether a unique constraint is broken depends on the order of the updates
     staging: Any = None  # the temporary table, or some of its rows
     table: TableClause = field(init=False)
 
@@ -62,7 +63,32 @@ class Merge:
             return (await self.connection.execute(self._insert_all())).rowcount, 0
         if on_conflict == "skip":
             return (await self.connection.execute(self._insert_new())).rowcount, 0
-        return await self._upsert(staged)
+        if not self.in_order:
+            return await self._upsert(staged)
+        inserted = updated = 0
+        parts = await self._without_repeats()
+        if len(parts) > 1 and not self.target.wide:  # else each of them reads all staged rows
+            index = f"CREATE INDEX ON pg_temp.{self.target.staging} ({self.target.position})"
+            await self.connection.exec_driver_sql(index)
+        for part in parts:
+            counts = await self.only(*part)._upsert_first()
+            inserted, updated = inserted + counts[0], updated + counts[1]
+        return inserted, updated
+
+    async def _without_repeats(self) -> list[tuple[int, int]]:
+        """Return the first and the last position of each part of the rows in which no key is there twice."""
+        position = self.staging.c[self.target.position]
+        lag = func.lag(position).over(partition_by=self._same, order_by=position).label(self.target.place)
+        rows = select(position, lag).subquery("rows").c
+        at, before = rows[self.target.position], rows[self.target.place]
+        repeats = select(at, before).where(before.is_not(None)).order_by(at)
+        first, last = (await self.connection.execute(select(func.min(position), func.max(position)))).one()
+        parts = []
+        for place, earlier in map(tuple, await self.connection.execute(repeats)):
+            if earlier >= first:
+                parts.append((first, place - 1))
+                first = place
+        return [*parts, (first, last)] if last is not None else []
 
     async def conflicts(self) -> tuple[list[tuple[Any, ...]], int]:
         """Return the keys that staged rows share with each other or with the table, and a number of rows.
@@ -74,7 +100,7 @@ class Merge:
         there = func.count(stored.c[self.target.place]) > 0
         statement = (
             select(func.count() - case((there, 0), else_=1), *self._key)
-            .outerjoin_from(self.staging, stored, self._equal(stored.c, self.staging.c))
+            .outerjoin_from(self.staging, stored, self.equal(stored.c, self.staging.c))
             .where(*(column.is_not(None) for column in self._key if not self.target.nulls_equal))
             .group_by(*self._key)
             .having(or_(func.count() > 1, there))
@@ -100,9 +126,9 @@ class Merge:
         lacking = or_(*(column.is_(None) for column in self._key))
         return [*self._key, case((lacking, self.staging.c[self.target.position]), else_=null())]
 
-    def _equal(self, one: Any, other: Any) -> Any:
+    def equal(self, one: Any, other: Any) -> Any:
         """Compare the keys of two rows; with OR, which an index serves, and not with IS NOT DISTINCT FROM."""
-        pairs = [(one[name], other[name]) for name in self.target.key]
+        pairs = [self._comparable(name, one, other) for name in self.target.key]
         if not self.target.nulls_equal:
             return and_(*(left == right for left, right in pairs))
         return and_(*(or_(left == right, and_(left.is_(None), right.is_(None))) for left, right in pairs))
@@ -143,14 +169,17 @@ class Merge:
         return insert(self.table).from_select(list(self.target.columns), every)
 
     def _insert(self, **which: bool) -> Insert:
-        return insert(self.table).from_select(list(self.target.columns), self.first_or_last(**which))
+        rows = self.first_or_last(**which)
+        if self.in_order:
+            rows = select(*self._columns).order_by(self.staging.c[self.target.position])
+        return insert(self.table).from_select(list(self.target.columns), rows)
 
     def _insert_new(self) -> Insert:
         """INSERT the first row of each key that the table does not have."""
         if self.arbiter:
             return self._insert().on_conflict_do_nothing(index_elements=self.target.key)
         first = self.first_or_last().subquery("staged")
-        there = exists().where(self._equal(self.table.c, first.c))
+        there = exists().where(self.equal(self.table.c, first.c))
         new = select(*(first.c[name] for name in self.target.columns)).where(~there)
         return insert(self.table).from_select(list(self.target.columns), new)
 
@@ -160,6 +189,18 @@ class Merge:
         Once the first rows are written, no other transaction can change them. Of the later rows only the last
         of each key is written; the changes of those before it are counted in the staging table.
         """
+        inserted, updated, keys = await self._upsert_first()
+        if keys == staged:
+            return inserted, updated
+        changed = (await self.connection.execute(self.changes_of_repeats())).scalar_one()
+        if self.arbiter:
+            await self.connection.execute(self._or_update(self._insert(last=True, only_repeated=True)))
+        else:
+            await self._update_different(self.first_or_last(last=True, only_repeated=True))
+        return inserted, updated + changed
+
+    async def _upsert_first(self) -> tuple[int, int, int]:
+        """Merge the first row of each key; return how many were inserted and updated, and how many keys."""
         distinct = select(func.count()).select_from(self.keys().subquery())
         if self.arbiter and self.system_columns:
             merged = (
@@ -170,25 +211,17 @@ class Merge:
                 func.count().filter(fresh), func.count().filter(~fresh), distinct.scalar_subquery()
             ).select_from(merged)
             inserted, updated, keys = (await self.connection.execute(counts)).one()
-        else:
-            keys = await self.connection.scalar(distinct) or 0
-            inserted = (await self.connection.execute(self._insert_new())).rowcount
-            updated = await self._update_different(self.first_or_last())
-        if keys == staged:
-            return inserted, updated
-        changed = (await self.connection.execute(self.changes_of_repeats())).scalar_one()
-        if self.arbiter:
-            await self.connection.execute(self._or_update(self._insert(last=True, only_repeated=True)))
-        else:
-            await self._update_different(self.first_or_last(last=True, only_repeated=True))
-        return inserted, updated + changed
+            return inserted, updated, keys
+        keys = await self.connection.scalar(distinct) or 0
+        inserted = (await self.connection.execute(self._insert_new())).rowcount
+        return inserted, await self._update_different(self.first_or_last()), keys
 
     async def _update_different(self, rows: Select[Any]) -> int:
         """UPDATE the stored rows that differ from these staged ones; return how many they are."""
         if not self.target.values:
             return 0
         given = rows.subquery("staged")
-        same = self._equal(given.c, self.table.c)
+        same = self.equal(given.c, self.table.c)
         values = {name: given.c[name] for name in self.target.values}
         statement = update(self.table).values(values).where(same, self.differs(self.table.c, given.c))
         return (await self.connection.execute(statement)).rowcount
@@ -201,15 +234,15 @@ class Merge:
         return statement.on_conflict_do_update(index_elements=self.target.key, set_=new, where=differs)
 
     def differs(self, one: Any, other: Any) -> Any:
-        """Compare the columns that are not the key; a json, which has no equality operator, by its text."""
-        pairs = [(name, one[name], other[name]) for name in self.target.values]
-        told_apart = [
-            cast(left, Text).is_distinct_from(cast(right, Text))
-            if name in self.target.as_text
-            else left.is_distinct_from(right)
-            for name, left, right in pairs
-        ]
-        return or_(False, *told_apart)
+        """Compare the columns that are not the key."""
+        pairs = (self._comparable(name, one, other) for name in self.target.values)
+        return or_(False, *(left.is_distinct_from(right) for left, right in pairs))
+
+    def _comparable(self, name: str, one: Any, other: Any) -> tuple[Any, Any]:
+        """Return a column of two rows, each as a type that has an equality operator."""
+        if type_ := self.target.compared_as.get(name):
+            return cast(one[name], ServerType(type_)), cast(other[name], ServerType(type_))
+        return one[name], other[name]
 
     def changes_of_repeats(self) -> Select[Any]:
         """Count the rows after the first of their key that differ from the one before."""

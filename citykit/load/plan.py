@@ -88,6 +88,15 @@ def needs_lock(facts: Facts, wanted: Wanted) -> bool:
     return wanted.on_conflict != "error" and facts.keys.get(frozenset(wanted.key)) is False
 
 
+def needs_order(facts: Facts, wanted: Wanted) -> bool:
+    """Tell whether updates may break a unique constraint in one order of the rows and not in another."""
+    key = frozenset(wanted.key)
+    # Columns that have the key among them are unique because it is, unless a NULL in them equals a NULL.
+    others = (columns for columns in facts.keys if not columns >= key or columns in facts.nulls_equal - {key})
+    unique = facts.partly_unique.union(*others)
+    return wanted.on_conflict == "update" and not unique.isdisjoint(wanted.values)
+
+
 def choose(
     facts: Facts,
     wanted: Wanted,
@@ -122,8 +131,8 @@ def _possible(
     # READ COMMITTED sees the table as it was before the lock was granted.
     alone = held == "SHARE ROW EXCLUSIVE" and facts.read_committed
     if not wanted.staged:
-        # A stream cannot be sent again: if keys repeat, its rows are moved from the table to the temporary
-        # table. If anything but a key refused a row, they would be lost.
+        # A stream cannot be sent again: if an index refuses its rows, they are moved from the table to the
+        # temporary table. If anything else refused a row, they would be lost.
         explained = wanted.repeatable or (facts.temporary and _only_keys_refuse(facts, wanted))
         fills = facts.truncatable and may_rebuild(facts, wanted) and explained and not wanted.rounded
         if alone and empty and fills and _is_large(wanted, limits):
@@ -143,6 +152,7 @@ def _possible(
         # A trigger BEFORE INSERT also sees the rows that ON CONFLICT turns into updates.
         joined = facts.kind == "r" and facts.selectable and not facts.rewritten and not wanted.wide
         joined = joined and frozenset(wanted.key) not in facts.nulls_equal  # it compares keys with =
+        joined = joined and not needs_order(facts, wanted)
         if alone and joined and wanted.key and _is_large(wanted, limits):
             yield "join"
         yield "merge"

@@ -11,7 +11,7 @@ from sqlalchemy import Table, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from citykit.database import Condition, ConditionClass, server_message, set_local, sqlstate
+from citykit.database import Condition, ConditionClass, driver_error, server_message, set_local, sqlstate
 from citykit.errors import CitykitError, MissingTableError
 from citykit.load.catalogue import Column, Facts, facts_of, wider
 from citykit.load.merge import Merge, OnConflict
@@ -58,19 +58,30 @@ WHERE k.conrelid = to_regclass(:name) AND k.contype = 'f'
 GROUP BY k.oid, k.conrelid, k.confrelid
 """)
 
-# The classes of SQLSTATE by which a server refuses values: data, integrity, a trigger's exception, a view's
-# WITH CHECK OPTION.
+# By which SQLSTATEs a server refuses values: data, integrity, errors in a trigger's function, a view's WITH
+# CHECK OPTION, a row that is too large for an index or a page.
 REFUSALS = (
+    ConditionClass.CASE_NOT_FOUND,
+    ConditionClass.CARDINALITY_VIOLATION,
     ConditionClass.DATA_EXCEPTION,
     ConditionClass.INTEGRITY_CONSTRAINT_VIOLATION,
+    ConditionClass.SQL_ROUTINE_EXCEPTION,
+    ConditionClass.EXTERNAL_ROUTINE_EXCEPTION,
+    ConditionClass.EXTERNAL_ROUTINE_INVOCATION_EXCEPTION,
     ConditionClass.PLPGSQL_ERROR,
     ConditionClass.WITH_CHECK_OPTION_VIOLATION,
+    Condition.PROGRAM_LIMIT_EXCEEDED,
 )
+_RAISE = "exec_stmt_raise"  # the server's function that carries out RAISE, which may give any SQLSTATE
 
 
 def refuses_rows(exc: BaseException, facts: Facts) -> bool:
     """Tell whether the server refused the values of a row: another row may pass."""
     code = sqlstate(exc) or ""
+    if code.startswith(ConditionClass.TRANSACTION_ROLLBACK):
+        return False
+    if getattr(driver_error(exc), "server_source_function", None) == _RAISE:
+        return True  # by a trigger
     if code == Condition.INSUFFICIENT_PRIVILEGE:
         return facts.secured  # by a policy: rights that the role lacks were found before
     return code.startswith(REFUSALS) and code != Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED
@@ -251,13 +262,13 @@ class _Trial:
     def _is_other(self, exc: DBAPIError) -> bool:
         """Tell whether a row is refused for a repeated key, or for a reference to a later row."""
         code = sqlstate(exc)
-        constraint = getattr(getattr(exc.orig, "__cause__", None), "constraint_name", None)
+        constraint = getattr(driver_error(exc), "constraint_name", None)
         return code == Condition.UNIQUE_VIOLATION or (
             code == Condition.FOREIGN_KEY_VIOLATION and constraint in self.references
         )
 
     async def _violation(self, position: int, exc: DBAPIError) -> Violation:
-        original = getattr(exc.orig, "__cause__", None)
+        original = driver_error(exc)
         names: Sequence[str] = [getattr(original, "column_name", None) or ""]
         if constraint := getattr(original, "constraint_name", None):
             names = self.facts.constraints.get(constraint) or names
@@ -315,7 +326,7 @@ async def violated_by(connection: AsyncConnection, table: str, exc: BaseExceptio
 
     Its transaction has to be usable again: rolled back to a savepoint.
     """
-    original = getattr(getattr(exc, "orig", None), "__cause__", None) or exc
+    original = driver_error(exc)
     name, of = (str(getattr(original, f"{what}_name", "")) for what in ("constraint", "table"))
     facts = await facts_of(connection, table)
     if facts is None or of != facts.name or name not in facts.constraints:

@@ -39,7 +39,7 @@ class Target:
     key: tuple[str, ...]
     nullable_key: bool = False  # a row with a NULL in its key equals no other
     nulls_equal: bool = False  # a NULL in its key equals a NULL (NULLS NOT DISTINCT)
-    as_text: frozenset[str] = frozenset()  # columns that are compared by their text
+    compared_as: Mapping[str, str] = field(default_factory=dict)  # columns: the SQL types that have an =
     types: tuple[str, ...] | None = None  # the server's, where rows can be sent in binary
     converted: Mapping[str, str] = field(default_factory=dict)  # columns staged as text: their SQL types
     # Makes the names of temporary tables and of their columns unique in the session.

@@ -22,6 +22,8 @@ from citykit.load.preconditions import missing_grants
 
 PLAIN = Facts(columns={name: Column(name) for name in ("a", "b")}, keys={frozenset("a"): True})
 MANY = Wanted(columns=("a", "b"), key=("a",), on_conflict="error", rows=FEW_ROWS)
+BOTH = {frozenset("a"): True, frozenset("b"): True}
+TOGETHER = {frozenset("a"): True, frozenset("ab"): True}
 ALONE: Mode = "SHARE ROW EXCLUSIVE"
 BESIDE: Mode = "ROW EXCLUSIVE"
 
@@ -47,6 +49,11 @@ def granted(*rights: str) -> dict[str, Any]:
         ),
         ({}, {"on_conflict": "update"}, ALONE, True, ["fill", "join", "merge"]),
         ({}, {"on_conflict": "update"}, ALONE, False, ["join", "merge"]),
+        ({"partly_unique": frozenset("b")}, {"on_conflict": "update"}, ALONE, False, ["merge"]),
+        ({"keys": BOTH}, {"on_conflict": "update"}, ALONE, True, ["fill", "merge"]),
+        ({"keys": BOTH}, {"on_conflict": "update", "columns": ("a",)}, ALONE, False, ["join", "merge"]),
+        ({"keys": BOTH}, {"on_conflict": "skip"}, ALONE, False, ["join", "merge"]),
+        ({"keys": TOGETHER}, {"on_conflict": "update"}, ALONE, False, ["join", "merge"]),
         ({}, {}, BESIDE, False, ["merge"]),
         ({}, {"rows": 10}, BESIDE, False, ["copy", "merge"]),
         ({}, {"rows": 10, "sortable": False}, BESIDE, False, ["merge"]),

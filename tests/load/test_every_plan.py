@@ -32,6 +32,7 @@ LONG = "東" * 21
 SCHEMA = "odd :s %s \"'."
 QUOTED = '"' + SCHEMA.replace('"', '""') + '"'
 INTEGER, TEXT = sa.Integer, sa.Text
+UNPACKABLE = "".join(chr(0x4E00 + n**3 % 20_903) for n in range(4_000))  # 12 kB that do not get smaller
 
 
 @dataclass
@@ -106,6 +107,27 @@ CASES: dict[str, Case] = {
         "FOR EACH ROW EXECUTE FUNCTION no_nine()",
         **numbers(k=[2, 3, 4], v=[1, 9, 1]), rejected=(1, ""),
     ),
+    **{
+        f"trigger that raises {condition}": Case(
+            "CREATE FUNCTION no_nine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.v = 9 THEN "
+            f"RAISE ''no nine'' USING ERRCODE = ''{condition}''; END IF; RETURN NEW; END'; "
+            "CREATE TABLE t (k int PRIMARY KEY, v int); CREATE TRIGGER early BEFORE INSERT OR UPDATE ON t "
+            "FOR EACH ROW EXECUTE FUNCTION no_nine()",
+            **numbers(k=[2, 3, 4], v=[1, 9, 1]), rejected=(1, ""),
+        )
+        for condition in ("45000", "ZZ001", "insufficient_privilege", "undefined_table")
+    },
+    "trigger whose CASE has no ELSE": Case(
+        "CREATE FUNCTION one() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN CASE NEW.v WHEN 1 THEN "
+        "RETURN NEW; END CASE; END'; "
+        "CREATE TABLE t (k int PRIMARY KEY, v int); CREATE TRIGGER early BEFORE INSERT OR UPDATE ON t "
+        "FOR EACH ROW EXECUTE FUNCTION one()",
+        **numbers(k=[2, 3, 4], v=[1, 9, 1]), rejected=(1, ""),
+    ),
+    "a text that is too large for an index": Case(
+        "CREATE TABLE t (k int PRIMARY KEY, v text); CREATE INDEX ON t (v)",
+        {"k": [2, 3, 4], "v": ["a", UNPACKABLE, "b"]}, {"k": INTEGER, "v": TEXT}, rejected=(1, ""),
+    ),
     "exclusion between new rows": Case(
         "CREATE TABLE t (k int PRIMARY KEY, v int, EXCLUDE USING btree (v WITH =))",
         **numbers(k=[2, 3, 4], v=[1, 2, 1]), rejected=(2, "v"),
@@ -119,9 +141,34 @@ CASES: dict[str, Case] = {
         "CREATE DOMAIN positive AS int CHECK (VALUE > 0); CREATE TABLE t (k int PRIMARY KEY, v positive)",
         **numbers(k=[2, 3, 4], v=[1, -1, 2]), rejected=(1, "v"),
     ),
+    "domain over an enum": Case(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN feeling AS mood; "
+        "CREATE TABLE t (k int PRIMARY KEY, v feeling); INSERT INTO t VALUES (1, 'ok')",
+        {"k": [1, 2, 1], "v": ["sad", "ok", "sad"]}, {"k": INTEGER, "v": TEXT}, said="already there",
+    ),
+    "domain over an enum as a key": Case(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN feeling AS mood; "
+        "CREATE TABLE t (k feeling PRIMARY KEY, v int); INSERT INTO t VALUES ('ok', 1)",
+        {"k": ["ok", "sad", "ok"], "v": [2, 3, 4]}, {"k": TEXT, "v": INTEGER}, said="already there",
+    ),
+    **{
+        f"{what} with a domain in it": Case(
+            "CREATE DOMAIN positive AS int CHECK (VALUE > 0); CREATE DOMAIN many AS positive[]; "  # noqa: S608
+            "CREATE DOMAIN listed AS int[]; "
+            f"CREATE TABLE t (k int PRIMARY KEY, v {what}); INSERT INTO t VALUES (1, '{{7}}')",
+            {"k": [1, 2, 1], "v": [[8], [1, 2], [8]]}, {"k": INTEGER, "v": sa.ARRAY(INTEGER)},
+            said="already there",
+        )
+        for what in ("positive[]", "many", "listed")
+    },
     "second unique constraint": Case(
         "CREATE TABLE t (k int PRIMARY KEY, v int CONSTRAINT only_one UNIQUE); INSERT INTO t VALUES (1, 7)",
         **numbers(k=[2, 3], v=[7, 8]), said="only_one",
+    ),
+    "second unique constraint that is checked late": Case(
+        "CREATE TABLE t (k int PRIMARY KEY, v int CONSTRAINT only_one UNIQUE DEFERRABLE); "
+        "INSERT INTO t VALUES (1, 7), (2, 8)",
+        **numbers(k=[1, 2, 3], v=[8, 7, 9]), said="already there",
     ),
     "equal keys that are not the same": Case(
         "CREATE TABLE t (k float8 PRIMARY KEY, v int); INSERT INTO t VALUES (1, 0)",
@@ -537,6 +584,45 @@ async def test_every_plan_has_the_same_outcome(
     elif case.said and policy == "error":
         assert issubclass(expected[0], citykit.CitykitError)
         assert re.search(case.said, expected[1])
+
+
+# Rules by which other values than the key are unique.
+UNIQUE = {
+    "constraint": "UNIQUE (v)",
+    "expression": "CREATE UNIQUE INDEX ON t (abs(v))",
+    "index of some rows": "CREATE UNIQUE INDEX ON t (v) WHERE v > 0",
+    "exclusion": "EXCLUDE USING btree (v WITH =)",
+}
+
+
+@pytest.mark.parametrize("rule", UNIQUE)
+@pytest.mark.parametrize("plan", PLANS)
+async def test_updates_of_unique_values_succeed_as_they_do_one_by_one(
+    engine: AsyncEngine, plan: str, rule: str
+) -> None:
+    index = UNIQUE[rule].startswith("CREATE")
+    made = ["CREATE TABLE t (k int PRIMARY KEY, v int" + ("" if index else f", {UNIQUE[rule]}") + ")"]
+    made += [UNIQUE[rule]] if index else []
+    made.append("INSERT INTO t VALUES (1, 1), (2, 2), (3, 3)")
+    for keys, values in [
+        ([3, 2, 1], [4, 3, 2]),
+        ([1, 2, 3], [2, 3, 4]),
+        ([1, 2, 1], [9, 1, 2]),
+        ([1, 2, 1], [9, 1, 5]),
+        ([4, 4, 5], [7, 8, 7]),
+        ([4, 5, 4], [7, 8, 8]),
+    ]:
+        expected: dict[int, int] | None = {1: 1, 2: 2, 3: 3}
+        for key, value in zip(keys, values, strict=True):
+            others = {k: v for k, v in (expected or {}).items() if k != key}
+            expected = None if expected is None or value in others.values() else {**expected, key: value}
+        case = Case("; ".join(made), **numbers(k=keys, v=values))
+        *_, rows = found = await outcome(engine, case, plan, "update", "error")
+        if expected is None:
+            assert issubclass(found[0], citykit.CitykitError), (keys, values)
+            assert rows == [(1, 1), (2, 2), (3, 3)]
+        else:
+            assert dict(rows) == expected, (keys, values)
 
 
 def wide(kind: str, count: int, values: list[Any], keys: list[int]) -> tuple[Case, Case]:
