@@ -100,8 +100,8 @@ async def connect(
     Raises
     ------
     DatabaseUnavailableError
-        Within 5 seconds, or the URL's ``connect_timeout``, if no server answers there, it refuses the login,
-        has no such database, or is older than PostgreSQL 14.
+        Within 5 seconds, or ``connect_timeout`` (in the environment ``PGCONNECT_TIMEOUT``), if no server
+        answers there, it refuses the login, has no such database, or is older than PostgreSQL 14.
     ValueError
         If a timeout is no number of seconds above 0, an option of the pool is no number, or `numeric` is none
         of its values.

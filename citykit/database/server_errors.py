@@ -41,13 +41,14 @@ _CONNECTION_HINTS: Mapping[str, str] = {
     "Elsewhere create it with SQL: CREATE DATABASE {database}",
     Condition.INSUFFICIENT_PRIVILEGE: "Its owner gives the right with SQL: "
     "GRANT CONNECT ON DATABASE {database} TO {user}",
+    Condition.INVALID_PARAMETER_VALUE: _OF_AN_OPTION,
     Condition.UNDEFINED_OBJECT: _OF_AN_OPTION,
     Condition.TOO_MANY_CONNECTIONS: "No connection is left: close one, or raise max_connections. "
     "Those that an engine keeps idle are closed by: await engine.dispose()",
     Condition.CANNOT_CONNECT_NOW: "It is starting or stopping: try again in a moment.",
     Condition.PROTOCOL_VIOLATION: "A pooler such as pgbouncer says this. If it names a startup parameter, "
-    "leave that out of the URL and of connect_args; with SQL, a role has it on each of its connections: "
-    "ALTER ROLE {user} SET statement_timeout = '600s'",
+    "leave that out of the URL, of connect_args and of the environment (PG…); with SQL, a role has it on "
+    "each of its connections: ALTER ROLE {user} SET statement_timeout = '600s'",
 }
 # The classes of SQLSTATE in which the next attempt to connect is refused just the same.
 _PERMANENT = (

@@ -20,9 +20,9 @@ _HOST_AND_PORT = re.compile(r"(\[.*\]|[^:]*)(?::(\d*))?")
 
 # Options of libpq that asyncpg.connect takes in a URL and not as arguments.
 _BY_URL = (
-    "application_name", "gsslib", "krbsrvname", "options", "passfile", "sslcert",
+    "application_name", "datestyle", "geqo", "gsslib", "krbsrvname", "options", "passfile", "sslcert",
     "sslcrl", "sslkey", "ssl_max_protocol_version", "ssl_min_protocol_version", "sslnegotiation",
-    "sslrootcert", "target_session_attrs",
+    "sslrootcert", "target_session_attrs", "timezone",
 )  # fmt: skip
 # Options of libpq that set an option of the TCP socket: its name in Python's socket module.
 _BY_SOCKET = {
@@ -32,17 +32,43 @@ _BY_SOCKET = {
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
 # Options of libpq that asyncpg lacks: the values that may be ignored, and what to type in place of others.
+_VERIFIED = "sslmode=verify-full with sslrootcert=FILE checks the server"
+_BY_CONTEXT = "give connect_args={'ssl': context} with an ssl.SSLContext"
+_BY_THE_SYSTEM = "name a file, or give connect_args={'ssl': ssl.create_default_context()}"
 _LACKING: dict[str, tuple[tuple[str, ...], str]] = {
-    "channel_binding": (("disable", "prefer"), "sslmode=verify-full with sslrootcert=FILE checks the server"),
-    "client_encoding": (("utf8", "utf-8", "auto"), "leave it out: text travels as UTF-8"),
+    "channel_binding": (("disable", "prefer"), _VERIFIED),
+    "client_encoding": (("utf8", "utf-8", "unicode", "auto"), "leave it out: text travels as UTF-8"),
+    "gssdelegation": (("0",), "leave it out: no credentials are passed on"),
     "gssencmode": (("disable", "prefer"), "leave it out and encrypt with sslmode=require"),
     "hostaddr": ((), "write the address as the host: postgresql://user@192.0.2.1/database"),
     "load_balance_hosts": (("disable",), "leave it out: the hosts are tried in their order"),
-    "require_auth": ((), "sslmode=verify-full with sslrootcert=FILE checks the server"),
+    "max_protocol_version": (("3.0", "3.2", "latest"), "leave it out: the version is 3.0"),
+    "min_protocol_version": (("3.0",), "leave it out: the version is 3.0"),
+    "require_auth": ((), _VERIFIED),
+    "requirepeer": ((), f"connect to a host, where {_VERIFIED}"),
     "requiressl": (("0",), "write sslmode=require"),
     "service": ((), "write what the service file says into the URL"),
     "servicefile": ((), "write what the service file says into the URL"),
-    "sslpassword": ((), "give connect_args={'ssl': context} with an ssl.SSLContext that has loaded the key"),
+    "sslcertmode": (("allow",), f"{_BY_CONTEXT} that has loaded the certificate to send, or none"),
+    "sslcompression": (("0", "1"), "leave it out: nothing is compressed"),
+    "sslcrldir": ((), "write sslcrl=FILE, with all revocation lists in one file"),
+    "sslpassword": ((), f"{_BY_CONTEXT} that has loaded the key"),
+    "sslsni": (("1",), "leave it out: the server is told the host's name"),
+}
+# Variables of libpq that asyncpg does not read, and the options that they stand for.
+_BY_ENVIRONMENT = {
+    "PGAPPNAME": "application_name",
+    "PGCONNECT_TIMEOUT": "connect_timeout",
+    "PGDATESTYLE": "datestyle",
+    "PGGEQO": "geqo",
+    "PGOPTIONS": "options",
+    "PGSSLROOTCERT": "sslrootcert",  # asyncpg reads it, and takes "system" for a file
+    "PGTZ": "timezone",
+}
+# PGREQUIRESSL is honoured; PGSERVICEFILE asks for nothing without PGSERVICE; sslpassword has no variable.
+_NOT_OF_THE_ENVIRONMENT = {"requiressl", "servicefile", "sslpassword"}
+_BY_ENVIRONMENT |= {
+    f"PG{name.replace('_', '').upper()}": name for name in _LACKING if name not in _NOT_OF_THE_ENVIRONMENT
 }
 # Options that citykit, asyncpg or SQLAlchemy's dialect for it handles.
 _KNOWN = {
@@ -51,6 +77,7 @@ _KNOWN = {
     "max_cached_statement_lifetime", "password", "port", "prepared_statement_cache_size", "ssl", "sslmode",
     "statement_cache_size", "timeout", "user",
 }  # fmt: skip
+_NUMBERS = {*_BY_SOCKET, "command_timeout", "connect_timeout", "keepalives", "timeout"}
 
 
 def asyncpg_url(url: str | URL) -> URL:
@@ -73,24 +100,37 @@ def asyncpg_url(url: str | URL) -> URL:
             transient=False,
         )
     query: dict[str, Any] = {}
-    for name, value in target.query.items():
+    for name, (where, value) in _given(target).items():
         if name in _LACKING:
             accepted, instead = _LACKING[name]
             if str(value).lower() not in accepted:
-                raise _refused(name, f"is not supported: {instead}")
+                raise _refused(where, f"is not supported: {instead}")
         elif name not in _KNOWN:
-            raise _refused(name, "is not known" + did_you_mean(name, sorted({*_KNOWN, *_LACKING})))
+            raise _refused(where, "is not known" + did_you_mean(name, sorted({*_KNOWN, *_LACKING})))
+        elif name == "sslrootcert" and value == "system":
+            raise _refused(where, f"cannot be 'system': {_BY_THE_SYSTEM}")
+        elif name in _NUMBERS and not str(value).isdecimal():
+            raise _refused(where, "must be a whole number")
         else:
             query["ssl" if name == "sslmode" else name] = value
+    if os.environ.get("PGREQUIRESSL", "").startswith("1") and not os.environ.get("PGSSLMODE"):
+        query.setdefault("ssl", "require")
     _set_several_hosts(query, hosts)
     if fallback := query.pop("fallback_application_name", None):
         query.setdefault("application_name", fallback)
-    for name in {*_BY_SOCKET, "connect_timeout", "keepalives", "timeout", "command_timeout"} & query.keys():
-        if not str(query[name]).isdecimal():
-            raise _refused(name, "must be a whole number")
     if isinstance(password := query.pop("password", None), str):  # SQLAlchemy hides only the one before the @
         target = target.set(password=password)
     return target.set(drivername="postgresql+asyncpg", query=query)
+
+
+def _given(url: URL) -> dict[str, tuple[str, Any]]:
+    """Return where each option stands and its value; the environment gives those that the URL leaves out."""
+    given = {name: (f"option {name!r} of the database URL", value) for name, value in url.query.items()}
+    for variable, name in _BY_ENVIRONMENT.items():
+        value = os.environ.get(variable)
+        if value and not (name == "connect_timeout" and "timeout" in given):
+            given.setdefault(name, (f"environment variable {variable!r}", value))
+    return given
 
 
 def _has_an_at_left(url: str, target: URL) -> bool:
@@ -139,7 +179,8 @@ def _set_several_hosts(query: dict[str, Any], hosts: str) -> None:
         return
     if len(ports) not in (1, len(names)):
         raise _refused(
-            "port", f"has {len(ports)} ports for {len(names)} hosts: give one, or one for each host"
+            "option 'port' of the database URL",
+            f"has {len(ports)} ports for {len(names)} hosts: give one, or one for each host",
         )
     default = os.environ.get("PGPORT") or "5432"
     if len(ports) == 1:
@@ -156,9 +197,10 @@ def _unreadable() -> DatabaseUnavailableError:
     )
 
 
-def _refused(name: str, why: str) -> DatabaseUnavailableError:
+def _refused(where: str, why: str) -> DatabaseUnavailableError:
+    unset = " Unset it, in Python by: del os.environ[{}]" if where.startswith("environment") else ""
     return DatabaseUnavailableError(
-        f"The option {name!r} of the database URL {why}; nothing was sent.", transient=False
+        f"The {where} {why}; nothing was sent.{unset.format(where.split()[-1])}", transient=False
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import traceback
 from collections.abc import Iterator
@@ -180,6 +181,11 @@ def test_a_url_object_may_have_the_directory_of_a_socket_as_its_host() -> None:
         ("sslmodes=require", "did you mean 'sslmode'"),
         ("connect_timeout=soon", "whole number"),
         ("sslrootcert=/no/such/file&sslmode=verify-full", "/no/such/file"),
+        ("sslrootcert=system", "ssl.create_default_context()"),
+        ("requirepeer=postgres", "sslmode=verify-full"),
+        ("sslcertmode=require", "SSLContext"),
+        ("sslcrldir=/revoked", "sslcrl=FILE"),
+        ("min_protocol_version=3.2", "3.0"),
         ("target_session_attrs=nothing", "target_session_attrs"),
     ],
 )
@@ -188,6 +194,115 @@ async def test_an_option_of_the_url_is_refused_by_its_name(closed_port: int, opt
     assert option.partition("=")[0] in message
     assert said in message
     assert "server runs there" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PGCHANNELBINDING", "require", "sslmode=verify-full"),
+        ("PGCLIENTENCODING", "LATIN1", "UTF-8"),
+        ("PGCONNECT_TIMEOUT", "soon", "whole number"),
+        ("PGGSSDELEGATION", "1", "credentials"),
+        ("PGGSSENCMODE", "require", "sslmode=require"),
+        ("PGHOSTADDR", "192.0.2.1", "as the host"),
+        ("PGLOADBALANCEHOSTS", "random", "in their order"),
+        ("PGMINPROTOCOLVERSION", "3.2", "3.0"),
+        ("PGREQUIREAUTH", "none", "sslmode=verify-full"),
+        ("PGREQUIREPEER", "postgres", "sslmode=verify-full"),
+        ("PGSERVICE", "geo", "into the URL"),
+        ("PGSSLCERTMODE", "require", "SSLContext"),
+        ("PGSSLCRLDIR", "/revoked", "sslcrl=FILE"),
+        ("PGSSLROOTCERT", "system", "ssl.create_default_context()"),
+        ("PGSSLSNI", "0", "host's name"),
+    ],
+)
+async def test_a_variable_that_cannot_be_honoured_is_refused_by_its_name(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    message = await refusal(engine.url)
+    assert f"The environment variable '{name}'" in message
+    assert said in message
+    exec(message.rpartition(": ")[2], {"os": os})  # noqa: S102  what it says to type
+    await (await citykit.connect(engine.url)).dispose()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PGCHANNELBINDING", "prefer"),
+        ("PGCHANNELBINDING", "disable"),
+        ("PGCHANNELBINDING", ""),
+        ("PGCLIENTENCODING", "UTF8"),
+        ("PGCLIENTENCODING", "UNICODE"),
+        ("PGGSSDELEGATION", "0"),
+        ("PGGSSENCMODE", "prefer"),
+        ("PGGSSENCMODE", "disable"),
+        ("PGLOADBALANCEHOSTS", "disable"),
+        ("PGMAXPROTOCOLVERSION", "latest"),
+        ("PGMINPROTOCOLVERSION", "3.0"),
+        ("PGOPTIONS", ""),
+        ("PGREQUIRESSL", "0"),
+        ("PGSERVICEFILE", "/nowhere"),
+        ("PGSSLCERTMODE", "allow"),
+        ("PGSSLCOMPRESSION", "0"),
+        ("PGSSLMODE", "prefer"),
+        ("PGSSLSNI", "1"),
+        ("PGTARGETSESSIONATTRS", "any"),
+    ],
+)
+async def test_a_variable_that_asks_for_what_is_done_anyway_is_no_obstacle(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    other = await citykit.connect(engine.url)
+    assert other.url == engine.url
+    await other.dispose()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "setting", "shown"),
+    [
+        ("PGAPPNAME", "ada", "application_name", "ada"),
+        ("PGDATESTYLE", "German", "DateStyle", "German, DMY"),
+        ("PGGEQO", "off", "geqo", "off"),
+        ("PGOPTIONS", "-c work_mem=7MB -c geqo=off", "work_mem", "7MB"),
+        ("PGTZ", "Asia/Tokyo", "TimeZone", "Asia/Tokyo"),
+    ],
+)
+async def test_a_setting_of_the_environment_reaches_the_session(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, name: str, value: str, setting: str, shown: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    other = await citykit.connect(engine.url)
+    assert await scalar(other, f"SHOW {setting}") == shown
+    await other.dispose()
+    monkeypatch.setenv(name, "nonsense")
+    again = await citykit.connect(other.url)  # what a URL has goes before it
+    assert await scalar(again, f"SHOW {setting}") == shown
+    await again.dispose()
+
+
+@pytest.mark.parametrize(
+    ("variables", "given", "used"),
+    [
+        ({"PGREQUIRESSL": "1"}, "", "ssl=require"),
+        ({"PGREQUIRESSL": "1"}, "sslmode=verify-full", "ssl=verify-full"),
+        ({"PGREQUIRESSL": "1", "PGSSLMODE": "verify-full"}, "", ""),  # asyncpg reads PGSSLMODE
+        ({"PGCONNECT_TIMEOUT": "7"}, "", "connect_timeout=7"),
+        ({"PGCONNECT_TIMEOUT": "7"}, "connect_timeout=2", "connect_timeout=2"),
+        ({"PGCONNECT_TIMEOUT": "7"}, "timeout=2", "timeout=2"),
+        ({"PGAPPNAME": "ada"}, "fallback_application_name=kit", "application_name=ada"),
+        ({"PGCHANNELBINDING": "require"}, "channel_binding=disable", ""),
+    ],
+    ids=str,
+)
+def test_the_environment_supplies_the_options_that_a_url_leaves_out(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], given: str, used: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert asyncpg_url(f"postgresql://h/geo?{given}") == make_url(f"postgresql+asyncpg://h/geo?{used}")
 
 
 async def test_a_setting_that_the_server_does_not_know_is_not_the_servers_absence(

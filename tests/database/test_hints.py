@@ -309,10 +309,11 @@ async def test_what_the_error_of_a_connection_says_works(server: TlsServer, admi
     await command(admin, 'REVOKE CONNECT ON DATABASE "No such" FROM PUBLIC')
     await command(admin, after_the_colon(await refusal(elsewhere, "42501")))
     await connects(elsewhere)
-    # An option that the server does not know.
-    odd = url.update_query_dict({"options": "-c no_such_setting=1"})
-    assert "Change that in the URL" in await refusal(odd, "42704")
-    await connects(odd.difference_update_query(["options"]))
+    # An option that the server does not know, or whose value it does not take.
+    for option, code in (("no_such_setting=1", "42704"), ("work_mem=much", "22023")):
+        odd = url.update_query_dict({"options": f"-c {option}"})
+        assert "Change that in the URL" in await refusal(odd, code)
+        await connects(odd.difference_update_query(["options"]))
     # No connection left.
     await command(admin, f"ALTER ROLE {ROLE} CONNECTION LIMIT 1")
     engine = await citykit.connect(url)
@@ -338,7 +339,7 @@ async def test_a_setting_that_a_pooler_does_not_take(engine: AsyncEngine) -> Non
         for target, arguments in ((in_url, {}), (url, in_args)):
             with pytest.raises(citykit.DatabaseUnavailableError) as caught:
                 await citykit.connect(target, connect_args=arguments)
-            assert "leave that out of the URL and of connect_args" in str(caught.value)
+            assert "leave that out of the URL, of connect_args and of the environment" in str(caught.value)
         try:
             await execute(engine, after_the_colon(str(caught.value)).replace("ada", "CURRENT_USER"))
             other = await citykit.connect(url)
@@ -368,5 +369,5 @@ async def _started_again() -> URL:
 
 
 def test_each_hint_about_a_connection_is_typed() -> None:
-    tried = {"08P01", "28P01", "28000", "3D000", "42501", "42704", "53300", "57P03"}
+    tried = {"08P01", "22023", "28P01", "28000", "3D000", "42501", "42704", "53300", "57P03"}
     assert set(_CONNECTION_HINTS) == tried

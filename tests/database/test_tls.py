@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,26 @@ async def test_a_server_that_cannot_be_trusted_is_refused(
     message = await refusal(server.url(host=host, **given))
     assert said in message
     assert "server runs there" not in message
+
+
+@pytest.mark.parametrize("where", ["sslrootcert=", "PGSSLROOTCERT"])
+async def test_the_authorities_of_the_system_are_trusted_by_what_the_refusal_says(
+    server: TlsServer, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    options = {"sslrootcert": "system"} if where == "sslrootcert=" else {}
+    if where == "PGSSLROOTCERT":
+        monkeypatch.setenv(where, "system")
+    said = await refusal(server.url(sslmode="verify-full", **options))
+    typed = re.search(r"connect_args=(.*\)})", said)
+    assert typed
+    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
+    for authority, trusted in (("ca", True), ("other", False)):
+        monkeypatch.setenv("SSL_CERT_FILE", str(server.folder / f"{authority}.crt"))
+        arguments = eval(typed[1], {"ssl": ssl})  # noqa: S307
+        if trusted:
+            await (await citykit.connect(server.url(), connect_args=arguments)).dispose()
+        else:
+            assert "certificate verify failed" in await refusal(server.url(), connect_args=arguments)
 
 
 async def test_a_client_is_let_in_by_its_certificate(server: TlsServer) -> None:
