@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -77,7 +77,13 @@ _KNOWN = {
     "max_cached_statement_lifetime", "password", "port", "prepared_statement_cache_size", "ssl", "sslmode",
     "statement_cache_size", "timeout", "user",
 }  # fmt: skip
-_NUMBERS = {*_BY_SOCKET, "command_timeout", "connect_timeout", "keepalives", "timeout"}
+# Options of asyncpg's that it takes as an int.
+_SIZES = {"max_cacheable_statement_size", "max_cached_statement_lifetime", "statement_cache_size"}
+_NUMBERS = {*_BY_SOCKET, *_SIZES, "command_timeout", "connect_timeout", "keepalives", "timeout"}
+_BOOLEANS = {
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+}
 
 
 def asyncpg_url(url: str | URL) -> URL:
@@ -111,6 +117,8 @@ def asyncpg_url(url: str | URL) -> URL:
             raise _refused(where, f"cannot be 'system': {_BY_THE_SYSTEM}")
         elif name in _NUMBERS and not str(value).isdecimal():
             raise _refused(where, "must be a whole number")
+        elif name == "direct_tls" and str(value).lower() not in _BOOLEANS:
+            raise _refused(where, "must be 1 or 0")
         else:
             query["ssl" if name == "sslmode" else name] = value
     if os.environ.get("PGREQUIRESSL", "").startswith("1") and not os.environ.get("PGSSLMODE"):
@@ -120,7 +128,18 @@ def asyncpg_url(url: str | URL) -> URL:
         query.setdefault("application_name", fallback)
     if isinstance(password := query.pop("password", None), str):  # SQLAlchemy hides only the one before the @
         target = target.set(password=password)
-    return target.set(drivername="postgresql+asyncpg", query=query)
+    host, port = _decoded(target.host or ""), target.port
+    if host.startswith("/"):  # a socket's directory, which could not be read again in the place of a host
+        query = {"host": host, **({"port": str(port)} if port else {}), **query}
+        host, port = "", None
+    return URL.create(
+        "postgresql+asyncpg", target.username, target.password, host or None, port, target.database, query
+    )
+
+
+def _decoded(host: str) -> str:
+    """Return a host of a URL; libpq has a socket's directory there as %2Frun%2Fpostgresql."""
+    return unquote(host) if host[:3].upper() == "%2F" else host
 
 
 def _given(url: URL) -> dict[str, tuple[str, Any]]:
@@ -169,7 +188,7 @@ def _set_several_hosts(query: dict[str, Any], hosts: str) -> None:
     names, ports = [str(query.get("host", ""))], str(query.get("port", "")).split(",")
     if hosts:
         places = [_HOST_AND_PORT.fullmatch(place) for place in hosts.split(",")]
-        names = [place[1].strip("[]") for place in places if place]
+        names = [_decoded(place[1].strip("[]")) for place in places if place]
         ports = [place[2] or "" for place in places if place]
         if len(names) < len(places):
             raise _unreadable()
@@ -215,6 +234,11 @@ def set_url_options(_dialect: object, _record: object, _args: object, parameters
         parameters.pop(name, None)  # see `connect` and `socket_options`
     for name in {"command_timeout", "timeout"} & parameters.keys():
         parameters[name] = parameters[name] and float(parameters[name])
+    for name in _SIZES:
+        if isinstance(size := parameters.get(name), str):  # else it is of connect_args
+            parameters[name] = int(size)
+    if isinstance(direct := parameters.get("direct_tls"), str):
+        parameters["direct_tls"] = _BOOLEANS.get(direct.lower(), direct)
     if given := {name: parameters.pop(name) for name in _BY_URL if name in parameters}:
         parameters["dsn"] = f"postgresql://?{urlencode(given)}"
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 import citykit
 from citykit.database.driver import KEEPALIVE
 from citykit.database.transactions import in_transaction
-from citykit.database.urls import asyncpg_url, socket_options
+from citykit.database.urls import asyncpg_url, shown_url, socket_options
 from tests.support.database import scalar, stored
 
 SECRET = "s3cr3t-w0rd"  # noqa: S105
@@ -147,6 +147,13 @@ async def test_engine_options_are_passed_on(engine: AsyncEngine) -> None:
         ("postgres://ada@h:1/geo", "postgresql+asyncpg://ada@h:1/geo"),
         ("postgresql+asyncpg://ada@h/geo", "postgresql+asyncpg://ada@h/geo"),
         ("postgresql+psycopg://ada@h/geo", "postgresql+asyncpg://ada@h/geo"),
+        ("postgresql://ada:p@%2Fsrv%2fa%20b/geo", "postgresql+asyncpg://ada:p@/geo?host=/srv/a+b"),
+        ("postgresql://ada@%2Fsrv:1/geo?geqo=on", "postgresql+asyncpg://ada@/geo?host=/srv&port=1&geqo=on"),
+        (
+            "postgresql://ada@%2Fsrv,%2ftmp:1/geo",
+            "postgresql+asyncpg://ada@/geo?host=/srv,/tmp&port=5432,1",
+        ),
+        ("postgresql://ada@[fe80::1%252F]/geo", "postgresql+asyncpg://ada@[fe80::1%252F]/geo"),
         ("postgresql://ada:p,w@h/geo", "postgresql+asyncpg://ada:p%2Cw@h/geo"),
         ("postgresql://ada:1,secret@h?ssl=require", "postgresql+asyncpg://ada:1%2Csecret@h?ssl=require"),
         ("postgresql://ada:p,w@h,i:2/geo", "postgresql+asyncpg://ada:p%2Cw@/geo?host=h,i&port=5432,2"),
@@ -163,7 +170,7 @@ def test_urls_are_sent_through_asyncpg(given: str, used: str) -> None:
 
 def test_a_url_object_may_have_the_directory_of_a_socket_as_its_host() -> None:
     url = URL.create("postgresql", "ada", host="/run/postgresql", database="geo")
-    assert asyncpg_url(url) == url.set(drivername="postgresql+asyncpg")
+    assert asyncpg_url(url) == make_url("postgresql+asyncpg://ada@/geo?host=/run/postgresql")
 
 
 @pytest.mark.parametrize(
@@ -180,6 +187,8 @@ def test_a_url_object_may_have_the_directory_of_a_socket_as_its_host() -> None:
         ("service=geo", "into the URL"),
         ("sslmodes=require", "did you mean 'sslmode'"),
         ("connect_timeout=soon", "whole number"),
+        ("statement_cache_size=-1", "whole number"),
+        ("direct_tls=maybe", "1 or 0"),
         ("sslrootcert=/no/such/file&sslmode=verify-full", "/no/such/file"),
         ("sslrootcert=system", "ssl.create_default_context()"),
         ("requirepeer=postgres", "sslmode=verify-full"),
@@ -332,6 +341,52 @@ async def test_an_option_of_the_url_reaches_the_session(engine: AsyncEngine) -> 
     again = await citykit.connect(other.url)  # which has them still
     assert await scalar(again, "SHOW application_name") == "ada"
     await again.dispose()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "statement_cache_size=0",
+        "max_cacheable_statement_size=0",
+        "max_cached_statement_lifetime=9",
+        "prepared_statement_cache_size=0",
+        "direct_tls=0",
+        "direct_tls=false",
+    ],
+)
+async def test_an_option_of_asyncpg_may_stand_in_the_url(engine: AsyncEngine, option: str) -> None:
+    name, _, value = option.partition("=")
+    other = await citykit.connect(engine.url.update_query_dict({name: value}))
+    for _ in range(2):
+        assert await scalar(other, "SELECT 1") == 1
+        await other.dispose()
+
+
+async def test_the_cache_of_statements_is_of_the_size_that_the_url_says(engine: AsyncEngine) -> None:
+    for size, kept in (("0", 0), ("100", 1)):
+        options = {"statement_cache_size": size, "prepared_statement_cache_size": "0"}
+        other = await citykit.connect(engine.url.update_query_dict(options))
+        async with other.connect() as connection:
+            raw: Any = (await connection.get_raw_connection()).driver_connection
+            await raw.fetch("SELECT 4711")
+            counted = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT 4711'"
+            assert await raw.fetchval(counted) == kept
+        await other.dispose()
+
+
+async def test_a_socket_may_stand_in_the_place_of_the_host(engine: AsyncEngine) -> None:
+    if not str(engine.url.query.get("host", "")).startswith("/"):
+        pytest.skip("the server of the tests is reached over TCP")
+    folder, port = str(engine.url.query["host"]).replace("/", "%2F"), engine.url.query["port"]
+    user = engine.url.username
+    for place in (f"{folder}:{port}", f"%2Fnowhere:{port},{folder}:{port}"):
+        other = await citykit.connect(f"postgresql://{user}@{place}/{engine.url.database}")
+        assert await scalar(other, "SELECT 1") == 1
+        shown = shown_url(other.url)
+        await other.dispose()
+        again = await citykit.connect(shown)  # which is typed as it is shown
+        assert await scalar(again, "SELECT 1") == 1
+        await again.dispose()
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [("keepalives_idle=7", 7), ("keepalives=1", 30)])

@@ -55,6 +55,7 @@ async def asked(url: Any, sql: str) -> Any:
         ("127.0.0.1", {"sslmode": "verify-ca", "sslrootcert": "{}/ca.crt"}),
         ("localhost", {"sslmode": "verify-full", "sslrootcert": "{}/ca.crt"}),
         ("localhost", {"sslmode": "require", "ssl_min_protocol_version": "TLSv1.3"}),
+        ("localhost", {"sslmode": "require", "direct_tls": "false"}),  # the server has it from version 17 on
     ],
     ids=str,
 )
