@@ -33,6 +33,7 @@ from citykit.database.transactions import (
 from citykit.database.urls import (
     DATABASE,
     asyncpg_url,
+    check_server_settings,
     quoted,
     seconds_to_connect,
     set_url_options,
@@ -114,6 +115,7 @@ async def connect(
     database = database or (None if url else os.environ.get("CITYKIT_DATABASE"))
     _check_seconds(lock_timeout=lock_timeout, silence_timeout=silence_timeout)
     _check_numbers(engine_options)
+    check_server_settings(engine_options.get("connect_args", {}))
     embedded = None if wanted else _embedded()
     target = await embedded() if embedded else asyncpg_url(wanted or "")
     if database:

@@ -223,6 +223,15 @@ def _refused(where: str, why: str) -> DatabaseUnavailableError:
     )
 
 
+def check_server_settings(connect_args: Mapping[str, Any]) -> None:
+    """Refuse another encoding than UTF-8: parameters and texts of some reads would be taken for UTF-8."""
+    settings = connect_args.get("server_settings")
+    for name, value in settings.items() if isinstance(settings, Mapping) else ():
+        accepted, instead = _LACKING["client_encoding"]
+        if str(name).lower() == "client_encoding" and str(value).lower() not in accepted:
+            raise _refused(f"setting {name!r} of connect_args", f"is not supported: {instead}")
+
+
 def seconds_to_connect(url: URL) -> float:
     """Return a URL's own limit for opening a connection; 0 if it has none."""
     return float(str(url.query.get("connect_timeout") or url.query.get("timeout") or 0))

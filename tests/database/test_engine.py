@@ -205,6 +205,28 @@ async def test_an_option_of_the_url_is_refused_by_its_name(closed_port: int, opt
     assert "server runs there" not in message
 
 
+@pytest.mark.parametrize("name", ["client_encoding", "Client_Encoding"])
+async def test_another_encoding_than_utf_8_is_refused_in_the_server_settings(
+    engine: AsyncEngine, name: str
+) -> None:
+    for url in (engine.url, None):
+        for value in ("LATIN1", "sql_ascii"):
+            said = await refusal(url, connect_args={"server_settings": {name: value}})
+            assert f"The setting '{name}' of connect_args is not supported: leave it out" in said
+    for value in ("UTF8", "utf-8"):
+        other = await citykit.connect(engine.url, connect_args={"server_settings": {name: value}})
+        read = await citykit.read_frame(other, "SELECT :v AS v, 'ü' AS w", {"v": "ü"})
+        assert read.to_numpy().tolist() == [["ü", "ü"]]
+        await other.dispose()
+
+
+async def test_an_encoding_among_the_options_changes_no_text(engine: AsyncEngine) -> None:
+    other = await citykit.connect(engine.url.update_query_dict({"options": "-c client_encoding=LATIN1"}))
+    read = await citykit.read_frame(other, "SELECT :v AS v, 'ü' AS w", {"v": "ü"})
+    assert read.to_numpy().tolist() == [["ü", "ü"]]
+    await other.dispose()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
