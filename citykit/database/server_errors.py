@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,12 @@ _OF_THE_SERVER = (
     "without CITYKIT_URL citykit brings a server of its own."
 )
 
+# In place of the hint for INVALID_PASSWORD: asyncpg sends an empty password where it finds none.
+_UNGIVEN = (
+    "The URL has no password, nor has PGPASSWORD. If connect_args or a password file (passfile, PGPASSFILE, "
+    "~/.pgpass) has one for this host, port, database and user, it is wrong; in such a file, asyncpg takes a "
+    "\\ for a character of the password. Write it into the URL: postgresql://user:password@host:5432/database"
+)
 # What to do when a server refuses a connection, by SQLSTATE; {user} and {database} are the URL's, in SQL.
 _CONNECTION_HINTS: Mapping[str, str] = {
     Condition.INVALID_PASSWORD: "The password is wrong. A new one is set with SQL: "
@@ -155,7 +162,10 @@ def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> D
         or isinstance(original, TargetServerAttributeNotMatched)  # which a failover may change
         or (isinstance(original, closed) and not _OF_A_HANDSHAKE.isdisjoint(url.query))
     )
-    hint = _CONNECTION_HINTS.get(code, _OF_AN_OPTION if option else _OF_THE_SERVER).format(**_in_sql(url))
+    hint = _CONNECTION_HINTS.get(code, _OF_AN_OPTION if option else _OF_THE_SERVER)
+    if code == Condition.INVALID_PASSWORD and not (url.password or os.environ.get("PGPASSWORD")):
+        hint = _UNGIVEN
+    hint = hint.format(**_in_sql(url))
     return DatabaseUnavailableError(
         f"No connection to {shown_url(url)}: {said}. {hint}", transient=not permanent
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from sqlalchemy import make_url
 
 import citykit
 from tests.database.test_engine import closed_port, refusal, silent_port
@@ -214,6 +215,26 @@ async def test_what_the_url_leaves_out_comes_from_the_environment(
     assert await asked(None, "SELECT current_user") == "babbage"
     assert await asked(None, ENCRYPTED)
     assert await asked("postgresql://postgres@", "SELECT current_user") == "postgres"
+
+
+@pytest.mark.parametrize("file", [None, "/nowhere", "{}/of_another", "{}/escaped"])
+async def test_a_password_that_is_given_nowhere_is_not_a_wrong_one(
+    server: TlsServer, home: Path, monkeypatch: pytest.MonkeyPatch, file: str | None
+) -> None:
+    for name, line in (("of_another", "*:*:*:charles:secret"), ("escaped", "*:*:*:babbage:p\\@ss/word")):
+        (home / name).write_text(line, encoding="utf-8")
+        (home / name).chmod(0o600)
+    url = server.url("babbage", **({"passfile": file.format(home)} if file else {}))
+    said = await refusal(url)
+    assert "The URL has no password, nor has PGPASSWORD" in said
+    assert "asyncpg takes a \\ for a character" in said  # libpq does not
+    assert "ALTER ROLE" not in said
+    typed = make_url(url).set(password=PASSWORD).render_as_string(hide_password=False)
+    assert await asked(typed, "SELECT current_user") == "babbage"
+    monkeypatch.setenv("PGPASSWORD", "wr0ng")
+    said = await refusal(url)
+    assert "The password is wrong" in said
+    assert "wr0ng" not in said
 
 
 @pytest.mark.parametrize("where", ["~/.pgpass", "PGPASSFILE", "passfile="])
