@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set, ValuesView
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
+import asyncpg
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -43,8 +44,11 @@ _TYPES: Sequence[tuple[type | tuple[type, ...], str]] = (
     ((IPv4Address, IPv6Address, IPv4Interface, IPv6Interface), "inet"),
     ((IPv4Network, IPv6Network), "cidr"),
 )
+# The classes that asyncpg has for types that Python lacks; the server infers which type it is.
+_OF_ASYNCPG = (asyncpg.BitString, asyncpg.Path, asyncpg.Range, asyncpg.Record)
 _INTEGERS = ("int4", "int8", "numeric")  # as PostgreSQL reads the digits of a literal
 _EXACT_IN_FLOAT = 2**53
+_MOST_DIGITS = 131_072  # of a numeric, before the point
 
 
 def param_of(word: str) -> tuple[str, Any]:
@@ -75,7 +79,7 @@ def typed(name: str, value: object) -> tuple[Any, str | None]:
     """Return a parameter's value as asyncpg takes it, and the type with which it is sent.
 
     The type is a type's name in ``pg_catalog``, `UNKNOWN`, `UNKNOWN_ARRAY` or `JSON_ARRAY`; None for a class
-    that is not in the table, whose type the server infers.
+    that is not in the table, whose type the server infers (see `check_known`).
 
     Raises
     ------
@@ -96,9 +100,27 @@ def typed(name: str, value: object) -> tuple[Any, str | None]:
             value, type_ = _array(value)
         elif type_ == "numeric" and isinstance(value, int):
             value = Decimal(value)
+        if type_ in ("numeric", "numeric[]"):
+            _check_digits(value)
         return _finite(value, type_)
     except (OverflowError, TypeError, ValueError) as exc:
         raise CitykitError(f"Parameter {name!r} cannot be sent: {exc}; nothing was changed.") from exc
+
+
+def check_known(name: str, value: object, schema: str, wanted: str) -> None:
+    """Refuse a value of an unknown class for a type of PostgreSQL's own, into which asyncpg would squeeze it.
+
+    The type of an extension, or of the user's own, may have a codec that knows the class.
+    """
+    if schema == "pg_catalog" and not isinstance(value, _OF_ASYNCPG):
+        raise CitykitError(
+            f"Parameter {name!r} cannot be sent: {_untyped(value)}; nothing was changed. "
+            f"The statement takes {wanted} there: give a value of that type, or its text."
+        )
+
+
+def _untyped(value: object) -> str:
+    return f"no type of PostgreSQL is known for the class {type(value).__name__}"
 
 
 def plain(value: Any) -> Any:
@@ -144,17 +166,30 @@ def _list(values: Iterable[Any]) -> list[Any]:
     return [plain(value) for value in values]
 
 
+def _refuse_frame(frame: pd.DataFrame) -> NoReturn:
+    column = frame.columns[0] if len(frame.columns) else "name"
+    raise TypeError(f"a DataFrame is no value; give one of its columns: frame[{column!r}]")
+
+
+def _without_zone(address: Any) -> Any:
+    if "%" in str(address):
+        raise ValueError(f"{address} has a zone, which PostgreSQL does not keep; give it without the % part")
+    return address
+
+
 _PLAIN: Sequence[tuple[Any, Callable[[Any], Any]]] = (
     (np.generic, _numpy_scalar),
     ((np.ndarray, pd.Series, pd.Index, pd.api.extensions.ExtensionArray), _elements),
     ((pa.Array, pa.ChunkedArray), lambda array: _list(array.to_pylist())),
     (pa.Scalar, lambda scalar: plain(scalar.as_py())),
-    ((list, tuple, set, frozenset, range), _list),
+    (pd.DataFrame, _refuse_frame),
     (Mapping, lambda mapping: {plain(key): plain(item) for key, item in mapping.items()}),
     (str, str.__str__),
     (int, int.__int__),
     (float, float.__float__),
-    ((bytearray, memoryview), bytes),
+    ((bytes, bytearray, memoryview), bytes),
+    ((Sequence, Set, ValuesView), _list),
+    ((IPv6Address, IPv6Interface, IPv6Network), _without_zone),
 )
 
 
@@ -170,12 +205,23 @@ def _type(value: Any) -> str | None:
     return None
 
 
-_AS_INFINITY = (date.min, date.max, datetime.min, datetime.max)  # what asyncpg sends as such
+def _check_digits(value: Any) -> None:
+    """Refuse numbers that no numeric holds: asyncpg would send 0, or another number, for them."""
+    for leaf in _leaves([value]):
+        if leaf and leaf.is_finite() and leaf.adjusted() >= _MOST_DIGITS:
+            raise ValueError(f"a number has more than {_MOST_DIGITS:,} digits before the point")
+
+
+# What asyncpg sends as infinity or -infinity; of datetimes with a time zone, all that are equal.
+_AS_INFINITY = (
+    *(date.min, date.max, datetime.min, datetime.max),
+    *(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)),
+)
 
 
 def _finite(value: Any, type_: str | None) -> tuple[Any, str | None]:
     """Return dates and timestamps as text where asyncpg would send one as infinity or -infinity."""
-    if type_ not in ("date", "date[]", "timestamp", "timestamp[]"):
+    if str(type_).removesuffix("[]") not in ("date", "timestamp", "timestamptz"):
         return value, type_
     if not any(leaf in _AS_INFINITY for leaf in _leaves([value])):
         return value, type_
@@ -187,6 +233,8 @@ def _finite(value: Any, type_: str | None) -> tuple[Any, str | None]:
 def _array(values: list[Any]) -> tuple[Any, str]:
     leaves = list(_leaves(values))
     types = {_type(leaf) for leaf in leaves if leaf is not None}
+    if None in types:
+        raise TypeError(f"in a list {_untyped(next(leaf for leaf in leaves if _type(leaf) is None))}")
     if types <= {UNKNOWN}:
         return values, UNKNOWN_ARRAY
     numbers: Callable[[Any], Any] | None = None

@@ -17,7 +17,7 @@ from sqlalchemy.sql.expression import Executable
 from sqlalchemy.types import TypeEngine
 
 from citykit.errors import CitykitError, did_you_mean
-from citykit.read.parameters import JSON_ARRAY, UNKNOWN, UNKNOWN_ARRAY, as_json, typed
+from citykit.read.parameters import JSON_ARRAY, UNKNOWN, UNKNOWN_ARRAY, as_json, check_known, typed
 
 Statement: TypeAlias = str | Executable
 
@@ -189,7 +189,9 @@ class Query:
                     f"Parameter {self.names[n]!r} is a list of values of several types, and the statement "
                     f"takes {wanted.name} there; nothing was changed. Give values of one type."
                 )
-            if type_ == UNKNOWN_ARRAY and not json:
+            if type_ is None:
+                check_known(self.names[n], args[n], wanted.schema, wanted.name)
+            elif type_ == UNKNOWN_ARRAY and not json:
                 if wanted.name not in _TEXTS_ARRAYS:
                     casts[n] = "text[]" if wanted.name == "text" else f"text[]::{type_name(wanted)}"
             elif type_ in (UNKNOWN, UNKNOWN_ARRAY, JSON_ARRAY):

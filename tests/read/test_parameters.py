@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import array
 import enum
 import ipaddress
+from collections import UserList, deque
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import numpy as np
 import pandas as pd
 import psycopg
@@ -285,7 +289,21 @@ async def test_a_value_means_the_same_anywhere_in_a_statement(
         ("i4 IN :value", pa.array([5]), True),
         ("ts = :value", pd.Timestamp("2024-02-29 23:59:00.000000001"), "nanoseconds"),
         ("i4 = :value", [5], "42883"),
+        ("i4 IN :value", deque([4, 5]), True),
+        ("i4 IN :value", {5: "a"}.keys(), True),
+        ("i4 IN :value", {"a": 5}.values(), True),
+        ("i4 IN :value", array.array("i", [5]), True),
+        ("i4 IN :value", UserList([5.5]), False),
+        ("int4range(1, 6) = :value", asyncpg.Range(1, 6), True),
+        ("B'101' = :value", asyncpg.BitString("101"), True),
         ("i4 = :value", object(), "'value' cannot be sent"),
+        ("i4 < :value", Fraction(11, 2), "class Fraction"),
+        ("i4 IN :value", [Fraction(5)], "class Fraction"),
+        ("t = :value", Fraction(11, 2), "class Fraction"),
+        ("t = ANY (:value)", pd.DataFrame({"IS": [1]}), "frame['IS']"),
+        ("ip <> :value", ipaddress.ip_address("fe80::1%eth0"), "fe80::1%eth0 has a zone"),
+        ("ip <> :value", ipaddress.ip_interface("fe80::1%eth0/64"), "has a zone"),
+        ("ip << ANY (:value)", [ipaddress.ip_network("fe80::%1/64")], "has a zone"),
         ("i4 = :value", 1j, "int4"),
         ("t = :value", "\ud800", "'value' cannot be sent"),
         ("j = :value", {"a": float("nan")}, "JSON"),
@@ -325,6 +343,45 @@ async def test_text_and_selects_of_sqlalchemy_send_the_same(
         for condition, params in ways:
             statement = select(*columns).select_from(table("sent")).where(condition)
             assert len(await citykit.read_frame(bind, statement, params)) == found, str(statement)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (datetime.max.replace(tzinfo=UTC), "9999-12-31 23:59:59.999999+00"),
+        (datetime.min.replace(tzinfo=UTC), "0001-01-01 00:00:00+00"),
+        (
+            datetime.max.replace(hour=21, tzinfo=timezone(-timedelta(hours=2))),
+            "9999-12-31 23:59:59.999999+00",
+        ),
+        ([datetime.min.replace(tzinfo=UTC), None], '{"0001-01-01 00:00:00+00",NULL}'),
+        (datetime.max, "9999-12-31 23:59:59.999999"),
+        ([datetime.min], '{"0001-01-01 00:00:00"}'),
+        (date.max, "9999-12-31"),
+    ],
+)
+async def test_the_first_and_the_last_moment_are_not_infinite(
+    bind: AsyncConnection, value: Any, found: str, way: str
+) -> None:
+    await bind.exec_driver_sql("SET LOCAL TimeZone = 'UTC'")
+    assert await read(bind, f"SELECT (:value)::text AS v{WAYS[way]}", value) == [(found,)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [1, value]], ids=["one", "list"])
+@pytest.mark.parametrize(
+    "value", [Decimal("1E+131072"), -(10**131_072), Decimal("-1.5E+200000")], ids=["first", "int", "large"]
+)
+async def test_a_number_with_more_digits_than_a_numeric_is_refused(
+    bind: AsyncConnection, value: Any, wrap: Any, way: str
+) -> None:
+    sql = f"SELECT length((:value)::text) AS l{WAYS[way]}"
+    assert "'value' cannot be sent: a number has more than 131,072 digits" in await read(
+        bind, sql, wrap(value)
+    )
+    assert await read(bind, sql, Decimal("1E+131071")) == [(131_072,)]
+    assert await read(bind, sql, Decimal("0E+131072")) == [(1,)]
 
 
 async def test_streams_send_the_same(bind: AsyncConnection, psycopgs: Any) -> None:
