@@ -66,6 +66,7 @@ class NotAwaited(Coroutine[Any, Any, T]):
     __getitem__ = __setitem__ = __delitem__ = __len__ = __iter__ = __reversed__ = __contains__ = _refuse
     __call__ = __int__ = __float__ = __complex__ = __index__ = __enter__ = __exit__ = _refuse
     __aenter__ = __aexit__ = __aiter__ = __anext__ = _refuse
+    __reduce_ex__ = _refuse  # of copy and pickle
     __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _refuse
     __hash__ = object.__hash__
     __neg__ = __pos__ = __abs__ = __invert__ = __round__ = __trunc__ = __floor__ = __ceil__ = _refuse

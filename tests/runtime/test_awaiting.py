@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import inspect
 import operator
+import pickle
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -45,6 +47,9 @@ async def answer(question: str, *, plus: int = 0) -> int:
         lambda frame: frame @ frame,
         lambda frame: operator.setitem(frame, "name", 1),
         operator.neg,
+        copy.copy,
+        copy.deepcopy,
+        pickle.dumps,
         int,
         float,
         round,
