@@ -77,7 +77,7 @@ class PgType:
     @property
     def is_json(self) -> bool:
         """Whether its values are JSON, which SQLAlchemy makes asyncpg parse."""
-        return self.parse is json.loads
+        return self.parse is read_json
 
     @property
     def has_any_size(self) -> bool:
@@ -88,6 +88,24 @@ class PgType:
     def is_exact(self) -> bool:
         """Whether its binary form can be read without losing any value (infinite dates would be lost)."""
         return bool(self.arrow and self.binary) and not pa.types.is_temporal(self.arrow)
+
+
+def read_json(text: str) -> object:
+    """Read JSON.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        If Python cannot hold it: a number of more than 4,300 digits, half of a surrogate pair, many levels.
+    """
+    value = json.loads(text)
+    return whole_json(value) if "\\ud" in text.lower() else value
+
+
+def whole_json(value: object) -> object:
+    """Return a JSON value; raise ValueError if a text in it is not Unicode (half of a surrogate pair)."""
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def read_bytea(text: str) -> bytes:
@@ -165,9 +183,9 @@ _ROWS = (
            binary="interval", declared=(sa.Interval, pg.INTERVAL)),
     PgType("uuid", "uuid", 2950, 2951, _OBJECT, parse=UUID, binary="uuid", declared=(sa.Uuid,),
            check="uuid", typed=TEXT, compared_alike="always"),
-    PgType("json", "json", 114, 199, _OBJECT, parse=json.loads, binary="bytes", declared=(sa.JSON,),
+    PgType("json", "json", 114, 199, _OBJECT, parse=read_json, binary="bytes", declared=(sa.JSON,),
            check="json", typed=TEXT),
-    PgType("jsonb", "jsonb", 3802, 3807, _OBJECT, parse=json.loads, binary="jsonb", declared=(pg.JSONB,),
+    PgType("jsonb", "jsonb", 3802, 3807, _OBJECT, parse=read_json, binary="jsonb", declared=(pg.JSONB,),
            check="json", typed=TEXT),
     PgType("bytea", "bytea", 17, 1001, ("object", "object", "binary[pyarrow]"), pa.large_binary(),
            parse=read_bytea, binary="bytes", declared=(sa.LargeBinary,), check="bytea",

@@ -1,6 +1,6 @@
 """The server's bytes to Arrow columns, and those to a frame. Pure: no I/O."""
 
-from citykit.decode.copy_text import UnfitColumnError, Values, decode, objects, values_of
+from citykit.decode.copy_text import UnfitColumnError, Values, decode, objects, parsed, values_of
 from citykit.decode.data_rows import COPIED, ROW, SLACK, Bytes, copied_lines, unpack, whole_copies, whole_rows
 from citykit.decode.dtypes import to_frame
 from citykit.decode.moments import UnfitValueError
@@ -21,6 +21,7 @@ __all__ = [
     "decode",
     "frame_of_records",
     "objects",
+    "parsed",
     "shown",
     "to_frame",
     "unpack",

@@ -142,11 +142,29 @@ def values_of(texts: pa.Array, type_: Type, lost: Callable[[str], object] = str)
     if row.parse is Decimal:
         return _decimals(texts)
     if row.parse is not None:
-        values = [None if text is None else row.parse(text) for text in texts.to_pylist()]
+        values = parsed(texts.to_pylist(), row.parse)
         return objects(values) if row.arrow is None else pa.array(values, row.arrow)
     if row.arrow in READERS:
         return READERS[row.arrow](texts)
     return pc.equal(texts, "t") if pa.types.is_boolean(row.arrow) else texts.cast(row.arrow)
+
+
+def parsed(values: Iterable[Any], parse: Callable[[Any], object]) -> list[object]:
+    """Return what `parse` makes of each value but None.
+
+    Raises
+    ------
+    UnfitValueError
+        If it cannot: JSON has values that Python has not.
+    """
+    made = []
+    for position, value in enumerate(values):
+        try:
+            made.append(None if value is None else parse(value))
+        except (RecursionError, ValueError) as exc:
+            text = value if isinstance(value, str) else ascii(value)
+            raise UnfitValueError(position, shown(text), "a JSON value of Python") from exc
+    return made
 
 
 def _decimals(texts: pa.Array) -> Values:

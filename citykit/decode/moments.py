@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -49,8 +50,13 @@ def check_python_holds(values: pa.Array | pa.ChunkedArray, texts: pa.Array | Non
         pc.less(ticks, _FIRST_SECOND * per_second), pc.greater_equal(ticks, (_LAST_SECOND + 1) * per_second)
     )
     position = pc.index(outside, True).as_py()
-    shown = values[position].cast(pa.string()) if texts is None else texts[position]
-    raise UnfitValueError(position, shown.as_py(), "a datetime of Python (the years 1 to 9999)")
+    if texts is not None:
+        shown = texts[position].as_py()
+    elif pa.types.is_date(values.type):  # Arrow writes no date after the year 32767
+        shown = str(np.datetime64(ticks[position].as_py() // 86_400, "D"))
+    else:
+        shown = values[position].cast(pa.string()).as_py()
+    raise UnfitValueError(position, shown, "a datetime of Python (the years 1 to 9999)")
 
 
 # For all years; Arrow's parser reads 1 to 9999 only.

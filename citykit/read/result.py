@@ -17,9 +17,18 @@ import asyncpg
 import pyarrow as pa
 
 from citykit.database import Condition, ConnectionLostError, Numeric, sqlstate, transport_of
-from citykit.decode import DtypeBackend, UnfitColumnError, UnfitValueError, Values, decode, objects, values_of
+from citykit.decode import (
+    DtypeBackend,
+    UnfitColumnError,
+    UnfitValueError,
+    Values,
+    decode,
+    objects,
+    parsed,
+    values_of,
+)
 from citykit.errors import CitykitError
-from citykit.pgtypes import DESCRIBE, EXACT, KNOWN, SETTINGS, TEXT, Setting, Type, type_from
+from citykit.pgtypes import DESCRIBE, EXACT, KNOWN, SETTINGS, TEXT, Setting, Type, type_from, whole_json
 from citykit.read.copy_out import copy_out
 from citykit.read.messages import Lines, Rows, check_complete, rows_out
 from citykit.read.prepared import Prepared, named
@@ -97,7 +106,16 @@ async def _records(
     prepared: Any, query: Query, names: Sequence[str], types: Sequence[Type], lost: dict[int, str]
 ) -> AsyncGenerator[list[Values]]:
     with named(query, reads=True), _large_rows_named(query, names, types, lambda: 0):
-        rows = await prepared.fetch(*query.args)
+        try:
+            rows = await prepared.fetch(*query.args)
+        except (RecursionError, ValueError) as exc:  # of json.loads, in which asyncpg reads no position
+            json = [column_name(n) for n, t in zip(names, types, strict=True) if t.row.is_json]
+            if not json or isinstance(exc, asyncpg.InterfaceError):
+                raise
+            raise CitykitError(
+                f"Of {', '.join(json)} the result has a value that a JSON value of Python cannot hold; "
+                f"nothing was changed. Select it as text in the query itself: {json[0]}::text"
+            ) from exc
         check_complete(prepared.get_statusmsg() or "", len(rows))
     columns = zip(*rows, strict=True) if rows else [()] * len(types)
     batch = []
@@ -130,7 +148,7 @@ def _values(values: Sequence[Any], name: str, type_: Type, lost: Callable[[str],
     if (row.is_csv or row.is_exact) and row.arrow != TEXT and not type_.array:
         return pa.array(values, row.arrow)
     if row.is_json and not type_.array:
-        return objects(values)  # SQLAlchemy has made asyncpg parse it
+        return objects(parsed(values, whole_json))  # SQLAlchemy has made asyncpg parse it
     try:
         texts = pa.array([str(v) if isinstance(v, Decimal | UUID) else v for v in values], TEXT)
     except (pa.ArrowTypeError, pa.ArrowInvalid) as exc:

@@ -46,6 +46,11 @@ async def failure(awaitable: Any) -> str:
     return str(caught.value)
 
 
+async def streamed(bind: Any, sql: str, **options: Any) -> None:
+    async for _ in citykit.stream_frames(bind, sql, **options):
+        pass
+
+
 # Types
 
 # What is selected; the dtype for each backend; the values of the first row.
@@ -234,12 +239,7 @@ async def test_a_stream_counts_the_rows_of_its_whole_result(engine: AsyncEngine)
         "SELECT CASE i WHEN 25 THEN timestamptz '12024-01-01 00:00+00' ELSE now() END AS x "
         "FROM generate_series(0, 40) AS i"
     )
-
-    async def streamed() -> None:
-        async for _ in citykit.stream_frames(engine, sql, chunk_rows=10):
-            pass
-
-    assert "'x' has in row 25 of the result" in await failure(streamed())
+    assert "'x' has in row 25 of the result" in await failure(streamed(engine, sql, chunk_rows=10))
 
 
 async def test_a_numeric_that_arrow_cannot_hold_is_refused_by_name(engine: AsyncEngine) -> None:
@@ -427,6 +427,56 @@ async def test_statements_without_rows_are_refused_before_they_run(engine: Async
     assert "RETURNING" in said
     assert await scalar(engine, "SELECT sum(population) FROM cities") == 1
     assert await scalar(engine, "SELECT to_regclass('x') IS NULL")
+
+
+@pytest.mark.parametrize("backend", ["numpy_nullable", "numpy", "pyarrow"])
+@pytest.mark.parametrize(
+    "json",
+    [
+        "'1e5000'::jsonb", "(repeat('[', 9000) || repeat(']', 9000))::json", r"""'"\ud800"'::json""",
+        r"""'{"\uDFFF": 1}'::json""",
+    ],
+)  # fmt: skip
+async def test_json_that_python_cannot_hold_is_refused_by_name(
+    engine: AsyncEngine, json: str, backend: Any
+) -> None:
+    for value in (json, f"ARRAY[{json}]"):
+        sql = f"SELECT * FROM (SELECT 1 AS n, NULL AS x UNION ALL SELECT 2, {value}) AS rows ORDER BY n"  # noqa: S608
+        for reading in (
+            citykit.read_frame(engine, sql, dtype_backend=backend),
+            streamed(engine, sql, chunk_rows=1, dtype_backend=backend),
+        ):
+            said = await failure(reading)
+            assert "Column 'x' has in row 1 of the result" in said
+            assert "x::text" in said
+        assert len(await citykit.read_frame(engine, sql.replace("*", "x::text", 1))) == 2
+    async with engine.begin() as connection:
+        await citykit.execute(connection, f"DECLARE many CURSOR FOR SELECT {json} AS x")
+        assert "x::text" in await failure(citykit.read_frame(connection, "FETCH ALL many"))
+        assert len(await citykit.read_frame(connection, "SELECT 1")) == 1
+
+
+async def test_json_with_whole_pairs_and_backslashes_is_read(engine: AsyncEngine) -> None:
+    sql = r"""SELECT '["\ud83d\uDE00", "\\ud800"]'::json AS x"""
+    assert (await citykit.read_frame(engine, sql)).loc[0, "x"] == ["😀", "\\ud800"]
+
+
+@pytest.mark.parametrize(
+    ("moment", "shown"),
+    [
+        ("timestamp '4713-01-01 BC'", "-4712-01-01"),
+        ("timestamptz '10000-01-02 00:00+00'", "10000-01-02"),
+        ("date '5874897-12-31'", "5874897-12-31"),
+        ("date '4713-01-01 BC'", "-4712-01-01"),
+    ],
+)
+async def test_a_moment_that_python_cannot_hold_is_refused_where_pandas_makes_pythons(
+    engine: AsyncEngine, moment: str, shown: str
+) -> None:
+    said = await failure(citykit.read_frame(engine, f"SELECT {moment} AS x", dtype_backend="pyarrow"))
+    assert f"'x' has in row 0 of the result the value '{shown}" in said
+    frame = await citykit.read_frame(engine, "SELECT timestamp '9999-12-31' AS x", dtype_backend="pyarrow")
+    assert str(frame.loc[0, "x"]) == "9999-12-31 00:00:00"
 
 
 async def test_choices_are_checked(engine: AsyncEngine) -> None:
