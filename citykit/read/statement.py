@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import ClauseElement, Date, Dialect, Integer, TextClause, TextualSelect
+from sqlalchemy import DDL, ClauseElement, Date, Dialect, Integer, TextClause, TextualSelect
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.exc import CompileError, InvalidRequestError, StatementError
+from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.expression import Executable
 from sqlalchemy.types import TypeEngine
@@ -464,6 +465,10 @@ def _compiled_clause(clause: Any, params: dict[str, Any], conforming: bool) -> Q
     text = clause.element if isinstance(clause, TextualSelect) else clause
     try:
         made = clause.compile(dialect=_DIALECT)
+        if isinstance(clause, ExecutableDDLElement):  # it has no parameters
+            _check_names([], params)
+            sql = _as_the_session_reads(str(made), isinstance(clause, DDL), conforming)
+            return Query(sql, written=sql, conforming=conforming)
         binds = {name: bind for bind, name in made.bind_names.items()}
         own = [name for name, bind in binds.items() if not bind.unique]  # SQLAlchemy has not named them
         _check_names(own, params, [name for name in own if binds[name].required])
@@ -487,11 +492,15 @@ def _compiled_clause(clause: Any, params: dict[str, Any], conforming: bool) -> Q
         for n, t in zip(names, sent, strict=True)
     ]
     sql = _without_casts(state.statement, rounding) if any(rounding) else state.statement
-    if isinstance(text, TextClause):  # the user has written its literals
-        sql = "".join(token[0] for token in _without_end(sql, conforming))
-    elif not conforming:
-        sql = "".join(_escaped(token[0]) for token in _tokens(sql, True))
+    sql = _as_the_session_reads(sql, isinstance(text, TextClause), conforming)
     return Query(sql, args, sent, names, sql, conforming=conforming)
+
+
+def _as_the_session_reads(sql: str, by_user: bool, conforming: bool) -> str:
+    """Return SQLAlchemy's SQL with literals that the session reads right; a user's own stay."""
+    if by_user:
+        return "".join(token[0] for token in _without_end(sql, conforming))
+    return sql if conforming else "".join(_escaped(token[0]) for token in _tokens(sql, True))
 
 
 # Types of SQLAlchemy whose cast rounds values of these types: 5.5 to an integer, a moment to its day.
@@ -520,4 +529,12 @@ def _escaped(token: str) -> str:
 def _bound(name: str, value: Any, type_: TypeEngine[Any], process: Any) -> tuple[Any, str | None]:
     """Return a value as `typed` does, after SQLAlchemy's bind processor (which makes JSON text)."""
     process = process or type_.dialect_impl(_DIALECT).bind_processor(_DIALECT)
-    return typed(name, process(value) if process else value)
+    try:
+        return typed(name, process(value) if process else value)
+    except CitykitError:
+        raise
+    except Exception as exc:
+        raise CitykitError(
+            f"Parameter {name!r} cannot be sent: {exc}; nothing was changed. It is bound with the type "
+            f"{type_!r} of SQLAlchemy: give a value of that type."
+        ) from exc

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import bindparam, delete, insert, text, update
+from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
@@ -98,6 +99,10 @@ async def test_every_bind_runs_statements_and_returns_the_servers_tag(bind: Any)
         assert pickle.loads(pickle.dumps(done)) == done  # noqa: S301
 
 
+ddl: Any = sa.DDL  # which has no types
+MADE = sa.Table("made", sa.MetaData(), sa.Column("k", sa.Integer, comment=r"a\b'"), schema="one")
+
+
 async def test_constructs_of_sqlalchemy_are_run(bind: Any) -> None:
     cases: list[tuple[Any, Any, str]] = [
         (insert(City).values(name="a", population=5), None, "INSERT 0 1"),
@@ -114,9 +119,54 @@ async def test_constructs_of_sqlalchemy_are_run(bind: Any) -> None:
         (delete(City).where(City.population == bindparam("least")), {"least": 5.5}, "DELETE 0"),
         (text("DELETE FROM cities WHERE name = :name"), {"name": "c"}, "DELETE 1"),
         (delete(City), None, "DELETE 2"),
+        (ddl("CREATE SCHEMA one;"), None, "CREATE SCHEMA"),
+        (sa.schema.CreateTable(MADE), None, "CREATE TABLE"),
+        (sa.schema.SetColumnComment(MADE.c.k), None, "COMMENT"),
+        (sa.schema.DropTable(MADE), None, "DROP TABLE"),
+        (sa.schema.DropSchema("one"), None, "DROP SCHEMA"),
     ]
     for statement, params, tag in cases:
         assert (await citykit.execute(bind, statement, params)).tag == tag
+
+
+async def test_a_comment_in_ddl_of_sqlalchemy_means_what_the_session_reads(engine: AsyncEngine) -> None:
+    made = sa.Table("made", sa.MetaData(), sa.Column("k", sa.Integer, comment=r"a\b'"))
+    for conforming in ("on", "off"):
+        async with engine.connect() as connection:
+            await connection.exec_driver_sql(f"SET LOCAL standard_conforming_strings = {conforming}")
+            await citykit.execute(connection, sa.schema.CreateTable(made))
+            await citykit.execute(connection, sa.schema.SetColumnComment(made.c.k))
+            found = await citykit.read_frame(connection, "SELECT col_description('made'::regclass, 1) AS x")
+            assert found["x"].tolist() == [r"a\b'"]
+
+
+async def test_ddl_of_sqlalchemy_takes_no_parameters(engine: AsyncEngine) -> None:
+    said = await failure(citykit.execute(engine, ddl("CREATE SCHEMA one"), {"v": 1}))
+    assert "there is no parameter 'v'" in said
+
+
+class Odd(sa.types.TypeDecorator[int]):
+    impl = sa.Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:  # noqa: ARG002
+        return {}[value]
+
+
+@pytest.mark.parametrize(
+    "bind",
+    [
+        sa.literal("x", sa.Boolean), sa.literal({1}, sa.JSON), sa.literal(5, sa.ARRAY(sa.Integer)),
+        sa.literal("2", pg.BIT(1)), sa.literal({"a": 5}, pg.HSTORE), sa.literal(lambda: 1, sa.PickleType),
+        sa.literal(5, Odd),
+    ],
+    ids=lambda bind: type(bind.type).__name__,
+)  # fmt: skip
+async def test_a_value_that_its_type_of_sqlalchemy_refuses_is_named(engine: AsyncEngine, bind: Any) -> None:
+    for run in (citykit.read_frame, citykit.execute):
+        said = await failure(run(engine, sa.select(bind)))
+        assert "Parameter 'param_1' cannot be sent" in said
+        assert f"the type {bind.type!r} of SQLAlchemy" in said
 
 
 async def test_a_default_that_sqlalchemy_alone_fills_in_is_not_left_out(engine: AsyncEngine) -> None:
