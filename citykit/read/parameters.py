@@ -279,3 +279,8 @@ def as_json(name: str, value: object) -> str:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as exc:
         raise CitykitError(f"Parameter {name!r} cannot be sent as JSON: {exc}; nothing was changed.") from exc
+
+
+def as_json_array(name: str, values: list[Any]) -> list[Any]:
+    """Return a list with each of its elements as JSON; None stays NULL."""
+    return _each(values, lambda value: as_json(name, json.dumps(value) if isinstance(value, str) else value))

@@ -18,7 +18,15 @@ from sqlalchemy.sql.expression import Executable
 from sqlalchemy.types import TypeEngine
 
 from citykit.errors import CitykitError, did_you_mean
-from citykit.read.parameters import JSON_ARRAY, UNKNOWN, UNKNOWN_ARRAY, as_json, check_known, typed
+from citykit.read.parameters import (
+    JSON_ARRAY,
+    UNKNOWN,
+    UNKNOWN_ARRAY,
+    as_json,
+    as_json_array,
+    check_known,
+    typed,
+)
 
 Statement: TypeAlias = str | Executable
 
@@ -185,6 +193,9 @@ class Query:
         casts: list[str | None] = [None] * len(args)
         for n, (type_, wanted) in enumerate(zip(self.types, inferred, strict=True)):
             json = wanted.name in ("json", "jsonb")
+            if type_ == JSON_ARRAY and wanted.name in ("json[]", "jsonb[]") and isinstance(args[n], list):
+                args[n], casts[n] = as_json_array(self.names[n], args[n]), f"text[]::{type_name(wanted)}"
+                continue
             if type_ == JSON_ARRAY and not json:
                 raise CitykitError(
                     f"Parameter {self.names[n]!r} is a list of values of several types, and the statement "
