@@ -73,6 +73,12 @@ _OF_TEXTS = (
     Condition.INTERVAL_FIELD_OVERFLOW,
 )
 
+_UNREADABLE = (
+    "The statement has a column, or a parameter, of a type that the driver cannot read (anyarray, as "
+    "most_common_vals of pg_stats has); it was not run, and nothing was changed. Name the columns, and "
+    "select those of such a type as text: SELECT most_common_vals::text FROM pg_stats"
+)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -138,7 +144,12 @@ async def _parsed(connection: AsyncConnection, raw: Any, query: Query) -> tuple[
 async def _resolved(raw: Any, query: Query) -> tuple[Query, Any]:
     cast = query.cast()
     with named(cast):
-        prepared = await raw.prepare(cast.sql, name="")  # unnamed: no cached plan can go stale
+        try:
+            prepared = await raw.prepare(cast.sql, name="")  # unnamed: no cached plan can go stale
+        except asyncpg.InternalClientError as exc:
+            if raw.is_closed():
+                raise
+            raise CitykitError(_UNREADABLE) from exc
     inferred = prepared.get_parameters()
     if len(inferred) < len(query.args):  # the server does not analyse DDL before it runs it
         raise CitykitError(

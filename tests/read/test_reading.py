@@ -429,6 +429,21 @@ async def test_statements_without_rows_are_refused_before_they_run(engine: Async
     assert await scalar(engine, "SELECT to_regclass('x') IS NULL")
 
 
+@pytest.mark.parametrize(
+    "sql", ["SELECT attname, attmissingval AS x FROM pg_attribute LIMIT 1", "TABLE pg_stats"]
+)
+async def test_a_type_that_the_driver_cannot_read_is_no_lost_connection(
+    engine: AsyncEngine, sql: str
+) -> None:
+    async with engine.connect() as connection:
+        for bind in (engine, connection):
+            for reading in (citykit.read_frame(bind, sql), streamed(bind, sql), citykit.execute(bind, sql)):
+                said = await failure(reading)
+                assert "it was not run, and nothing was changed" in said
+                assert (shown := "SELECT most_common_vals::text FROM pg_stats") in said
+            assert list(await citykit.read_frame(bind, f"{shown} LIMIT 1")) == ["most_common_vals"]
+
+
 @pytest.mark.parametrize("backend", ["numpy_nullable", "numpy", "pyarrow"])
 @pytest.mark.parametrize(
     "json",
