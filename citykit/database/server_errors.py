@@ -99,12 +99,16 @@ _STATEMENT_HINTS: Mapping[str, str] = {
     Condition.DUPLICATE_PREPARED_STATEMENT: _POOLER,
     Condition.DISK_FULL: "The server's disk is full. Free a part of it, then run it again.",
     Condition.LOCK_NOT_AVAILABLE: "Another transaction holds the table: run it again.",
-    Condition.INVALID_SCHEMA_NAME: "The session's search_path names no schema that exists. This names one: "
-    + _WITH_SETTING % "'search_path': 'public'",
+    Condition.INVALID_SCHEMA_NAME: "With SQL, a schema is made by CREATE SCHEMA name. If the statement names "
+    "none, search_path has none that exists. This one has: " + _WITH_SETTING % "'search_path': 'public'",
     Condition.QUERY_CANCELED: "It was cancelled, or took longer than the server's statement_timeout. "
     "For more time: " + _WITH_SETTING % "'statement_timeout': '600s'",
 }
 
+_BUSY = (
+    "Another statement on this connection has not ended: await it first. A stream that a loop leaves early "
+    "is ended by: async with contextlib.aclosing(citykit.stream_frames(…)) as frames"
+)
 _NOT_STORED = "was not stored. Connect again if the server was restarted, and"
 _IN_DOUBT = "may have been stored: it was just being committed. Look before you"
 
@@ -218,6 +222,8 @@ def _as_citykits(
         return MissingTableError(f"{said}; {undone}. {WITHOUT_TABLE}")
     if is_lost(exc, connection):
         return connection_lost(said, in_doubt=in_doubt)
+    if isinstance(_of_the_driver(exc), asyncpg.InterfaceError) and "another operation is in progress" in said:
+        return CitykitError(f"{said}; {undone}. {_BUSY}")
     hint = _STATEMENT_HINTS.get(code, "").format(**_in_sql(connection.engine.url if connection else None))
     if code == Condition.INSUFFICIENT_PRIVILEGE and getattr(driver_error(exc), "hint", None):
         hint = ""  # what the server said has a hint of its own: no GRANT helps

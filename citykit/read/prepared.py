@@ -221,9 +221,12 @@ def _said(exc: Any, query: Query, code: str, undone: str, reads: bool) -> str:
             for name, type_ in zip(query.names, query.types, strict=True)
             if type_ not in (None, UNKNOWN, UNKNOWN_ARRAY)
         ]
-    if code == Condition.SYNTAX_ERROR and exc.position and query.is_parameter_at(int(exc.position)):
+    if code == Condition.SYNTAX_ERROR and exc.position and (at := query.parameter_at(int(exc.position))):
+        name, follows_in = at
         said.append(
-            "A parameter stands for a value where the server takes an expression: not for the name of a "
+            f"IN takes a list: params={{{name!r}: [{shortened(repr(query.args[query.names.index(name)]))}]}}."
+            if follows_in
+            else "A parameter stands for a value where the server takes an expression: not for the name of a "
             "table or a column, and not in DDL. Write that into the statement."
         )
     if code in _ALONE:

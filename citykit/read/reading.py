@@ -86,13 +86,22 @@ async def read_frame(
     _check_choices(dtype_backend, numeric)
 
     async def work(connection: AsyncConnection) -> tuple[pd.DataFrame, str]:
-        asked = await prepared(connection, statement, params)
+        asked = await _prepared(bind, connection, statement, params)
         return await read(asked, dtype_backend, numeric, progress)
 
     frame, warning = await in_transaction(bind, work, effect="any")
     if warning:
         warn_at_caller(warning)
     return frame
+
+
+async def _prepared(
+    bind: Bind, connection: AsyncConnection, statement: Statement, params: Mapping[str, Any] | None
+) -> Prepared:
+    asked = await prepared(connection, statement, params)
+    if not asked.returns_rows:  # refused here as `execute` refuses it, which the error would name
+        asked.query.check_runs(on_engine=isinstance(bind, AsyncEngine))
+    return asked
 
 
 async def read(
@@ -179,7 +188,7 @@ async def stream_frames(
     async def work(connection: AsyncConnection) -> None:
         nonlocal queued
         start = 0
-        asked = await prepared(connection, statement, params)
+        asked = await _prepared(bind, connection, statement, params)
         result = await result_of(asked, _numeric(asked, numeric), dtype_backend)
         warned: set[int] = set()
         async with aclosing(result.batches), aclosing(_cut(result, size)) as chunks:

@@ -164,9 +164,14 @@ class Query:
         if instead:
             raise CitykitError(f"{start.upper()} cannot be run here; nothing was run. {instead}")
 
-    def is_parameter_at(self, position: int) -> bool:
-        """Tell whether a parameter stands at a position (from 1) in `sql`."""
-        return self.written[self._place(position - 1) :][:1] in (":", "$")
+    def parameter_at(self, position: int) -> tuple[str, bool] | None:
+        """Return the name of the parameter at a position (from 1) in `sql`, and whether IN is before it."""
+        place = self._place(position - 1)
+        found = re.compile(r":(\w+)|\$(\d+)").match(self.written, place)
+        if not found:
+            return None
+        follows_in = re.search(r"\bin\s*$", self.written[:place], re.IGNORECASE)
+        return found[1] or self.names[int(found[2]) - 1], bool(follows_in)
 
     @property
     def has_lists(self) -> bool:

@@ -169,6 +169,17 @@ async def test_a_value_that_its_type_of_sqlalchemy_refuses_is_named(engine: Asyn
         assert f"the type {bind.type!r} of SQLAlchemy" in said
 
 
+@pytest.mark.parametrize("sql", ["CREATE TABLE nope.made (a int)", "SELECT nope.made(1)"])
+async def test_a_schema_that_is_missing_is_made_as_the_error_says(engine: AsyncEngine, sql: str) -> None:
+    async with engine.connect() as connection:
+        run = citykit.read_frame if "SELECT" in sql else citykit.execute
+        said = await failure(run(connection, sql))
+        assert "CREATE SCHEMA name. If the statement names none, search_path has none" in said
+        await citykit.execute(connection, "CREATE SCHEMA nope")
+        if run is citykit.execute:
+            await citykit.execute(connection, sql)
+
+
 async def test_a_default_that_sqlalchemy_alone_fills_in_is_not_left_out(engine: AsyncEngine) -> None:
     made = sa.Table("made", sa.MetaData(), sa.Column("k", sa.Integer), sa.Column("v", sa.Text, default="x"))
     async with engine.begin() as connection:

@@ -418,7 +418,7 @@ async def test_a_missing_table_is_its_own_error(engine: AsyncEngine) -> None:
 
 @pytest.mark.parametrize(
     "sql",
-    ["UPDATE cities SET population = 0", "CREATE TABLE x (a int)", "", "BEGIN", "DO $$ BEGIN END $$", "-- x"],
+    ["UPDATE cities SET population = 0", "CREATE TABLE x (a int)", "DO $$ BEGIN END $$"],
 )
 async def test_statements_without_rows_are_refused_before_they_run(engine: AsyncEngine, sql: str) -> None:
     await citykit.add_city(engine, "a", 1)
@@ -427,6 +427,40 @@ async def test_statements_without_rows_are_refused_before_they_run(engine: Async
     assert "RETURNING" in said
     assert await scalar(engine, "SELECT sum(population) FROM cities") == 1
     assert await scalar(engine, "SELECT to_regclass('x') IS NULL")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COMMIT", "BEGIN", "LISTEN x", "SET work_mem = '8MB'", "COPY cities TO STDOUT", "", "-- x",
+        "SELECT 1 AS a INTO TEMP made", "PREPARE one AS SELECT 1",
+    ],
+)  # fmt: skip
+async def test_reading_what_execute_refuses_says_the_same(engine: AsyncEngine, sql: str) -> None:
+    said = await failure(citykit.execute(engine, sql))
+    assert "was run" in said
+    assert await failure(citykit.read_frame(engine, sql)) == said
+    assert await failure(streamed(engine, sql)) == said
+
+
+@pytest.mark.parametrize("operator", ["IN", "not  in\n"])
+@pytest.mark.parametrize("value", ["abc", None])
+async def test_a_single_text_after_in_says_the_list_to_give(
+    engine: AsyncEngine, operator: str, value: str | None
+) -> None:
+    sql = f"SELECT 1 AS x WHERE 'abc' {operator} :v"
+    said = await failure(citykit.read_frame(engine, sql, {"v": value}))
+    assert f"IN takes a list: params={{'v': [{value!r}]}}." in said
+    assert "a table" not in said
+    found = await citykit.read_frame(engine, sql, {"v": [value]})
+    assert len(found) == (operator == "IN" and value == "abc")
+
+
+async def test_a_dollar_quote_that_does_not_end_is_no_parameter(engine: AsyncEngine) -> None:
+    for sql, params in (("SELECT $a$ x", None), ("SELECT :v, $a$ x", {"v": 1})):
+        said = await failure(citykit.read_frame(engine, sql, params))
+        assert "unterminated" in said
+        assert "parameter" not in said
 
 
 @pytest.mark.parametrize(
@@ -492,6 +526,16 @@ async def test_a_moment_that_python_cannot_hold_is_refused_where_pandas_makes_py
     assert f"'x' has in row 0 of the result the value '{shown}" in said
     frame = await citykit.read_frame(engine, "SELECT timestamp '9999-12-31' AS x", dtype_backend="pyarrow")
     assert str(frame.loc[0, "x"]) == "9999-12-31 00:00:00"
+
+
+async def test_a_read_while_a_stream_goes_on_says_how_to_end_that(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        frames = citykit.stream_frames(connection, ENDLESS.format("busy"), chunk_rows=10)
+        await anext(frames)
+        said = await failure(citykit.read_frame(connection, "SELECT 1"))
+        assert "contextlib.aclosing(citykit.stream_frames(…))" in said
+        await frames.aclose()
+        assert len(await citykit.read_frame(connection, "SELECT 1")) == 1
 
 
 async def test_choices_are_checked(engine: AsyncEngine) -> None:
