@@ -222,7 +222,7 @@ def _as_citykits(
         return MissingTableError(f"{said}; {undone}. {WITHOUT_TABLE}")
     if is_lost(exc, connection):
         return connection_lost(said, in_doubt=in_doubt)
-    if isinstance(_of_the_driver(exc), asyncpg.InterfaceError) and "another operation is in progress" in said:
+    if isinstance(driver_error(exc), asyncpg.InterfaceError) and "another operation is in progress" in said:
         return CitykitError(f"{said}; {undone}. {_BUSY}")
     hint = _STATEMENT_HINTS.get(code, "").format(**_in_sql(connection.engine.url if connection else None))
     if code == Condition.INSUFFICIENT_PRIVILEGE and getattr(driver_error(exc), "hint", None):
