@@ -234,7 +234,8 @@ def _array(values: list[Any]) -> tuple[Any, str]:
     leaves = list(_leaves(values))
     types = {_type(leaf) for leaf in leaves if leaf is not None}
     if None in types:
-        raise TypeError(f"in a list {_untyped(next(leaf for leaf in leaves if _type(leaf) is None))}")
+        untyped = next(leaf for leaf in leaves if _type(leaf) is None)
+        raise TypeError(f"in a list {_untyped(untyped)} (give its text)")
     if types <= {UNKNOWN}:
         return values, UNKNOWN_ARRAY
     numbers: Callable[[Any], Any] | None = None
