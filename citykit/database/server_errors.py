@@ -99,8 +99,8 @@ _STATEMENT_HINTS: Mapping[str, str] = {
     Condition.DUPLICATE_PREPARED_STATEMENT: _POOLER,
     Condition.DISK_FULL: "The server's disk is full. Free a part of it, then run it again.",
     Condition.LOCK_NOT_AVAILABLE: "Another transaction holds the table: run it again.",
-    Condition.INVALID_SCHEMA_NAME: "With SQL, a schema is made by CREATE SCHEMA name. If the statement names "
-    "none, search_path has none that exists. This one has: " + _WITH_SETTING % "'search_path': 'public'",
+    Condition.INVALID_SCHEMA_NAME: "If the statement names no schema, search_path has none that exists. This "
+    "one has: " + _WITH_SETTING % "'search_path': 'public'",
     Condition.QUERY_CANCELED: "It was cancelled, or took longer than the server's statement_timeout. "
     "For more time: " + _WITH_SETTING % "'statement_timeout': '600s'",
 }

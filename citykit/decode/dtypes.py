@@ -107,7 +107,8 @@ def _categorical(chunked: pa.ChunkedArray, labels: Sequence[str]) -> pd.Categori
 
 def _for_arrow(row: PgType, parts: list[Values]) -> pa.ChunkedArray:
     chunked = _chunked(parts, row.arrow)
-    check_python_holds(chunked)  # pandas cannot print, or give, other dates and timestamps
+    if pa.types.is_date(row.arrow) or getattr(row.arrow, "tz", None):
+        check_python_holds(chunked)  # pandas cannot print the others
     if row.arrow == TEXT:
         return chunked.cast(pa.string())
     return chunked.cast(pa.binary()) if pa.types.is_large_binary(row.arrow) else chunked

@@ -71,7 +71,7 @@ class Merge:
             index = f"CREATE INDEX ON pg_temp.{self.target.staging} ({self.target.position})"
             await self.connection.exec_driver_sql(index)
         for part in parts:
-            counts = await self.only(*part)._upsert_first()
+            counts = await self.only(*part).upsert_first()
             inserted, updated = inserted + counts[0], updated + counts[1]
         return inserted, updated
 
@@ -189,7 +189,7 @@ class Merge:
         Once the first rows are written, no other transaction can change them. Of the later rows only the last
         of each key is written; the changes of those before it are counted in the staging table.
         """
-        inserted, updated, keys = await self._upsert_first()
+        inserted, updated, keys = await self.upsert_first()
         if keys == staged:
             return inserted, updated
         changed = (await self.connection.execute(self.changes_of_repeats())).scalar_one()
@@ -199,7 +199,7 @@ class Merge:
             await self._update_different(self.first_or_last(last=True, only_repeated=True))
         return inserted, updated + changed
 
-    async def _upsert_first(self) -> tuple[int, int, int]:
+    async def upsert_first(self) -> tuple[int, int, int]:
         """Merge the first row of each key; return how many were inserted and updated, and how many keys."""
         distinct = select(func.count()).select_from(self.keys().subquery())
         if self.arbiter and self.system_columns:

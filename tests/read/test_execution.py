@@ -170,11 +170,11 @@ async def test_a_value_that_its_type_of_sqlalchemy_refuses_is_named(engine: Asyn
 
 
 @pytest.mark.parametrize("sql", ["CREATE TABLE nope.made (a int)", "SELECT nope.made(1)"])
-async def test_a_schema_that_is_missing_is_made_as_the_error_says(engine: AsyncEngine, sql: str) -> None:
+async def test_a_missing_schema_is_told_from_a_search_path_without_one(engine: AsyncEngine, sql: str) -> None:
     async with engine.connect() as connection:
         run = citykit.read_frame if "SELECT" in sql else citykit.execute
         said = await failure(run(connection, sql))
-        assert "CREATE SCHEMA name. If the statement names none, search_path has none" in said
+        assert "If the statement names no schema, search_path has none" in said
         await citykit.execute(connection, "CREATE SCHEMA nope")
         if run is citykit.execute:
             await citykit.execute(connection, sql)
