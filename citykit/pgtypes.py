@@ -99,7 +99,7 @@ def read_json(text: str) -> object:
         If Python cannot hold it: a number of more than 4,300 digits, half of a surrogate pair, many levels.
     """
     value = json.loads(text)
-    return whole_json(value) if "\\ud" in text.lower() else value
+    return whole_json(value) if "\\u" in text and "\\ud" in text.lower() else value
 
 
 def whole_json(value: object) -> object:
