@@ -151,6 +151,7 @@ def test_charts_are_alike() -> None:
     }
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing_in_the_process_and_loads_nothing_heavy() -> None:
     script = """
 import asyncio, sys

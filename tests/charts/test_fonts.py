@@ -168,6 +168,7 @@ def test_a_font_file_that_is_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -
     assert families(ax) == ["sans-serif", "Last Resort High-Efficiency"]  # and not Gone
 
 
+@pytest.mark.slow
 def test_every_text_of_a_chart_is_drawn_without_a_warning_of_matplotlib(tmp_path: Path) -> None:
     frame = pd.DataFrame({"name": ["東京", "東京"], "country": ["日本", "_"], "population": [2, 1]})
     frame.attrs["source"] = "東京 $x_$"

@@ -69,6 +69,7 @@ def test_the_frame_is_not_changed(three_cities: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(three_cities, before)
 
 
+@pytest.mark.slow
 def test_the_attribution_is_on_the_chart() -> None:
     ax = citykit.plot_biggest(citykit.world_cities().head(3))
     assert any("GeoNames" in text.get_text() for text in ax.texts)
@@ -193,6 +194,7 @@ def test_few_rows_and_many(name: str, n: int) -> None:
 
 @charts
 @pytest.mark.parametrize("value", [0, 7])
+@pytest.mark.slow
 def test_rows_that_are_all_equal(name: str, value: int) -> None:
     equal = made(5, population=value, total_population=value, largest_population=value, share=0.2)
     for frame in (equal, made(5, latitude=1.0, longitude=180.0)):
@@ -202,6 +204,7 @@ def test_rows_that_are_all_equal(name: str, value: int) -> None:
 
 
 @charts
+@pytest.mark.slow
 def test_the_frame_is_as_before_and_the_axes_are_the_callers(name: str) -> None:
     frame = made(5).iloc[[3, 1, 0, 2, 4]]
     frame.attrs["source"] = "me"
@@ -213,6 +216,7 @@ def test_the_frame_is_as_before_and_the_axes_are_the_callers(name: str) -> None:
 
 
 @charts
+@pytest.mark.slow
 def test_twice_on_the_same_axes(name: str) -> None:
     ax = drawn(name, made(9))
     assert drawn(name, made(3), ax=ax) is ax
@@ -295,6 +299,7 @@ TITLES = [
 @charts
 @pytest.mark.filterwarnings("ignore:No installed font has")
 @pytest.mark.parametrize("title", TITLES)
+@pytest.mark.slow
 def test_a_title_is_within_the_figure_and_above_the_axes(name: str, title: str) -> None:
     for ax in (
         CHARTS[name](made(3), title=title),
@@ -328,6 +333,7 @@ def test_a_title_is_as_given_and_no_formula(name: str) -> None:
 
 
 @charts
+@pytest.mark.slow
 def test_a_long_title_makes_the_figure_higher_and_not_the_chart_lower(name: str) -> None:
     heights = []
     for title in ("short", "long words " * 30):
@@ -373,6 +379,7 @@ def test_an_interrupted_chart_leaves_no_figure(name: str, monkeypatch: pytest.Mo
 
 @charts
 @pytest.mark.parametrize("size", [(1.5, 1), (3, 2), (30, 20)])
+@pytest.mark.slow
 def test_any_size_of_figure(name: str, size: tuple[float, float]) -> None:
     frame = made(40, country=list("ABCDEFGH") * 5)
     frame.attrs["source"] = "a source of some length, (c) somebody, 2026"
@@ -447,6 +454,7 @@ def test_no_two_colours_look_more_alike_than_those_of_okabe_and_ito(matrix: Any)
     assert nearest(PALETTE) > 17.5  # of the six: 17.9 to a protanope or deuteranope
 
 
+@pytest.mark.slow
 def test_cities_of_one_name_are_told_apart() -> None:
     repeated = {"name": ["Paris"] * 3 + ["Rome"] * 2, "country": ["FR", "US", "US", "IT", "US"]}
     with_region = made(5, **repeated, region=["11", "TX", "TN", "07", "GA"])
@@ -490,6 +498,7 @@ def test_long_names_are_cut_and_lines_are_one() -> None:
 
 @pytest.mark.parametrize(("name", "things"), [("biggest", "cities"), ("countries", "countries")])
 @pytest.mark.parametrize("rows", [40, 300, 5_000])
+@pytest.mark.slow
 def test_bars_without_room_are_left_out_and_counted(name: str, things: str, rows: int) -> None:
     frame = made(rows).sample(frac=1, random_state=1)
     ax = drawn(name, frame.drop(columns="largest_population"), ax=Figure(figsize=(6, 4)).subplots())
@@ -621,6 +630,7 @@ def test_cities_on_both_sides_of_the_antimeridian_stay_together() -> None:
     assert {"179°E", "180°", "179°W"} <= {label.get_text() for label in ax.get_xticklabels()}
 
 
+@pytest.mark.slow
 def test_the_whole_world_is_drawn_whole_and_true_to_scale_in_the_middle() -> None:
     ax = drawn("map", made(3, longitude=[-130.0, 0.0, 120.0], latitude=[-40.0, 0.0, 70.0]))
     assert ax.get_xlim() == (-180, 180)
@@ -650,6 +660,7 @@ def test_styles_go_to_the_dots_and_follow_the_rows() -> None:
     drawn("map", frame, marker="x", color="red", lw=1)
 
 
+@pytest.mark.slow
 def test_a_map_of_many_cities_in_svg_is_small(tmp_path: Any) -> None:
     ax = citykit.plot_map(made(50_000))
     ax.figure.savefig(tmp_path / "map.svg")  # type: ignore[union-attr]
@@ -746,6 +757,7 @@ def test_the_largest_cities_are_named_without_overlaps_at_every_size() -> None:
         assert len(boxes) <= 60
 
 
+@pytest.mark.slow
 def test_names_have_room_after_the_limits_change_and_on_twice_used_axes() -> None:
     frame = citykit.world_cities(3_000_000)
     ax = drawn("map", frame.head(60))

@@ -23,6 +23,7 @@ def world(least: int) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("least", [15_000, 20_000, 1_000_000])
+@pytest.mark.slow
 def test_world_cities_are_the_largest_of_each_key(least: int) -> None:
     frame = world(least)
     expected: dict[tuple[str, str, str], int] = {}
@@ -63,10 +64,11 @@ def test_world_cities_are_tidy() -> None:
     [
         pytest.param(500, 500, marks=pytest.mark.campaign),  # seconds, to read so long a list
         pytest.param(700, 500, marks=pytest.mark.campaign),
-        pytest.param(1_000, 1_000, marks=pytest.mark.slow),
+        (1_000, 1_000),
         (7_000, 5_000),
     ],
 )
+@pytest.mark.slow
 def test_other_cities_come_from_the_smallest_list_that_covers_them(least: int, list_: int) -> None:
     found = citykit.world_cities(least)
     assert len(found) + found.attrs["dropped"] == sum(city["population"] >= least for city in listed(list_))

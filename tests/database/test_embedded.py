@@ -152,6 +152,7 @@ async def test_an_engine_stays_with_the_server_that_it_was_made_for(
         await engine.dispose()
 
 
+@pytest.mark.server
 def test_many_start_at_once_and_find_one_server(empty_home: Path) -> None:
     users = [User() for _ in range(5)]
     for user in users:
@@ -830,6 +831,7 @@ def test_a_system_with_neither_the_account_nor_nobody(
 @as_root
 @linux
 @pytest.mark.parametrize("lacks", ["setuid", "setgid", "chown"])
+@pytest.mark.slow
 def test_a_root_that_may_not_become_the_account_is_told_what_to_do(empty_home: Path, lacks: str) -> None:
     without = ["setpriv", f"--bounding-set=-{lacks}", f"--inh-caps=-{lacks}"]
     done = subprocess.run([*without, sys.executable, "-c", TELL], stdout=subprocess.PIPE, text=True)
@@ -923,6 +925,7 @@ def test_root_uses_the_home_of_a_user_as_that_user(tmp_path: Path) -> None:
 
 
 @as_root
+@pytest.mark.slow
 def test_programs_installed_under_a_strict_umask_can_be_run(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)

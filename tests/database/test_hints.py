@@ -290,6 +290,7 @@ async def refused_in_time(url: URL, code: str) -> str:
 
 
 @needs_tls
+@pytest.mark.server
 async def test_what_the_error_of_a_connection_says_works(server: TlsServer, admin: AsyncEngine) -> None:
     url = await a_newcomer(server, admin)
     # The role may not log in.
@@ -368,6 +369,7 @@ async def _started_again() -> URL:
     return engine.url
 
 
+@pytest.mark.server
 def test_each_hint_about_a_connection_is_typed() -> None:
     tried = {"08P01", "22023", "28P01", "28000", "3D000", "42501", "42704", "53300", "57P03"}
     assert set(_CONNECTION_HINTS) == tried

@@ -24,6 +24,7 @@ def copied(texts: list[str | None]) -> bytes:
 
 
 @given(texts=st.lists(st.none() | NUMBERS | st.sampled_from(["1.50", "1.5", "NaN", "-Infinity", "0.00"])))
+@pytest.mark.slow
 def test_decimals_of_python_have_the_digits_that_the_server_has_written(texts: list[str | None]) -> None:
     if not texts:
         return
@@ -41,6 +42,7 @@ def fits(text: str) -> bool:
 @settings(max_examples=300)
 @given(texts=st.lists(st.none() | NUMBERS, min_size=1, max_size=4))
 @example(texts=["78125" + "0" * 33 + "." + "0" * 39])
+@pytest.mark.slow
 def test_decimals_of_arrow_are_equal_to_those_of_the_server_or_refused(texts: list[str | None]) -> None:
     type_ = Type("numeric").in_arrow()
     unfit = [place for place, text in enumerate(texts) if text is not None and not fits(text)]

@@ -273,6 +273,7 @@ VALUES = st.one_of(
 
 @pytest.mark.parametrize("rules", [RULES, ODD], ids=["cities", "odd"])
 @given(st.data())
+@pytest.mark.slow
 def test_one_row_is_checked_as_a_frame_of_one_row_is(rules: list[Rule], data: st.DataObject) -> None:
     row = {rule.name: data.draw(VALUES) for rule in rules}
     rows, rejects = validate(

@@ -253,6 +253,7 @@ def test_every_type_that_can_be_loaded_is_here() -> None:
 @pytest.mark.parametrize("name", TYPES)
 @settings(max_examples=10)
 @given(values=UNIFORM | WITH_MISSING | MIXED)
+@pytest.mark.slow
 def test_column_of_objects_is_typed_as_its_values_are_one_by_one(name: str, values: list[Any]) -> None:
     assert_same_as_one_by_one(values, RULES[name])
 
@@ -279,6 +280,7 @@ def test_values_of_one_type_are_typed_as_they_are_one_by_one(kind: str, name: st
 )  # fmt: skip
 @example(digits=10, places=6, into=38, scale=37, number=1_607_527_753)
 @example(digits=29, places=0, into=29, scale=0, number=-1)
+@pytest.mark.slow
 def test_decimals_of_arrow_are_stored_as_they_are_or_refused(
     digits: int, places: int, into: int, scale: int, number: int
 ) -> None:

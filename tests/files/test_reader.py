@@ -241,6 +241,7 @@ def test_a_header_alone_has_its_columns_and_no_row(tmp_path: Path) -> None:
         assert (frame.columns.tolist(), len(frame)) == (["name", "population"], 0)
 
 
+@pytest.mark.slow
 def test_ten_thousand_columns(tmp_path: Path) -> None:
     names = [f"a column of many, number {number}" for number in range(10_000)]
     text = ",".join(f'"{name}"' for name in names) + "\n" + ",".join("1" * 10_000) + "\n"
@@ -448,6 +449,7 @@ def test_a_file_without_rows_has_its_columns(tmp_path: Path, name: str) -> None:
         assert frame["latitude"].dtype == "float64"
 
 
+@pytest.mark.slow
 def test_the_number_of_rows_is_estimated_from_the_part_that_was_read(tmp_path: Path) -> None:
     count = 100_000
     path = written(tmp_path / "a.ndjson", '{"name": "Abcdefgh", "population": 12345}\n' * count)
@@ -611,6 +613,7 @@ def test_a_long_pipe_that_is_given_by_its_path_is_read_from_its_beginning() -> N
     "name",
     ["comma.csv", "packed.zip", "packed.csv.gz", "one.parquet", "lines.ndjson", *(FILES.keys() & {WORKBOOK})],
 )
+@pytest.mark.slow
 def test_a_pipe_and_standard_input_are_read_once(name: str) -> None:
     read, write = os.pipe()
     with os.fdopen(read, "rb") as pipe, os.fdopen(write, "wb") as other:
@@ -739,6 +742,7 @@ def test_a_workbook_is_read_beyond_the_range_that_its_writer_declared(tmp_path: 
 
 
 @pytest.mark.parametrize("damage", ["XML", "shared text", "checksum"])
+@pytest.mark.slow
 def test_a_damaged_sheet_of_a_workbook_is_one_error(tmp_path: Path, damage: str) -> None:
     path = excel(tmp_path / "a.xlsx", [["a"], *([number] for number in range(5_000))])
     if damage == "XML":

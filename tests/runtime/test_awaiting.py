@@ -110,6 +110,7 @@ async def test_it_can_be_cancelled() -> None:
         await task
 
 
+@pytest.mark.slow
 def test_one_that_is_never_awaited_still_warns() -> None:
     def forget() -> None:
         _ = answer("life")

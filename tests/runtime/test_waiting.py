@@ -108,6 +108,7 @@ def test_run_inside_of_a_running_loop(run: str) -> None:
     ],
     ids=["tasks", "call_soon", "timers of one moment", "call_soon_threadsafe", "threads"],
 )
+@pytest.mark.slow
 def test_the_first_run_inside_of_a_loop_leaves_that_loop_running(begin: str) -> None:
     script = f"""
 import asyncio, citykit, threading
@@ -404,6 +405,7 @@ async def waiting():
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("again", [False, True], ids=["after a time", "at another interrupt"])
+@pytest.mark.slow
 def test_an_interrupted_run_does_not_wait_without_end(place: str, again: bool) -> None:
     patience = "GIVE_UP_SECONDS = 60; waiting_module.PATIENCE_SECONDS" if again else "GIVE_UP_SECONDS"
     script = f"""{INTERRUPTED}
@@ -427,6 +429,7 @@ os._exit(0)
 
 
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.slow
 def test_a_coroutine_that_does_not_yield_can_be_interrupted(place: str) -> None:
     script = f"""{INTERRUPTED}
 waiting_module.PATIENCE_SECONDS = 0.1
