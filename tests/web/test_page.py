@@ -380,6 +380,7 @@ BOTH = f"document.images.length === 2 && {PICTURES}"
 
 
 def type_in(page: Page, **fields: str) -> None:
+    wait_for(lambda: page.ask(BOTH), "the pictures")
     for name, value in fields.items():
         page.click(f"input[name={name}]")
         page.tell("Input.insertText", text=value)
