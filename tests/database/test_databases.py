@@ -163,7 +163,9 @@ async def test_a_database_that_others_use_is_not_dropped_and_they_are_named() ->
         with pytest.raises(citykit.CitykitError, match=f"in use: server process {pid}.*nothing was dropped"):
             await drop_database("census")
     async with asyncio.timeout(60):  # the server still ends the connection by which connect() looked at it
-        while ("census", 1) not in [(each.name, each.connections) for each in await list_databases()]:
+        while ("census", 1) not in [  # noqa: ASYNC110
+            (each.name, each.connections) for each in await list_databases()
+        ]:
             await asyncio.sleep(0.01)
     await engine.dispose()
     await drop_database("census")
