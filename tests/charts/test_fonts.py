@@ -103,6 +103,7 @@ def test_letters_that_no_font_has_are_looked_for_once_and_again_in_a_new_font(
         ("Ꞓꟶ", "Latin", "Noto Sans", "fonts-noto-core"),
     ],
 )
+@pytest.mark.slow
 def test_a_script_without_a_font_is_one_warning_that_says_what_to_install(
     name: str, script: str, font: str, package: str
 ) -> None:

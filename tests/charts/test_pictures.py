@@ -56,6 +56,7 @@ CHARTS: dict[str, Callable[[], Axes]] = {
 
 
 @pytest.mark.parametrize("name", CHARTS)
+@pytest.mark.slow
 def test_picture(name: str, tmp_path: Path) -> None:
     kept, fresh = FOLDER / f"{name}.png", tmp_path / f"{name}.png"
     with matplotlib.rc_context():

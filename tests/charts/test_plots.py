@@ -519,6 +519,7 @@ def test_a_new_figure_has_room_for_500_bars(name: str) -> None:
 
 
 @pytest.mark.parametrize("n", [4, 20])
+@pytest.mark.slow
 def test_nothing_overlaps(n: int) -> None:
     frame = made(n, country=[f"C{i % 7}" for i in range(n)], population=10_000_000)
     frame.attrs["source"] = "me"

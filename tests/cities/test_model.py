@@ -66,6 +66,7 @@ def test_a_new_column_of_the_model_is_in_the_schemas_the_form_and_the_readers() 
     assert found["read"] == {"csv": [61], "ndjson": [61]}
 
 
+@pytest.mark.slow
 def test_the_columns_are_those_of_the_table_without_the_id() -> None:
     assert COLUMNS == {
         "name": "str", "country": "str", "region": "str",

@@ -44,6 +44,7 @@ def test_world_cities_are_the_largest_of_each_key(least: int) -> None:
     assert frame.attrs["dropped"] == rows - len(expected)
 
 
+@pytest.mark.slow
 def test_world_cities_are_tidy() -> None:
     frame = world(15_000)
     columns = ["name", "country", "region", "population", "latitude", "longitude"]
@@ -81,6 +82,7 @@ def test_no_list_goes_below_500(least: int) -> None:
         citykit.world_cities(least)
 
 
+@pytest.mark.slow
 def test_each_call_gives_a_frame_of_its_own() -> None:
     frame = citykit.world_cities(5_000_000)
     frame.loc[:, "name"] = "changed"

@@ -167,6 +167,7 @@ def test_an_address_that_cannot_be_served_is_one_line_on_stderr(
     assert said in line
 
 
+@pytest.mark.slow
 def test_a_database_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CITYKIT_URL", "postgresql://ada:s3cr3t@127.0.0.1:1/geo")
     running = served("--port", "0")
