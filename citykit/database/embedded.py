@@ -7,8 +7,8 @@ a process ends:
 
 ``users.lock``
     The server's users are processes. Each holds a shared lock on it until it leaves, exits or is killed. A
-    process that leaves, and then gets the lock exclusively, was the last: it stops the server. If
-    the last one is killed, the server runs on until the next one leaves.
+    process that leaves, and then gets the lock exclusively, was the last: it stops the server. If the last
+    one is killed, the server runs on until the next one leaves.
 ``start.lock``
     Held alone while the server is started or stopped; its content is the pid of the last who took it. A user
     whose server is ready does not need it. Waiting for it is polled and ends after `SERVER_SECONDS`.

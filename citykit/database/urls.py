@@ -31,10 +31,10 @@ _BY_SOCKET = {
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
-# Options of libpq that asyncpg lacks: the values that may be ignored, and what to type in place of others.
 _VERIFIED = "sslmode=verify-full with sslrootcert=FILE checks the server"
 _BY_CONTEXT = "give connect_args={'ssl': context} with an ssl.SSLContext"
 _BY_THE_SYSTEM = "name a file, or give connect_args={'ssl': ssl.create_default_context()}"
+# Options of libpq that asyncpg lacks: the values that may be ignored, and what to type in place of others.
 _LACKING: dict[str, tuple[tuple[str, ...], str]] = {
     "channel_binding": (("disable", "prefer"), _VERIFIED),
     "client_encoding": (("utf8", "utf-8", "unicode", "auto"), "leave it out: text travels as UTF-8"),
