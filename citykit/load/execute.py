@@ -107,6 +107,7 @@ class Load:
     check: str | None = None  # the statement that checks deferred constraints; None: they are not
     given: Given = field(init=False)
     keys: Keys = field(init=False)
+    _first: AsyncIterator[pa.Table] | None = field(init=False)  # the batches, until they were sent once
     staged: int = 0  # rows in the temporary table
     positions: dict[int, int] = field(default_factory=dict)  # of a wide table: staged to original position
 
@@ -127,10 +128,11 @@ class Load:
             every = [first, *[batch async for batch in batches]] if self.beside else []
             self.rows.refuse()
             first = self._without_beside(first)
-            self._first: AsyncIterator[pa.Table] | None = (
+            self._first = (
                 _each([self._without_beside(batch) for batch in every]) if every else _chain(first, batches)
             )
-            self.target = _target(self.table, self.key, first)
+            columns = tuple(name for name in first.column_names if name != POSITION)
+            self.target = Target(self.table, columns, self.key)
             self._plan_by(facts)
             if self.beside:
                 staged = await self._stage_beside(self.beside.rule.name, every)
@@ -219,12 +221,11 @@ class Load:
 
     async def _follow(self, held: Mode | None) -> Outcome:
         """Try one plan after the other until one succeeds; the last, "merge", names the refused rows."""
-        ways: dict[Plan, Callable[[], Awaitable[Outcome | None]]] = {
+        in_savepoint: dict[Plan, Callable[[], Awaitable[Outcome | None]]] = {
             "fill": partial(self._rebuild, fill=True),
             "copy and rebuild": self._rebuild,
             "copy": self._copy,
             "join": self._join,
-            "merge": self._merge,
         }
         self.check = await self._checks_deferred()
         empty = held == "SHARE ROW EXCLUSIVE" and self.facts.selectable and await self._is_empty()
@@ -241,7 +242,7 @@ class Load:
                 return await self._merge()
             try:
                 async with self.connection.begin_nested():
-                    outcome = await ways[plan]()
+                    outcome = await in_savepoint[plan]()
             except SERVER_ERRORS as exc:
                 if not self._another_plan_may_help(exc):
                     raise
@@ -525,11 +526,6 @@ class Load:
             column.name: "text" if column.name in converted else column.definition + column.collation
             for column in self.facts.columns.values()
         }
-
-
-def _target(table: Table, key: tuple[str, ...], first: pa.Table) -> Target:
-    columns = tuple(name for name in first.column_names if name != POSITION)
-    return Target(table, columns, key)
 
 
 async def _chain(first: pa.Table, rest: AsyncIterator[pa.Table]) -> AsyncIterator[pa.Table]:
