@@ -22,7 +22,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
 if TYPE_CHECKING:
     import asyncio
@@ -104,6 +104,12 @@ def say_interrupted(error: asyncio.CancelledError | KeyboardInterrupt, said: str
     """
     error.args = error.args or (said,)
     vars(error)["_render_traceback_"] = _show_last
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raise ValueError if an argument is none of the values of a ``Literal`` type."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name} is one of {', '.join(map(repr, get_args(choices)))}, not {value!r}")
 
 
 def did_you_mean(name: object, there: Iterable[object]) -> str:

@@ -33,7 +33,6 @@ from citykit.database.transactions import (
     Work,
     cancelled,
     in_transaction,
-    numeric_checked,
     option,
 )
 from citykit.database.urls import shown_url
@@ -67,7 +66,6 @@ __all__ = [
     "lock_bound",
     "lock_without_queueing",
     "locked_by",
-    "numeric_checked",
     "option",
     "server_errors_named",
     "server_message",

@@ -28,7 +28,6 @@ from citykit.database.transactions import (
     SILENCE_OPTION,
     SILENCE_SECONDS,
     Numeric,
-    numeric_checked,
 )
 from citykit.database.urls import (
     DATABASE,
@@ -42,7 +41,7 @@ from citykit.database.urls import (
     with_database,
 )
 from citykit.database.waking import wake_for_interrupts
-from citykit.errors import DatabaseUnavailableError
+from citykit.errors import DatabaseUnavailableError, check_choice
 from citykit.runtime import says_await
 
 OLDEST_SERVER = 14
@@ -124,10 +123,11 @@ async def connect(
         engine_options["poolclass"] = PoolPerLoop
     seconds = seconds_to_connect(target) or CONNECT_SECONDS
     engine_options["connect_args"] = {"timeout": seconds, **engine_options.get("connect_args", {})}
+    check_choice("numeric", numeric, Numeric)
     engine_options["execution_options"] = {
         LOCK_OPTION: lock_timeout,
         SILENCE_OPTION: silence_timeout,
-        NUMERIC_OPTION: numeric_checked(numeric),
+        NUMERIC_OPTION: numeric,
         **engine_options.get("execution_options", {}),
     }
     try:

@@ -155,7 +155,7 @@ def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> D
     if silent and seconds:
         said = f"no answer within {seconds:g} s"
     code = sqlstate(exc) or ""
-    original = getattr(getattr(exc, "orig", None) or exc, "__cause__", None) or exc
+    original = driver_error(exc)
     ours = isinstance(original, (TypeError, ValueError, ssl.SSLError)) or (
         isinstance(original, (FileNotFoundError, PermissionError)) and not _FILES.isdisjoint(url.query)
     )

@@ -14,7 +14,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, QueuePool, event, text
@@ -136,13 +136,6 @@ def option(bind: Bind, name: str, default: T) -> T:
         sync = bind.get_bind() if isinstance(bind, AsyncSession) else bind.sync_engine
     value: T = sync.get_execution_options().get(name, default)
     return value
-
-
-def numeric_checked(numeric: object) -> Numeric:
-    """Return the type that numerics are read as; raise ValueError if it is none of them."""
-    if numeric == "float" or numeric == "decimal":
-        return numeric
-    raise ValueError(f"numeric is one of {', '.join(map(repr, get_args(Numeric)))}, not {numeric!r}")
 
 
 async def cancelled(task: asyncio.Task[Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from citykit.database import (
     sqlstate,
 )
 from citykit.encode import Names, columns_of_key, rejects_frame, types_of
-from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError
+from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError, check_choice
 from citykit.load.catalogue import facts_of, refuse_no_table
 from citykit.load.named import ServerType, creating, described, parsed
 from citykit.load.source import ArrowStream, whole_of
@@ -115,8 +115,7 @@ async def create_table(
     >>> [f"{column.name} {column.type}" for column in table.columns]
     ['city TEXT', 'population BIGINT']
     """
-    if if_exists not in get_args(IfExists):
-        raise ValueError(f"if_exists is one of {', '.join(map(repr, get_args(IfExists)))}, not {if_exists!r}")
+    check_choice("if_exists", if_exists, IfExists)
     named = parsed(table)
     source = whole_of(frame)
     if source is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 from sqlalchemy import FromClause, Table
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from citykit.database import Bind, in_transaction, local_setting, lock_bound
 from citykit.encode import Names, key_of, rejects_frame, rules_of, table_of, unused_by
-from citykit.errors import InvalidFrameError, say_interrupted
+from citykit.errors import InvalidFrameError, check_choice, say_interrupted
 from citykit.load.catalogue import facts_of, refuse_no_table
 from citykit.load.creating import create_for
 from citykit.load.execute import SERVER_ERRORS, Beside, Load, Outcome, PlanName
@@ -239,8 +239,8 @@ async def load_rows(
     `limits` are the numbers of rows at which the plan changes. `beside` is a column that a source may have
     and another table stores.
     """
-    _check_choice("on_conflict", on_conflict, OnConflict)
-    _check_choice("on_invalid", on_invalid, OnInvalid)
+    check_choice("on_conflict", on_conflict, OnConflict)
+    check_choice("on_invalid", on_invalid, OnInvalid)
     started = time.perf_counter()
     by_name = isinstance(table, str)
     if create and not by_name:
@@ -357,8 +357,3 @@ async def _load(bind: Bind, into: _Into, meter: Meter, limits: Limits, *, by_nam
         doing="the load",
         undone=UNDONE,
     )
-
-
-def _check_choice(name: str, value: object, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise ValueError(f"{name} is one of {', '.join(map(repr, get_args(choices)))}, not {value!r}")

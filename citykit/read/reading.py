@@ -6,14 +6,14 @@ import asyncio
 import numbers
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, nullcontext
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citykit.database import NUMERIC_OPTION, Bind, Numeric, cancelled, in_transaction, numeric_checked, option
+from citykit.database import NUMERIC_OPTION, Bind, Numeric, cancelled, in_transaction, option
 from citykit.decode import DtypeBackend, UnfitColumnError, Values, shown, to_frame
-from citykit.errors import say_interrupted, shown_outside
+from citykit.errors import check_choice, say_interrupted, shown_outside
 from citykit.read.prepared import Prepared, prepared
 from citykit.read.result import Result, result_of, unfit
 from citykit.read.statement import Statement
@@ -122,7 +122,9 @@ async def read(
 
 
 def _numeric(asked: Prepared, numeric: Numeric | None) -> Numeric:
-    return numeric_checked(option(asked.connection, NUMERIC_OPTION, "float") if numeric is None else numeric)
+    wanted: Numeric = option(asked.connection, NUMERIC_OPTION, "float") if numeric is None else numeric
+    check_choice("numeric", wanted, Numeric)
+    return wanted
 
 
 def _warning(result: Result, lost: Iterable[int]) -> str:
@@ -305,8 +307,5 @@ async def _framed(
 
 def _check_choices(dtype_backend: object, numeric: object) -> None:
     if numeric is not None:
-        numeric_checked(numeric)
-    if dtype_backend not in get_args(DtypeBackend):
-        raise ValueError(
-            f"dtype_backend is one of {', '.join(map(repr, get_args(DtypeBackend)))}, not {dtype_backend!r}"
-        )
+        check_choice("numeric", numeric, Numeric)
+    check_choice("dtype_backend", dtype_backend, DtypeBackend)
