@@ -18,17 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from citykit.database import Condition, driver_of, lock, server_message, sqlstate
 from citykit.encode import POSITION, Rule, in_encoding, rejects_frame
 from citykit.errors import CitykitError, InvalidFrameError
-from citykit.load.catalogue import (
-    Facts,
-    Mode,
-    comparable,
-    facts_of,
-    is_converted,
-    is_still,
-    rules_of_the_server,
-    sorted_alike,
-    wider,
-)
+from citykit.load.catalogue import Facts, Mode, facts_of, is_still
 from citykit.load.indexes import build_indexes, drop_indexes, memory
 from citykit.load.join import MEMORY, Join, Keys, unload
 from citykit.load.merge import Merge, OnConflict, refused_duplicates
@@ -54,6 +44,7 @@ from citykit.load.refusals import (
     refuses_rows,
     violated_by,
 )
+from citykit.load.server_types import comparable, is_converted, rules_of_the_server, sorted_alike, wider
 from citykit.load.source import Rows
 from citykit.load.staging import Target, copy, stage
 from citykit.runtime import Meter

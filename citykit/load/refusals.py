@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database import Condition, ConditionClass, driver_error, server_message, set_local, sqlstate
 from citykit.errors import CitykitError, MissingTableError
-from citykit.load.catalogue import Column, Facts, facts_of, wider
+from citykit.load.catalogue import Column, Facts, facts_of
 from citykit.load.merge import Merge, OnConflict
+from citykit.load.server_types import wider
 
 Violation: TypeAlias = tuple[int, str, Any, str]  # position, column, value, reason
 TRIED_ROWS = 1_000  # refused rows that are found one by one, before those are reported or left out
