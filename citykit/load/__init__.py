@@ -5,9 +5,9 @@ from citykit.load.loading import LoadReport, OnInvalid, last_rejects, load_frame
 from citykit.load.merge import OnConflict
 from citykit.load.named import parsed, written
 from citykit.load.order import settle_numbers
-from citykit.load.refusals import violated_by
 from citykit.load.source import Source
 from citykit.load.staging import Target
+from citykit.load.table_errors import violated_by
 
 __all__ = [
     "LoadReport", "OnConflict", "OnInvalid", "Source", "Target", "create_table", "last_rejects", "load_frame",

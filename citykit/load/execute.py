@@ -42,11 +42,11 @@ from citykit.load.refusals import (
     find_violations,
     refuses_a_text,
     refuses_rows,
-    violated_by,
 )
 from citykit.load.server_types import comparable, is_converted, rules_of_the_server, sorted_alike, wider
 from citykit.load.source import Rows
 from citykit.load.staging import Target, copy, stage
+from citykit.load.table_errors import violated_by
 from citykit.runtime import Meter
 
 PlanName: TypeAlias = Literal["copy", "copy and rebuild", "merge", "join", "join and rebuild"]

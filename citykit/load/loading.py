@@ -25,9 +25,9 @@ from citykit.load.merge import OnConflict
 from citykit.load.named import described, key_in_python, key_in_sql, missing, parsed
 from citykit.load.order import settle_numbers
 from citykit.load.plan import Limits
-from citykit.load.refusals import missing_table, used_up, without_identity
 from citykit.load.source import Rows, Source
 from citykit.load.staging import in_utf8
+from citykit.load.table_errors import missing_table, used_up, without_identity
 from citykit.pgtypes import ENUM
 from citykit.runtime import CallersError, Meter, Phase, Progress, reporting, says_await
 
