@@ -24,9 +24,11 @@ from citykit.database import (
 )
 from citykit.decode import DtypeBackend
 from citykit.errors import CitykitError
+from citykit.read.forbidden import check_runs
 from citykit.read.prepared import prepared
 from citykit.read.reading import read
-from citykit.read.statement import Statement, parameter_names, statements
+from citykit.read.statement import Statement
+from citykit.read.tokens import parameter_names, statements
 from citykit.runtime import says_await
 
 _BOUND_LOCKS = "SELECT set_config('lock_timeout', $1, true) WHERE current_setting('lock_timeout') = '0'"
@@ -108,7 +110,7 @@ async def execute(bind: Bind, statement: Statement, params: Mapping[str, Any] | 
         nonlocal sent
         async with _lock_bound(connection):
             asked = await prepared(connection, statement, params)
-            asked.query.check_runs(on_engine=isinstance(bind, AsyncEngine))
+            check_runs(asked.query, on_engine=isinstance(bind, AsyncEngine))
             if asked.returns_rows:
                 raise CitykitError(
                     "The statement returns rows, which would be lost; it was not run. "
@@ -159,7 +161,7 @@ async def _run_all(
                 names = parameter_names(statement, conforming)
                 given = {name: params[name] for name in names if name in params}
                 asked = await prepared(connection, statement, given)
-                asked.query.check_runs(on_engine=isinstance(bind, AsyncEngine))
+                check_runs(asked.query, on_engine=isinstance(bind, AsyncEngine))
                 if asked.returns_rows:
                     shown = await read(asked, dtype_backend, numeric, None)
                 else:

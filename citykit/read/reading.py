@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from citykit.database import NUMERIC_OPTION, Bind, Numeric, cancelled, in_transaction, option
 from citykit.decode import DtypeBackend, UnfitColumnError, Values, shown, to_frame
 from citykit.errors import check_choice, say_interrupted, shown_outside
+from citykit.read.forbidden import check_runs
 from citykit.read.prepared import Prepared, prepared
 from citykit.read.result import Result, result_of, unfit
 from citykit.read.statement import Statement
@@ -100,7 +101,7 @@ async def _prepared(
 ) -> Prepared:
     asked = await prepared(connection, statement, params)
     if not asked.returns_rows:  # refused here as `execute` refuses it, which the error would name
-        asked.query.check_runs(on_engine=isinstance(bind, AsyncEngine))
+        check_runs(asked.query, on_engine=isinstance(bind, AsyncEngine))
     return asked
 
 

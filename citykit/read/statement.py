@@ -27,88 +27,15 @@ from citykit.read.parameters import (
     check_known,
     typed,
 )
+from citykit.read.tokens import split, tokens_of, without_end
 
 Statement: TypeAlias = str | Executable
 
 # Its types turn values into asyncpg's classes for bit strings and ranges.
 _DIALECT: Dialect = asyncpg.dialect(dbapi=asyncpg.dialect.import_dbapi())  # type: ignore[no-untyped-call]
 _COPIED = ("select", "values", "table", "with", "insert", "update", "delete", "merge")
-_UNCLOSED = ("'", '"', "$")  # a token by itself only where a literal does not end
 
 _AROUND = 100  # characters of a line that an error shows before and after its place
-
-_TRANSACTION_WORDS = (
-    "abort", "begin", "commit", "end", "prepare transaction", "release", "rollback", "savepoint", "start",
-)  # fmt: skip
-_IN_TRANSACTIONS = (
-    "citykit begins and ends transactions itself. For several statements in one: async with engine.begin() "
-    "as connection, and give each call the connection; or write them in one cell below %%cities."
-)
-_AS_TRANSACTIONS = (
-    "A transaction of citykit's own has begun already. Choose its isolation for the engine: "
-    "engine.execution_options(isolation_level='SERIALIZABLE')"
-)
-_AS_OPTIONS = (
-    "An engine runs each statement on any of its connections, and this would change one of them. For all of "
-    "them: await citykit.connect(connect_args={'server_settings': {'search_path': 'public'}}); for one "
-    "transaction: SET LOCAL on a connection, async with engine.begin() as connection"
-)
-_AS_LISTENER = (
-    "Notifications come to a connection of the driver: driver = (await connection.get_raw_connection())"
-    ".driver_connection, then await driver.add_listener('channel', print)"
-)
-_AS_FRAMES = (
-    "Rows go in by await citykit.load_frame(engine, frame, table), and come by "
-    "await citykit.read_frame(engine, 'TABLE cities')"
-)
-_AS_PREPARED = (
-    "The driver has prepared statements of its own on each connection, which this would end. End yours by "
-    "their names: DEALLOCATE name"
-)
-_AS_TEMPORARY = (
-    "An engine runs each statement on any of its connections, and one of them alone would have it. For "
-    "several statements on one: async with engine.begin() as connection, and give each call the connection; "
-    "or write them in one cell below %%cities, where a temporary table takes ON COMMIT DROP"
-)
-# Matches the tokens of a statement whose result its session alone would have.
-_TEMPORARY = re.compile(
-    r"create (?:or replace )?(?:(?:local |global )?temp(?:orary)?\b"
-    r"|(?:\w+ )?(?:table|view|sequence|function|procedure|aggregate|type|domain)(?: if not exists)? "
-    r'"?pg_temp"? \.)'
-    r"(?!.*\bon commit drop\b)"
-    r'|(?:select|with)\b.*(?<!insert )into (?:local |global )?temp(?:orary)? (?!from\b)[\w"]'
-)
-# Statements that `execute` refuses, by their first words, and what the error says to use instead.
-_REFUSED = {
-    **dict.fromkeys(_TRANSACTION_WORDS, _IN_TRANSACTIONS),
-    "set transaction": _AS_TRANSACTIONS,
-    "set session characteristics": _AS_OPTIONS,
-    "listen": _AS_LISTENER,
-    "unlisten": _AS_LISTENER,
-    **dict.fromkeys(("deallocate all", "deallocate prepare all", "discard all"), _AS_PREPARED),
-}
-
-# Literals, quoted names and comments are one token each, so that no :name in them is a parameter.
-_PLAIN_TEXT = r"'(?:[^']|'')*'"
-_ESCAPED_TEXT = r"'(?:[^'\\]|\\.|'')*'"
-_LEXER = r"""
-      (?P<space>\s+|--[^\n]*)
-    | (?P<comment>/\*)
-    | (?P<text>{plain} | [eE]{escaped} | "(?:[^"]|"")*"
-              | \$(?P<tag>[^\W\d]\w*)?\$.*?\$(?(tag)(?P=tag))\$ )
-    | (?P<end>;)
-    | \$(?P<number>\d+)
-    | (?<![\w\])"']):(?P<name>[^\W\d]\w*)
-    | (?P<word>[^\W\d][\w$]*)
-    | :: | := | .
-"""
-# By standard_conforming_strings: where it is off, a backslash escapes in plain literals, too.
-_LEXERS = {
-    conforming: re.compile(
-        _LEXER.replace("{plain}", plain).replace("{escaped}", _ESCAPED_TEXT), re.VERBOSE | re.DOTALL
-    )
-    for conforming, plain in ((True, _PLAIN_TEXT), (False, _ESCAPED_TEXT))
-}
 
 
 @dataclass(frozen=True)
@@ -128,41 +55,12 @@ class Query:
     @property
     def words(self) -> Iterator[str]:
         """The words of SQL in it, in lower case: no text, quoted name or comment."""
-        return (t["word"].lower() for t in _tokens(self.sql, self.conforming) if t["word"])
-
-    @property
-    def _tokens_in_lower_case(self) -> str:
-        """Its tokens, each followed by a blank, with one text in place of each literal."""
-        tokens = (token for token in _tokens(self.sql, self.conforming) if not token["space"])
-        texts = (token[0].lower() for token in tokens)
-        return "".join("'' " if "'" in text or "$" in text else f"{text} " for text in texts)
+        return (t["word"].lower() for t in tokens_of(self.sql, self.conforming) if t["word"])
 
     @property
     def can_copy(self) -> bool:
         """Whether COPY can run it (it cannot run SHOW, EXPLAIN, CALL and the like)."""
         return next(self.words, "") in _COPIED
-
-    def check_runs(self, *, on_engine: bool) -> None:
-        """Refuse a statement that would end the transaction or change the connection, and an empty text."""
-        words = list(self.words)
-        if not words:
-            raise CitykitError("There is no statement in the text; nothing was run.")
-        starts = [" ".join(words[:count]) for count in (3, 2, 1)]
-        start = next((start for start in starts if start in _REFUSED), words[0])
-        instead = _REFUSED.get(start)
-        if words[1:2] == ["prepared"]:  # COMMIT PREPARED, which the server runs by itself
-            instead = None
-        elif start == "copy" and not {"stdin", "stdout"}.isdisjoint(words):
-            instead = _AS_FRAMES
-        elif on_engine and start in ("set", "reset") and words[1:2] not in (["local"], ["constraints"]):
-            instead = _AS_OPTIONS
-        elif on_engine and words[0] in ("declare", "load", "prepare"):
-            instead = _AS_TEMPORARY
-        elif on_engine and _TEMPORARY.match(self._tokens_in_lower_case):
-            instead = _AS_TEMPORARY
-            start = "create temporary"
-        if instead:
-            raise CitykitError(f"{start.upper()} cannot be run here; nothing was run. {instead}")
 
     def parameter_at(self, position: int) -> tuple[str, bool] | None:
         """Return the name of the parameter at a position (from 1) in `sql`, and whether IN is before it."""
@@ -250,7 +148,7 @@ class Query:
 
     def _replaced(self, texts: Sequence[str], types: Sequence[str | None]) -> Query:
         """Return the statement with `texts` in place of its placeholders; ``IN :list`` becomes ``= ANY``."""
-        tokens = list(_tokens(self.sql, self.conforming))
+        tokens = list(tokens_of(self.sql, self.conforming))
         parts = [texts[int(token["number"]) - 1] if token["number"] else token[0] for token in tokens]
         before: list[int] = []  # the places of the tokens before this one, without spaces
         for n, token in enumerate(tokens):
@@ -332,7 +230,7 @@ def compiled(statement: Statement, params: Mapping[str, Any] | None = None, conf
             f"The statement has in line {line} the character {unsent[0]!r}, which no text in PostgreSQL has; "
             "nothing was changed. Take it out."
         )
-    if ";" in query.sql and len(_split(query.sql, conforming)) > 1:
+    if ";" in query.sql and len(split(query.sql, conforming)) > 1:
         raise CitykitError(
             "The text holds more than one statement; nothing was changed. Run one statement at a time."
         )
@@ -341,84 +239,6 @@ def compiled(statement: Statement, params: Mapping[str, Any] | None = None, conf
 
 # PostgreSQL takes NUL for the end of the statement; asyncpg gives up the connection at a surrogate.
 _UNSENDABLE = re.compile(r"[\x00\ud800-\udfff]")
-
-
-def statements(sql: str, conforming: bool = True) -> list[str]:
-    r"""Return the statements of a text, each after as many newlines as lines are before it.
-
-    They end at semicolons outside of literals, comments, parentheses and the body of a function
-    (``BEGIN ATOMIC … END``).
-
-    Raises
-    ------
-    CitykitError
-        If a literal or a quoted name does not end.
-
-    Examples
-    --------
-    >>> statements("SELECT ';'; -- ;\nSELECT 2;")
-    ["SELECT ';'", ' -- ;\nSELECT 2']
-    """
-    parts = []
-    line = 0
-    for part in _split(sql, conforming):
-        if any(not token["space"] for token in _tokens(part, conforming)):
-            parts.append("\n" * line + part)
-        line += part.count("\n")
-    return parts
-
-
-_ROUTINES = tuple(f"create {how}{what}" for how in ("", "or replace ") for what in ("function", "procedure"))
-
-
-def _split(sql: str, conforming: bool) -> list[str]:
-    parts: list[list[str]] = [[]]
-    words: list[str] = []
-    parentheses = blocks = position = 0
-    for token in _tokens(sql, conforming):
-        if token[0] in _UNCLOSED:
-            line = sql.count("\n", 0, position) + 1
-            raise CitykitError(
-                f"The literal or name after {token[0]} in line {line} does not end; nothing was run."
-            )
-        position += len(token[0])
-        if token["end"] and not parentheses and not blocks:
-            parts.append([])
-            words.clear()
-            continue
-        parts[-1].append(token[0])
-        if token["word"]:
-            words.append(token["word"].lower())
-            if " ".join(words[:4]).startswith(_ROUTINES):
-                blocks += words[-1] == "begin" or (words[-1] == "case" and blocks > 0)
-                blocks -= words[-1] == "end" and blocks > 0
-        parentheses = max(0, parentheses + (token[0] == "(") - (token[0] == ")"))
-    return ["".join(part) for part in parts]
-
-
-def parameter_names(sql: str, conforming: bool = True) -> list[str]:
-    """Return the names of the ``:named`` parameters of a statement, each once, in their order."""
-    return list(dict.fromkeys(token["name"] for token in _tokens(sql, conforming) if token["name"]))
-
-
-def _tokens(sql: str, conforming: bool) -> Iterator[re.Match[str] | dict[Any, Any]]:
-    position = 0
-    while found := _LEXERS[conforming].match(sql, position):
-        position = found.end()
-        if found["comment"]:
-            position = _comment_end(sql, found.start())
-            yield {**dict.fromkeys(found.groupdict()), 0: sql[found.start() : position], "space": " "}
-        else:
-            yield found
-
-
-def _comment_end(sql: str, start: int) -> int:
-    depth = 0
-    for mark in re.finditer(r"/\*|\*/", sql[start:]):  # comments nest
-        depth += 1 if mark[0] == "/*" else -1
-        if not depth:
-            return start + mark.end()
-    return len(sql)
 
 
 def _compiled_text(text: str, params: dict[str, Any], conforming: bool) -> Query:
@@ -444,18 +264,10 @@ def _compiled_text(text: str, params: dict[str, Any], conforming: bool) -> Query
 
 def _written(text: str, conforming: bool) -> list[Any]:
     """Return the tokens of a text that the user has written, without its end; refuse placeholders in it."""
-    tokens = _without_end(text, conforming)
+    tokens = without_end(text, conforming)
     for token in tokens:
         if token["number"]:
             raise CitykitError(f"Parameters are named: write :country, not {token[0]}; nothing was changed.")
-    return tokens
-
-
-def _without_end(sql: str, conforming: bool) -> list[Any]:
-    """Return the tokens of a text without the spaces, comments and semicolons at its end."""
-    tokens = list(_tokens(sql, conforming))
-    while tokens and (tokens[-1]["space"] or tokens[-1]["end"]):  # a last semicolon would end a COPY early
-        tokens.pop()
     return tokens
 
 
@@ -515,8 +327,8 @@ def _compiled_clause(clause: Any, params: dict[str, Any], conforming: bool) -> Q
 def _as_the_session_reads(sql: str, by_user: bool, conforming: bool) -> str:
     """Return SQLAlchemy's SQL with literals that the session reads right; a user's own stay."""
     if by_user:
-        return "".join(token[0] for token in _without_end(sql, conforming))
-    return sql if conforming else "".join(_escaped(token[0]) for token in _tokens(sql, True))
+        return "".join(token[0] for token in without_end(sql, conforming))
+    return sql if conforming else "".join(_escaped(token[0]) for token in tokens_of(sql, True))
 
 
 # Types of SQLAlchemy whose cast rounds values of these types: 5.5 to an integer, a moment to its day.
@@ -527,7 +339,7 @@ def _without_casts(sql: str, rounding: Sequence[bool]) -> str:
     """Return SQLAlchemy's SQL without its casts (``$1::INTEGER``) of those parameters."""
     parts: list[str] = []
     left_out = 0
-    for token in _tokens(sql, True):
+    for token in tokens_of(sql, True):
         if left_out:
             left_out -= 1
             continue

@@ -12,7 +12,8 @@ from sqlalchemy import JSON, Integer, bindparam, column, insert, literal, select
 
 import citykit
 from citykit.cities.model import City
-from citykit.read.statement import compiled, statements
+from citykit.read.statement import compiled
+from citykit.read.tokens import statements
 
 
 @pytest.mark.parametrize(
