@@ -152,13 +152,12 @@ def _positions(mask: pa.Array) -> list[int]:
 
 def _typed_at_once(array: pa.Array, rule: Rule) -> tuple[pa.Array, Reasons] | None:
     """Type an Arrow array as a whole; None if each value must be checked alone."""
-    assert rule.type is not None  # noqa: S101
     try:
         if pa.types.is_null(array.type):
             return array.cast(rule.typed), {}
         if isinstance(array.type, pa.JsonType):
             return _as_written(array.storage, rule)
-        if rule.type.check in _FROM_TEXT and is_text(array.type):
+        if rule.check in _FROM_TEXT and is_text(array.type):
             return _read_texts(array, rule)
         if isinstance(array.type, pa.Bool8Type):
             array = array.storage.cast(pa.bool_())
@@ -181,7 +180,7 @@ def _as_written(texts: pa.Array, rule: Rule) -> tuple[pa.Array, Reasons]:
 def _same_in_arrow(array: pa.Array, rule: Rule) -> pa.Array | None:
     """Return the array as the column's type; None where that could change a value."""
     has = pa.types
-    check, type_ = rule.type and rule.type.check, array.type
+    check, type_ = rule.check, array.type
     if is_text(type_):
         canonical = check == "uuid" and pc.all(pc.match_substring_regex(array, _A_UUID)).as_py() is not False
         return array.cast(TEXT) if check in ("text", "enum") or canonical else None
@@ -263,7 +262,7 @@ def _typed_as_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Reasons
 
 def _typed_values(values: Any, kind: type, rule: Rule) -> tuple[pa.Array, Reasons] | None:
     """Type values that are all of one type, none of them missing."""
-    check = rule.type and rule.type.check
+    check = rule.check
     if kind is UUID and check == "uuid":
         return pa.array(list(map(str, values)), TEXT), {}
     if check == "numeric" and kind in (Decimal, int, float):
@@ -294,7 +293,7 @@ def _typed_one_by_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Rea
     reasons: Reasons = {}
     texts: dict[int, str] = {}  # position → a text that is read at once with the others
     for position, value in enumerate(python_values(series)):
-        if rule.type.check in _FROM_TEXT and isinstance(text := unwrapped(value), str):
+        if rule.check in _FROM_TEXT and isinstance(text := unwrapped(value), str):
             stored, reason = None, as_text(text)[1]
             if not reason:
                 texts[position] = text
@@ -315,8 +314,7 @@ def _typed_one_by_one(series: pd.Series[Any], rule: Rule) -> tuple[pa.Array, Rea
 
 
 def _read_texts(texts: pa.Array, rule: Rule) -> tuple[pa.Array, Reasons]:
-    check = rule.type and rule.type.check
-    return numbers_in(texts, rule) if check in NUMBERS else times_in(texts, rule)
+    return numbers_in(texts, rule) if rule.check in NUMBERS else times_in(texts, rule)
 
 
 def _arrays(series: pd.Series[Any], array: pa.Array | None, item: Rule) -> tuple[pa.Array, Reasons]:
@@ -340,7 +338,7 @@ def _arrays(series: pd.Series[Any], array: pa.Array | None, item: Rule) -> tuple
 
 def _taken_apart(series: pd.Series[Any], item: Rule) -> tuple[Any, Any, pd.Series[Any], Reasons]:
     """Return the lengths of lists, a mask of those present, their elements, and why others are no lists."""
-    of_json = item.type is not None and item.type.check == "json"
+    of_json = item.check == "json"
     values = python_values(series)
     lists = [value if has_elements(value) else _list_of(value, of_json=of_json) for value in values]
     present = np.array([value is not None for value in lists], dtype=bool)

@@ -109,7 +109,7 @@ def _surely_fits(value: object, rule: Rule) -> bool:
     """Tell quickly whether the column stores a common value as it is; False: `convert` decides."""
     if value is None:
         return rule.nullable and rule.missing is None
-    check = rule.type and rule.type.check
+    check = rule.check
     if rule.item is not None:
         return type(value) is tuple and not value  # an array of NumPy's would be compared value by value
     if rule.type is PGTYPES["float4"]:

@@ -21,7 +21,7 @@ _LAST_DATE, _LAST_MICROSECOND = 185_331_706_992_000, 2**63 - 1
 
 def flaws_of(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
     """Return each limit of the rule as a reason and a mask of the values that break it."""
-    check = rule.type and rule.type.check
+    check = rule.check
     if check in ("integer", "float"):
         return _flaws_of_numbers(array, rule)
     if pa.types.is_temporal(array.type):
@@ -66,7 +66,7 @@ def _surely_as_long(array: pa.Array, rule: Rule) -> bool:
 
 def _flaws_of_numbers(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
     flaws = []
-    whole = rule.type is not None and rule.type.check == "integer"
+    whole = rule.check == "integer"
     if pa.types.is_floating(array.type):
         if whole or rule.low is not None or rule.high is not None:
             flaws.append(("infinite", pc.is_inf(array)))
@@ -92,7 +92,7 @@ def _flaws_of_numbers(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]
 
 def _flaws_of_times(array: pa.Array, rule: Rule) -> list[tuple[str, pa.Array]]:
     flaws = []
-    check = rule.type and rule.type.check
+    check = rule.check
     if pa.types.is_timestamp(array.type):
         zoned = array.type.tz is not None
         if zoned is not (check == "timestamptz"):

@@ -13,7 +13,7 @@ from sqlalchemy import Column, Table, UniqueConstraint, types
 from sqlalchemy import inspect as inspect_sql
 from sqlalchemy.exc import NoInspectionAvailable
 
-from citykit.pgtypes import ENUM, MOST_DIGITS, PGTYPES, PgType
+from citykit.pgtypes import ENUM, MOST_DIGITS, PGTYPES, Check, PgType
 
 _BY_CLASS = {class_: row for row in PGTYPES.values() for class_ in row.declared}
 _SUPPORTED = (
@@ -47,6 +47,11 @@ class Rule:
     thousands: str = ""  # the mark between their groups of three digits; '': they have none
 
     @property
+    def check(self) -> Check | None:
+        """How its values, or the elements of its arrays, are checked; None: it cannot be loaded."""
+        return None if self.type is None else self.type.check
+
+    @property
     def compared_alike(self) -> str:
         """Whether Arrow finds values equal, and sorts them, as the server does (see `PgType`)."""
         return "never" if self.type is None or self.item else self.type.compared_alike
@@ -62,8 +67,8 @@ class Rule:
     @property
     def takes_fractions(self) -> bool:
         """Whether it is a number that need not be whole."""
-        check = self.type and self.type.check
-        return check == "float" or (check == "numeric" and (self.precision is None or (self.scale or 0) > 0))
+        limited = self.precision is not None and (self.scale or 0) <= 0
+        return self.check == "float" or (self.check == "numeric" and not limited)
 
     def written(self, decimal: str, thousands: str) -> Rule:
         """Return the rule for a source whose text has numbers with these marks.

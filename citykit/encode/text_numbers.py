@@ -65,7 +65,6 @@ def numbers_in(texts: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
     dict of int to str
         The reason, by position, of each text that is none.
     """
-    assert rule.type is not None  # noqa: S101
     texts = texts.cast(TEXT)
     if not (rule.decimal or rule.thousands) and (typed := _digits_alone(texts, rule)) is not None:
         return typed, {}
@@ -81,7 +80,7 @@ def numbers_in(texts: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
 
 def _digits_alone(texts: pa.Array, rule: Rule) -> pa.Array | None:
     """Type texts of digits, minus signs and points by one cast; None if they have other characters."""
-    check = rule.type and rule.type.check
+    check = rule.check
     _, places, data = texts.buffers()
     if check == "numeric" or not len(texts) or not data:
         return None
@@ -144,7 +143,7 @@ def _plain(texts: pa.Array, rule: Rule) -> pa.Array:
 
 def typed_numbers(plain: pa.Array, rule: Rule) -> tuple[pa.Array, dict[int, str]]:
     """Type texts that are numbers as Python and PostgreSQL write them; for the result see `numbers_in`."""
-    check = rule.type and rule.type.check
+    check = rule.check
     nothing = pa.scalar(None, TEXT)
     if check == "float":
         typed = plain.cast(pa.float64())
@@ -189,7 +188,7 @@ def _one(text: str, rule: Rule) -> tuple[Any, str | None]:
         number = Decimal(text)
     except ArithmeticError:  # an exponent beyond any limit
         return None, "with an exponent that is out of range"
-    if rule.type and rule.type.check == "float" and _prints(number):
+    if rule.check == "float" and _prints(number):
         return float(number), None
     return checked(number, rule)
 

@@ -77,9 +77,9 @@ def wrong_dtype(series: pd.Series[Any], rule: Rule, name: object, *, values: boo
         Whether a column of dtype object is judged by the types of its values. False for a part of a column:
         the rest may hold other types.
     """
-    if rule.type is None or rule.type.check is None:
+    check = rule.check
+    if check is None:
         return None  # such a column is refused before
-    check = rule.type.check
     if isinstance(series.dtype, pd.CategoricalDtype) and series.cat.categories.dtype == object:
         series = series.cat.remove_unused_categories().cat.categories.to_series()
     if series.dtype == object:
@@ -129,9 +129,9 @@ def _arrow_type(series: pd.Series[Any]) -> pa.DataType:
 
 def _item_fits(series: pd.Series[Any], type_: pa.DataType, rule: Rule) -> bool:
     """Tell whether the column may take the elements of an Arrow list type, or the lists have none."""
-    assert rule.item is not None and rule.type is not None and rule.type.check is not None  # noqa: S101, PT018
+    assert rule.check is not None  # noqa: S101
     kind = _kind(type_.value_type)
-    if kind in (*_TAKES[rule.type.check], "", "list"):  # a list in a list has a reason of its own
+    if kind in (*_TAKES[rule.check], "", "list"):  # a list in a list has a reason of its own
         return True
     array = pa.array(series, from_pandas=True)
     return not any(
@@ -216,7 +216,7 @@ def _has_value(values: Any, type_: type) -> bool:
 
 def _conversion(series: pd.Series[Any], rule: Rule, kinds: AbstractSet[str], column: str) -> str:
     """Return the line that converts a column, or else the line that leaves it out."""
-    check = str(rule.type and rule.type.check)
+    check = str(rule.check)
     found = None
     if len(kinds) == 1:
         [kind] = kinds
