@@ -55,6 +55,7 @@ def read(
     _check_no_nul(names)
     positions, renamed = columns.of(names)
     fields = [f"f{number}" for number in range(len(names))]  # so that names may repeat, or have line ends
+    taken = [*(fields[position] for position in positions), fields[-1]]
     ragged: list[arrow_csv.InvalidRow] = []
 
     def note(row: arrow_csv.InvalidRow) -> str:
@@ -71,24 +72,7 @@ def read(
         with (
             ExitStack() as stack,
             pa.OSFile(str(_for_arrow(path, stack))) as file,
-            arrow_csv.open_csv(
-                file,
-                arrow_csv.ReadOptions(
-                    block_size=BLOCK_BYTES,
-                    autogenerate_column_names=True,
-                    skip_rows=len(before.splitlines()),
-                    skip_rows_after_names=1,
-                ),
-                arrow_csv.ParseOptions(
-                    delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note
-                ),
-                arrow_csv.ConvertOptions(
-                    column_types=dict.fromkeys(fields, pa.large_string()),  # the type of text in `encode`
-                    include_columns=[*(fields[position] for position in positions), fields[-1]],
-                    null_values=[""],
-                    strings_can_be_null=True,
-                ),
-            ) as reader,
+            _arrow_reader(file, delimiter, len(before.splitlines()), fields, taken, note) as reader,
         ):
             held = None
             for batch in reader:
@@ -110,6 +94,33 @@ def read(
     if _may_be_open(path, delimiter, last) and not _closes(path, delimiter, last):
         raise ReadError(f"a quote is opened in {_begun(path, delimiter)} and never closed")
     yield no_rows if held is None else held
+
+
+def _arrow_reader(
+    file: pa.NativeFile,
+    delimiter: str,
+    before: int,
+    fields: list[str],
+    taken: list[str],
+    note: Callable[[arrow_csv.InvalidRow], str],
+) -> arrow_csv.CSVStreamingReader:
+    """Open a text whose header comes after so many lines; its columns are called `fields`."""
+    return arrow_csv.open_csv(
+        file,
+        arrow_csv.ReadOptions(
+            block_size=BLOCK_BYTES,
+            autogenerate_column_names=True,
+            skip_rows=before,
+            skip_rows_after_names=1,
+        ),
+        arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note),
+        arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(fields, pa.large_string()),  # the type of text in `encode`
+            include_columns=taken,
+            null_values=[""],
+            strings_can_be_null=True,
+        ),
+    )
 
 
 @contextmanager
