@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 import pyarrow as pa
 
-from citykit.database import Condition, ConnectionLostError, Numeric, sqlstate, transport_of
+from citykit.database import Condition, ConnectionLostError, Numeric, set_local, sqlstate, transport_of
 from citykit.decode import (
     DtypeBackend,
     UnfitColumnError,
@@ -179,7 +179,7 @@ async def _text_rows(
     settings = {*SETTINGS, _ARRAY_NULLS} if parameters else {t.row.setting for t in types if t.row.setting}
     changed = {s.name: s.value for s in settings if not s.kept.match(getattr(session, s.name))}
     for setting, value in changed.items():
-        await connection.exec_driver_sql("SELECT set_config($1, $2, true)", (setting, value))
+        await set_local(connection, setting, value)
     rows = 0
     with named(query, reads=True), _large_rows_named(query, names, types, lambda: rows, by_copy=True):
         sql = await _with_literals(raw, query, parameters) if parameters else query.sql
@@ -191,9 +191,7 @@ async def _text_rows(
             except UnfitColumnError as exc:
                 raise unfit(exc, names, types, rows) from exc
     for setting in changed:
-        await connection.exec_driver_sql(
-            "SELECT set_config($1, $2, true)", (setting, getattr(session, setting))
-        )
+        await set_local(connection, setting, getattr(session, setting))
 
 
 async def _copied_lines(
