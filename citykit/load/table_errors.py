@@ -1,6 +1,6 @@
-"""Errors of a load that lie in its table and in no row of the frame, each with what mends the table.
+"""Errors that lie in the table of a load and in no row of the frame, each with what mends the table.
 
-The table is missing, its numbering is behind or used up, or its publication lacks a replica identity.
+It is missing, its numbering is behind or used up, or it is published without a replica identity.
 """
 
 from __future__ import annotations
@@ -48,10 +48,8 @@ async def violated_by(connection: AsyncConnection, table: str, exc: BaseExceptio
     sequence = facts.columns[columns[0]].sequence if len(columns) == 1 else None
     mend = None
     if sequence:
-        literal, column = (
-            sequence.replace("'", "''"),
-            connection.dialect.identifier_preparer.quote(columns[0]),
-        )
+        literal = sequence.replace("'", "''")
+        column = connection.dialect.identifier_preparer.quote(columns[0])
         mend = f"SELECT setval('{literal}', (SELECT max({column}) FROM {table}))"  # noqa: S608  quoted names
     return Violated(frozenset(columns), server_message(exc), mend)
 
@@ -108,12 +106,11 @@ async def without_identity(
     published = (await connection.execute(_PUBLISHED, {"name": table})).all()
     if not published or (lacks and published[0].identity):
         return None
-    [*_, columns, has_primary_key] = published[0]
-    needed = published[0].identity or []
+    columns, needed = published[0].columns, published[0].identity or []
     mend = []
-    filtered = any(publication["rowfilter"] for _, publication, *_ in published) if uncovered else False
+    filtered = uncovered and any(each.publication["rowfilter"] for each in published)
     if lacks or (filtered and set(needed) < set(columns)):  # WHERE may use columns of the identity only
-        identity = "DEFAULT" if lacks and has_primary_key else "FULL"
+        identity = "DEFAULT" if lacks and published[0].has_primary_key else "FULL"
         mend.append(f"ALTER TABLE {table} REPLICA IDENTITY {identity}")
         needed = columns
     quote = connection.dialect.identifier_preparer.quote
@@ -158,11 +155,11 @@ async def used_up(connection: AsyncConnection, into: Table, exc: BaseException) 
     found = (await connection.execute(_USED_UP, {"name": table})).one_or_none()
     if found is None:
         return None
-    mend = f"ALTER SEQUENCE {found.sequence} AS bigint"
     if found.bounded:
         mend = f"ALTER SEQUENCE {found.sequence} NO MAXVALUE"
     else:
-        mend = f"ALTER TABLE {table} ALTER COLUMN {found.name} TYPE bigint; {mend}"
+        widen = f"ALTER TABLE {table} ALTER COLUMN {found.name} TYPE bigint"
+        mend = f"{widen}; ALTER SEQUENCE {found.sequence} AS bigint"
     return CitykitError(
         f"table {table}: the sequence that numbers column {found.name} is used up ({server_message(exc)}); "
         f"nothing was loaded. Give it more numbers with SQL: {mend}"
