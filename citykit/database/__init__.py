@@ -4,15 +4,8 @@ from citykit.database.account import default_home, is_root
 from citykit.database.databases import drop_database, list_databases
 from citykit.database.driver import driver_of, ended, started, transport_of
 from citykit.database.engine import connect, leave_embedded, sessions
-from citykit.database.locks import (
-    CREATING,
-    local_setting,
-    lock,
-    lock_bound,
-    lock_without_queueing,
-    locked_by,
-    set_local,
-)
+from citykit.database.locks import CREATING, lock, lock_bound, lock_without_queueing, locked_by
+from citykit.database.options import LOCK_OPTION, LOCK_SECONDS, NUMERIC_OPTION, Bind, Numeric, option
 from citykit.database.server_errors import (
     WITHOUT_TABLE,
     ConnectionLostError,
@@ -22,19 +15,9 @@ from citykit.database.server_errors import (
     shortened,
     sqlstate,
 )
+from citykit.database.settings import local_setting, set_local
 from citykit.database.sqlstates import Condition, ConditionClass
-from citykit.database.transactions import (
-    IN_AUTOCOMMIT,
-    LOCK_OPTION,
-    LOCK_SECONDS,
-    NUMERIC_OPTION,
-    Bind,
-    Numeric,
-    Work,
-    cancelled,
-    in_transaction,
-    option,
-)
+from citykit.database.transactions import IN_AUTOCOMMIT, Work, cancelled, in_transaction
 from citykit.database.urls import shown_url
 
 __all__ = [

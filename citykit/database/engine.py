@@ -17,11 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import await_only
 
 from citykit.database.driver import KEEPALIVE, cancelled_on_server, keep_alive
-from citykit.database.pool import PoolPerLoop
-from citykit.database.pooler import PoolerCheck
-from citykit.database.server_errors import DRIVER_ERRORS, sqlstate, unreachable
-from citykit.database.sqlstates import Condition
-from citykit.database.transactions import (
+from citykit.database.options import (
     LOCK_OPTION,
     LOCK_SECONDS,
     NUMERIC_OPTION,
@@ -29,6 +25,10 @@ from citykit.database.transactions import (
     SILENCE_SECONDS,
     Numeric,
 )
+from citykit.database.pool import PoolPerLoop
+from citykit.database.pooler import PoolerCheck
+from citykit.database.server_errors import DRIVER_ERRORS, sqlstate, unreachable
+from citykit.database.sqlstates import Condition
 from citykit.database.urls import (
     DATABASE,
     asyncpg_url,

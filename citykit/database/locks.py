@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import asyncpg
 from sqlalchemy import Double, bindparam, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from citykit.database.options import LOCK_OPTION, LOCK_SECONDS, option
 from citykit.database.server_errors import DRIVER_ERRORS, sqlstate
+from citykit.database.settings import set_local
 from citykit.database.sqlstates import Condition
-from citykit.database.transactions import LOCK_OPTION, LOCK_SECONDS, option
 from citykit.errors import CitykitError
 
 TRIED_AGAIN_SECONDS = 0.07  # between two attempts with NOWAIT
@@ -167,19 +168,3 @@ async def lock_without_queueing(
             if await locked_by(connection, statement, VACUUM_MILLISECONDS):
                 return
         await asyncio.sleep(TRIED_AGAIN_SECONDS)
-
-
-@asynccontextmanager
-async def local_setting(connection: AsyncConnection, setting: str, value: str) -> AsyncIterator[None]:
-    """Change a setting for a block; if that fails, the rollback restores it."""
-    before = await connection.scalar(text("SELECT current_setting(:setting)"), {"setting": setting})
-    await set_local(connection, setting, value)
-    yield
-    await set_local(connection, setting, before)
-
-
-async def set_local(connection: AsyncConnection, setting: str, value: Any) -> None:
-    """Change a setting for the rest of the transaction."""
-    await connection.execute(
-        text("SELECT set_config(:setting, :value, true)"), {"setting": setting, "value": value}
-    )

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from citykit.database.driver import cancelled_on_server, check_loop, driver_of
+from citykit.database.options import SILENCE_OPTION, SILENCE_SECONDS, Bind, option
 from citykit.database.server_errors import (
     DRIVER_ERRORS,
     connection_lost,
@@ -35,7 +36,6 @@ from citykit.database.urls import seconds_to_connect
 from citykit.errors import CitykitError, DatabaseUnavailableError, say_interrupted
 from citykit.runtime import CallersError
 
-Bind: TypeAlias = AsyncEngine | AsyncConnection | AsyncSession
 T = TypeVar("T")
 Work: TypeAlias = Callable[[AsyncConnection], Awaitable[T]]
 
@@ -44,12 +44,6 @@ ATTEMPTS = 3  # the second may get another connection of the pool that died whil
 OPEN_SECONDS = 10.0  # for a connection to be opened, when the pool has room for it
 UNDO_SECONDS = 5.0  # for the server to take a ROLLBACK, before the connection is closed instead
 ANSWER_SECONDS = 5.0  # for a new connection, which shows that the server is there
-SILENCE_SECONDS = 30.0  # of a helper's work, after which that is tried; an execution option of the engine
-SILENCE_OPTION = "citykit_silence_timeout"
-LOCK_SECONDS = 30.0  # for a lock, in a helper that writes; an execution option likewise
-LOCK_OPTION = "citykit_lock_timeout"
-Numeric: TypeAlias = Literal["float", "decimal"]
-NUMERIC_OPTION = "citykit_numeric"  # the type that numerics are read as, where a helper is not told
 # After these the server has rolled the transaction back, even if they answer the COMMIT.
 _CONFLICTS = (Condition.SERIALIZATION_FAILURE, Condition.DEADLOCK_DETECTED)
 # The network does not reach the server. None: several addresses were tried, each with an error of its own.
@@ -128,14 +122,6 @@ async def in_transaction(
     except CallersError as exc:
         raised = exc.error
     raise raised  # as the caller's own code has raised it
-
-
-def option(bind: Bind, name: str, default: T) -> T:
-    """Return an option of citykit's own that `connect` has given an engine (its execution_options)."""
-    with server_errors_named():  # a session without an engine, or with one for each of its tables
-        sync = bind.get_bind() if isinstance(bind, AsyncSession) else bind.sync_engine
-    value: T = sync.get_execution_options().get(name, default)
-    return value
 
 
 async def cancelled(task: asyncio.Task[Any]) -> None:
