@@ -53,12 +53,12 @@ def to_frame(
 def _column(type_: Type, parts: list[Values], backend: DtypeBackend) -> Any:
     row, dtype = type_.row, type_.dtype(backend)
     if dtype == "category":
-        return _categorical(_chunked(parts, TEXT), type_.labels)
+        return _categorical(pa.chunked_array(parts, TEXT), type_.labels)
     if dtype.endswith("[pyarrow]"):
         return pd.arrays.ArrowExtensionArray(_for_arrow(row, parts))
     if type_.array or row.arrow is None:
         return np.concatenate(parts)
-    chunked = _chunked(parts, row.arrow)
+    chunked = pa.chunked_array(parts, row.arrow)
     if dtype in _STRINGS:
         return _STRINGS[dtype].__from_arrow__(chunked)
     if pa.types.is_time(row.arrow):
@@ -74,10 +74,6 @@ def _column(type_: Type, parts: list[Values], backend: DtypeBackend) -> Any:
         return chunked.cast(pa.from_numpy_dtype(np.dtype(dtype))).to_numpy()
     extension: Any = pd.api.types.pandas_dtype(dtype)
     return extension.construct_array_type()(_filled(chunked), _missing(chunked))
-
-
-def _chunked(parts: list[Values], type_: pa.DataType) -> pa.ChunkedArray:
-    return pa.chunked_array(parts, type_)
 
 
 def _filled(chunked: pa.ChunkedArray) -> Any:
@@ -106,7 +102,7 @@ def _categorical(chunked: pa.ChunkedArray, labels: Sequence[str]) -> pd.Categori
 
 
 def _for_arrow(row: PgType, parts: list[Values]) -> pa.ChunkedArray:
-    chunked = _chunked(parts, row.arrow)
+    chunked = pa.chunked_array(parts, row.arrow)
     if pa.types.is_date(row.arrow) or getattr(row.arrow, "tz", None):
         check_python_holds(chunked)  # pandas cannot print the others
     if row.arrow == TEXT:
