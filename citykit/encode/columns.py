@@ -8,6 +8,7 @@ values at once (`limits.flaws_of`).
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from decimal import Context, Decimal
 from itertools import chain
 from typing import Any, TypeAlias
@@ -34,7 +35,7 @@ from citykit.encode.values import (
     json_as_written,
     unwrapped,
 )
-from citykit.pgtypes import MOST_DIGITS, PGTYPES, TEXT
+from citykit.pgtypes import MOST_DIGITS, PGTYPES, TEXT, Check
 
 Reasons: TypeAlias = dict[int, str]  # position → why the value is bad; in the array it is null
 _FROM_TEXT = (*NUMBERS, *READ_FROM_TEXT)
@@ -201,14 +202,19 @@ def _same_in_arrow(array: pa.Array, rule: Rule) -> pa.Array | None:
     if has.is_date(type_) and check in ("date", "timestamp"):
         days = array.cast(pa.date32())
         return days if check == "date" else days.cast(pa.timestamp("s"))
-    accepted = (
-        (check == "boolean" and has.is_boolean(type_))
-        or (check in ("date", "timestamp", "timestamptz") and has.is_timestamp(type_))
-        or (check == "time" and has.is_time(type_))
-        or (check == "interval" and has.is_duration(type_))
-        or (check == "bytea" and (has.is_binary(type_) or has.is_large_binary(type_)))
-    )
-    return array if accepted else None
+    return array if any(test(type_) for test in _KEPT.get(check, ())) else None
+
+
+# Arrow's types whose values a column takes as they are.
+_KEPT: dict[Check | None, tuple[Callable[[pa.DataType], bool], ...]] = {
+    "boolean": (pa.types.is_boolean,),
+    "date": (pa.types.is_timestamp,),
+    "timestamp": (pa.types.is_timestamp,),
+    "timestamptz": (pa.types.is_timestamp,),
+    "time": (pa.types.is_time,),
+    "interval": (pa.types.is_duration,),
+    "bytea": (pa.types.is_binary, pa.types.is_large_binary),
+}
 
 
 def _floats(array: pa.Array, rule: Rule) -> pa.Array | None:
