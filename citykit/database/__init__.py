@@ -16,7 +16,7 @@ from citykit.database.server_errors import (
     sqlstate,
 )
 from citykit.database.settings import local_setting, set_local
-from citykit.database.sqlstates import Condition, ConditionClass
+from citykit.database.sqlstates import OF_VALUES, Condition, ConditionClass
 from citykit.database.transactions import IN_AUTOCOMMIT, Work, cancelled, in_transaction
 from citykit.database.urls import shown_url
 
@@ -26,6 +26,7 @@ __all__ = [
     "LOCK_OPTION",
     "LOCK_SECONDS",
     "NUMERIC_OPTION",
+    "OF_VALUES",
     "WITHOUT_TABLE",
     "Bind",
     "Condition",

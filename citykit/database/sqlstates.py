@@ -84,3 +84,19 @@ class ConditionClass(StrEnum):
     OPERATOR_INTERVENTION = "57"
     SHUTDOWN = "57P"
     PLPGSQL_ERROR = "P0"
+
+
+# By which a server refuses values: data, integrity, errors in a trigger's function, a view's WITH CHECK
+# OPTION, a row that is too large for an index or a page.
+OF_VALUES = (
+    ConditionClass.CASE_NOT_FOUND,
+    ConditionClass.CARDINALITY_VIOLATION,
+    ConditionClass.DATA_EXCEPTION,
+    ConditionClass.INTEGRITY_CONSTRAINT_VIOLATION,
+    ConditionClass.SQL_ROUTINE_EXCEPTION,
+    ConditionClass.EXTERNAL_ROUTINE_EXCEPTION,
+    ConditionClass.EXTERNAL_ROUTINE_INVOCATION_EXCEPTION,
+    ConditionClass.PLPGSQL_ERROR,
+    ConditionClass.WITH_CHECK_OPTION_VIOLATION,
+    Condition.PROGRAM_LIMIT_EXCEEDED,
+)

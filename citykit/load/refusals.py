@@ -10,7 +10,15 @@ from typing import Any, TypeAlias
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from citykit.database import Condition, ConditionClass, driver_error, server_message, set_local, sqlstate
+from citykit.database import (
+    OF_VALUES,
+    Condition,
+    ConditionClass,
+    driver_error,
+    server_message,
+    set_local,
+    sqlstate,
+)
 from citykit.load.catalogue import Column, Facts
 from citykit.load.merge import Merge, OnConflict
 from citykit.load.server_types import wider
@@ -57,20 +65,6 @@ WHERE k.conrelid = to_regclass(:name) AND k.contype = 'f'
 GROUP BY k.oid, k.conrelid, k.confrelid
 """)
 
-# By which SQLSTATEs a server refuses values: data, integrity, errors in a trigger's function, a view's WITH
-# CHECK OPTION, a row that is too large for an index or a page.
-REFUSALS = (
-    ConditionClass.CASE_NOT_FOUND,
-    ConditionClass.CARDINALITY_VIOLATION,
-    ConditionClass.DATA_EXCEPTION,
-    ConditionClass.INTEGRITY_CONSTRAINT_VIOLATION,
-    ConditionClass.SQL_ROUTINE_EXCEPTION,
-    ConditionClass.EXTERNAL_ROUTINE_EXCEPTION,
-    ConditionClass.EXTERNAL_ROUTINE_INVOCATION_EXCEPTION,
-    ConditionClass.PLPGSQL_ERROR,
-    ConditionClass.WITH_CHECK_OPTION_VIOLATION,
-    Condition.PROGRAM_LIMIT_EXCEEDED,
-)
 _RAISE = "exec_stmt_raise"  # the server's function that carries out RAISE, which may give any SQLSTATE
 
 
@@ -83,12 +77,12 @@ def refuses_rows(exc: BaseException, facts: Facts) -> bool:
         return True  # by a trigger
     if code == Condition.INSUFFICIENT_PRIVILEGE:
         return facts.secured  # by a policy: rights that the role lacks were found before
-    return code.startswith(REFUSALS) and code != Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED
+    return code.startswith(OF_VALUES) and code != Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED
 
 
 def refuses_a_text(exc: BaseException) -> bool:
     """Tell whether the server could not cast a text; of some types (tsquery) that is a syntax error."""
-    return (sqlstate(exc) or "").startswith((*REFUSALS, ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE))
+    return (sqlstate(exc) or "").startswith((*OF_VALUES, ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE))
 
 
 async def find_violations(

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database import (
     IN_AUTOCOMMIT,
+    OF_VALUES,
     WITHOUT_TABLE,
     Condition,
     ConditionClass,
@@ -38,18 +39,10 @@ SELECT pg_catalog.current_setting('DateStyle') AS "DateStyle",
 
 # The classes of SQLSTATE for which the statement itself is to blame.
 _BLAMED = (
+    *OF_VALUES,
     ConditionClass.FEATURE_NOT_SUPPORTED,
-    ConditionClass.CASE_NOT_FOUND,
-    ConditionClass.CARDINALITY_VIOLATION,
-    ConditionClass.DATA_EXCEPTION,
-    ConditionClass.INTEGRITY_CONSTRAINT_VIOLATION,
-    ConditionClass.SQL_ROUTINE_EXCEPTION,
-    ConditionClass.EXTERNAL_ROUTINE_EXCEPTION,
-    ConditionClass.EXTERNAL_ROUTINE_INVOCATION_EXCEPTION,
     ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE,
-    ConditionClass.WITH_CHECK_OPTION_VIOLATION,
     ConditionClass.PROGRAM_LIMIT_EXCEEDED,
-    ConditionClass.PLPGSQL_ERROR,
     Condition.ACTIVE_SQL_TRANSACTION,
     Condition.INVALID_TRANSACTION_TERMINATION,
 )
