@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -96,15 +97,23 @@ def read_json(text: str) -> object:
     Raises
     ------
     ValueError, RecursionError
-        If Python cannot hold it: a number of more than 4,300 digits, half of a surrogate pair, many levels.
+        If Python cannot hold it: a whole number of more than 4,300 digits, another beyond 1.8e308, half of
+        a surrogate pair, many levels.
     """
-    value = json.loads(text)
+    value = json.loads(text, parse_float=_finite)
     return whole_json(value) if "\\u" in text and "\\ud" in text.lower() else value
 
 
 def whole_json(value: object) -> object:
-    """Return a JSON value; raise ValueError if a text in it is not Unicode (half of a surrogate pair)."""
-    json.dumps(value, ensure_ascii=False).encode()
+    """Return a JSON value; raise ValueError if it has half of a surrogate pair, or a number beyond 1.8e308."""
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return value
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits} is beyond 1.8e308")
     return value
 
 
