@@ -95,6 +95,16 @@ def python_values(series: pd.Series[Any]) -> list[Any]:
         return _objects_of(pa.chunked_array(pa.array(series)).combine_chunks())
 
 
+def values_at(series: pd.Series[Any], positions: list[int]) -> list[Any]:
+    """Return the values at some positions as `python_values` does."""
+    try:
+        return python_values(series.iloc[positions])
+    except pa.ArrowNotImplementedError:  # Arrow's take has no kernel for views of text and bytes
+        array = pa.chunked_array(pa.array(series))
+        chunks = [chunk for position in positions for chunk in array.slice(position, 1).chunks]
+        return python_values(pd.Series(pd.arrays.ArrowExtensionArray(pa.chunked_array(chunks, array.type))))
+
+
 def _objects_of(array: pa.Array) -> list[Any]:
     if is_list(array.type):
         return [None if value.values is None else _objects_of(value.values) for value in array]
@@ -116,11 +126,11 @@ def _in_arrow(series: pd.Series[Any]) -> pa.Array | None:
         return None
     try:
         array = pa.array(series, from_pandas=True)
+        if isinstance(array, pa.ChunkedArray):
+            array = array.combine_chunks()
+        return _decoded(array) if pa.types.is_dictionary(array.type) else array
     except (pa.ArrowException, UnicodeError, TypeError, ValueError):
         return None
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    return _decoded(array) if pa.types.is_dictionary(array.type) else array
 
 
 _NOT_TAKEN = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}

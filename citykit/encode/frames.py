@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from citykit.encode.columns import convert, python_values
+from citykit.encode.columns import convert, values_at
 from citykit.encode.names import Names
 from citykit.encode.rejects import Reject, rejects_frame
 from citykit.encode.rules import Rule
@@ -151,7 +151,7 @@ def _rejects(frame: pd.DataFrame, rules: Sequence[Rule], bad: Sequence[tuple[int
     values: dict[tuple[int, int], object] = {}
     for number in {number for _, number, _ in bad}:
         positions = [position for position, other, _ in bad if other == number]
-        taken = python_values(frame[rules[number].name].iloc[positions])
+        taken = values_at(frame[rules[number].name], positions)
         values.update(zip(((position, number) for position in positions), taken, strict=True))
     labels = frame.index[[position for position, *_ in bad]]
     return rejects_frame(

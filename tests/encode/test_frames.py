@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -13,8 +14,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import REAL, Column, MetaData, SmallInteger, String, Table
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import REAL, Column, Date, LargeBinary, MetaData, SmallInteger, String, Table, Text, Uuid
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 import citykit
 from citykit.cities import CITIES
@@ -394,3 +395,56 @@ def test_a_value_that_cannot_be_shown_is_a_reject_all_the_same() -> None:
 def test_a_very_long_value_is_shortened_in_the_message() -> None:
     _, rejects = validate(frame_of("name", ["x" * 1_000_000]), RULES)
     assert len(str(refused(rejects, MEANINGS))) < 400
+
+
+VIEW = pa.string_view()
+HOLDING_VIEWS: dict[str, tuple[pa.DataType, Any, list[Any], str]] = {
+    "NUL": (VIEW, Text(), ["a", "b\0"], "with a NUL character"),
+    "too long": (VIEW, String(2), ["ab", "abc"], "longer than 2 characters"),
+    "number": (VIEW, SmallInteger(), ["1", "x"], "not a number"),
+    "date": (VIEW, Date(), ["2024-01-31", "x"], "not a date such as 2024-01-31"),
+    "uuid": (VIEW, Uuid(), [str(uuid.UUID(int=1)), "x"], "not a UUID"),
+    "missing": (VIEW, Text(), ["a", pd.NA], "missing"),
+    "bytes": (pa.binary_view(), LargeBinary(), [b"a", pd.NA], "missing"),
+    "list": (pa.list_(VIEW), ARRAY(Text()), [["a"], ["b\0"]], "element 0 with a NUL character"),
+    "large list": (pa.large_list(VIEW), ARRAY(Text()), [["a"], ["b\0"]], "element 0 with a NUL character"),
+    "fixed size list": (pa.list_(VIEW, 1), ARRAY(Text()), [["a"], ["b\0"]], "element 0 with a NUL character"),
+    "list view": (pa.list_view(VIEW), ARRAY(Text()), [["a"], ["b\0"]], "element 0 with a NUL character"),
+    "dictionary": (pa.dictionary(pa.int8(), VIEW), Text(), ["a", "b\0"], "with a NUL character"),
+    "struct": (pa.struct([("a", VIEW)]), JSONB(), [{"a": "b"}, {"a": "b\0"}], "with a NUL character"),
+    "map": (pa.map_(VIEW, VIEW), JSONB(), [[("a", "b")], [("a", "b\0")]], "with a NUL character"),
+    "JSON": (pa.json_(VIEW), JSONB(), ["1", '"\\u0000"'], "with a NUL character"),
+}
+
+
+@pytest.mark.parametrize("kind", HOLDING_VIEWS)
+def test_rejects_show_the_values_of_arrows_views(kind: str) -> None:
+    type_, declared, values, why = HOLDING_VIEWS[kind]
+    rules = rules_of(Table("t", MetaData(), Column("x", declared, nullable=False)))
+    present = [None if value is pd.NA else value for value in values]
+    if pa.types.is_dictionary(type_):
+        array: Any = pa.DictionaryArray.from_arrays([0, 1], pa.array(values, VIEW))
+    elif isinstance(type_, pa.JsonType):
+        array = pa.ExtensionArray.from_storage(type_, pa.array(values, VIEW))
+    else:
+        array = pa.array(present, type_)
+    chunks = pa.chunked_array([array, array.slice(1), array])
+    rows, rejects = validate(pd.DataFrame({"x": pd.Series(pd.arrays.ArrowExtensionArray(chunks))}), rules)
+    assert rows.num_rows == 2
+    assert rejects["row"].tolist() == [1, 2, 4]
+    assert list(map(repr, rejects["value"])) == [repr(values[1])] * 3
+    assert set(rejects["reason"]) == {why}
+
+
+@pytest.mark.parametrize(
+    ("type_", "values"), [(VIEW, ["a", "b"]), (pa.binary_view(), [b"a", b"b"])], ids=["text", "bytes"]
+)
+def test_a_dictionary_of_lists_of_views_is_a_column_of_lists(type_: pa.DataType, values: list[Any]) -> None:
+    lists = pa.array([values, []], pa.list_(type_))
+    series = pd.Series(pd.arrays.ArrowExtensionArray(pa.DictionaryArray.from_arrays([1, 0, None], lists)))
+    item = Text() if type_ == VIEW else LargeBinary()
+    rows, rejects = validate(
+        pd.DataFrame({"x": series}), rules_of(Table("t", MetaData(), Column("x", ARRAY(item))))
+    )
+    assert rejects.empty
+    assert rows.column("x").to_pylist() == [[], values, None]
