@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from typing import Any
@@ -134,9 +135,8 @@ def _item_fits(series: pd.Series[Any], type_: pa.DataType, rule: Rule) -> bool:
     if kind in (*_TAKES[rule.check], "", "list"):  # a list in a list has a reason of its own
         return True
     array = pa.array(series, from_pandas=True)
-    return not any(
-        len(chunk.drop_null().flatten().drop_null()) for chunk in getattr(array, "chunks", [array])
-    )
+    elements = (chunk.flatten() for chunk in getattr(array, "chunks", [array]))
+    return not any(len(each) - each.null_count for each in elements)
 
 
 def _any_value(series: pd.Series[Any]) -> bool:
@@ -157,7 +157,7 @@ def _kind(type_: pa.DataType) -> str:
         return (name and PGTYPES[name].check) or "other"
     if has.is_dictionary(type_):
         return _kind(type_.value_type)
-    if has.is_nested(type_) and _has_extension(type_):
+    if any(isinstance(part, pa.BaseExtensionType) for part in _parts(type_)):
         return "other"
     if has.is_timestamp(type_):
         return "timestamp" if type_.tz is None else "timestamptz"
@@ -185,10 +185,28 @@ _TESTS: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
-def _has_extension(type_: pa.DataType) -> bool:
-    """Tell whether a type has a part of an extension type."""
-    parts = (type_.field(number).type for number in range(type_.num_fields))
-    return any(isinstance(part, pa.BaseExtensionType) or _has_extension(part) for part in parts)
+def _parts(type_: pa.DataType) -> Iterator[pa.DataType]:
+    """Yield the types that a nested type is made of, however deep."""
+    for number in range(type_.num_fields):
+        part = type_.field(number).type
+        yield part
+        yield from _parts(part)
+
+
+def _converts(dtype: Any) -> bool:
+    """Tell whether pandas converts the values of a dtype; it lacks some of Arrow's types."""
+    if not isinstance(dtype, pd.ArrowDtype):
+        return True
+    parts = list(_parts(dtype.pyarrow_dtype))
+    if any(isinstance(part, pa.BaseExtensionType) for part in parts):
+        return False
+    return not any(test(type_) for type_ in (dtype.pyarrow_dtype, *parts) for test in _UNCONVERTED)
+
+
+_UNCONVERTED = (
+    pa.types.is_string_view, pa.types.is_binary_view, pa.types.is_list_view, pa.types.is_large_list_view,
+    pa.types.is_run_end_encoded, pa.types.is_union, pa.types.is_interval,
+)  # fmt: skip
 
 
 def _of_values(series: pd.Series[Any]) -> tuple[str, set[str]]:
@@ -227,8 +245,10 @@ def _conversion(series: pd.Series[Any], rule: Rule, kinds: AbstractSet[str], col
             if found and check == "boolean" and not series.dropna().astype(object).isin([0, 1]).all():
                 found = None  # pandas refuses to convert other numbers
     if found:
-        dense = f"{column}.sparse.to_dense()" if isinstance(series.dtype, pd.SparseDtype) else column
-        return f"Convert it: {column} = {found.format(dense)}"
+        source = f"{column}.sparse.to_dense()" if isinstance(series.dtype, pd.SparseDtype) else column
+        if not _converts(series.dtype):
+            source = f"pd.Series(list({column}), {column}.index, object)"
+        return f"Convert it: {column} = {found.format(source)}"
     if rule.needed:
         return ""
     return f"Convert it, or leave it out: frame = frame.drop(columns={column[6:-1]})"

@@ -254,6 +254,46 @@ def refused_and_converted(frame: pd.DataFrame, rules: list[Rule], *, enum: bool)
         assert (stored, len(rejects)) == (len(frame), 0)
 
 
+# Types of Arrow's of which pandas takes no values, and a column that does not store them.
+UNKNOWN_TO_PANDAS: dict[str, tuple[pa.Array, str]] = {
+    "string_view to bytea": (pa.array(["1", None], pa.string_view()), "bytea"),
+    "string_view to interval": (pa.array(["1 day", None], pa.string_view()), "interval"),
+    "binary_view to text": (pa.array([b"1", None], pa.binary_view()), "text"),
+    "binary_view to jsonb": (pa.array([b"1", None], pa.binary_view()), "jsonb"),
+    "list of string_view": (pa.array([["1"], None], pa.list_(pa.string_view())), "text"),
+    "list of binary_view": (pa.array([[b"1"], None], pa.list_(pa.binary_view())), "text"),
+    "fixed size list": (pa.array([["1"], None], pa.list_(pa.string_view(), 1)), "text"),
+    "list_view": (pa.array([["1"], None], pa.list_view(pa.string())), "text"),
+    "struct": (pa.array([{"a": "1"}, None], pa.struct([("a", pa.string_view())])), "text"),
+    "map": (pa.array([[("a", "1")], None], pa.map_(pa.string_view(), pa.string_view())), "text"),
+    "run-end-encoded": (pa.RunEndEncodedArray.from_arrays([2, 3], ["1", "2"]), "text"),
+    "interval of months": (pa.array([(1, 2, 3), None], pa.month_day_nano_interval()), "text"),
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN_TO_PANDAS)
+def test_a_dtype_of_arrow_that_pandas_does_not_know_is_converted_by_what_the_error_says(kind: str) -> None:
+    array, target = UNKNOWN_TO_PANDAS[kind]
+    frame = pd.DataFrame({"k": range(len(array)), "v": pd.Series(pd.arrays.ArrowExtensionArray(array))})
+    refused_and_converted(frame, rules_for(TARGETS[target]), enum=False)
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [pa.list_(pa.binary_view()), pa.large_list(pa.binary_view()), pa.list_(pa.binary_view(), 1)],
+    ids=str,
+)
+def test_lists_of_other_values_are_one_reject_whatever_type_holds_them(type_: pa.DataType) -> None:
+    for values, rejected in (([None, None], False), ([None, [None]], False), ([None, [b"1"]], True)):
+        series = pd.Series(pd.arrays.ArrowExtensionArray(pa.array(values, type_)))
+        frame, rules = pd.DataFrame({"k": [1, 2], "v": series}), rules_for(TARGETS["text[]"])
+        if rejected:
+            with pytest.raises(citykit.InvalidFrameError, match="lists of text are needed"):
+                validate(frame, rules)
+        else:
+            assert validate(frame, rules)[0].num_rows == 2
+
+
 @pytest.mark.parametrize(
     "values",
     [
