@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -57,8 +57,14 @@ _TAKES = (
     ({"date", "timestamp"}, "timestamp"),
     ({"bool", "int8", "float8", "text", "jsonb", "array"}, "jsonb"),
 )
-# The conversion of a dtype that no type of PostgreSQL holds, by its kind.
-_CONVERTED = {"period": ".dt.to_timestamp()", "sparse": ".sparse.to_dense()"}
+# The conversion of a dtype that no type of PostgreSQL holds, by its kind, and that of each list in a column.
+_CONVERTED = {"period": "{}.dt.to_timestamp()", "sparse": "{}", "moments": "pd.to_datetime({}, utc=True)"}
+_LIST_CONVERTED = {"moments": "pd.to_datetime(each, utc=True).tolist()"}
+# Types of Arrow's whose values pandas takes and converts in no way but one by one.
+_ONE_BY_ONE = (
+    pa.types.is_string_view, pa.types.is_binary_view, pa.types.is_list_view, pa.types.is_large_list_view,
+    pa.types.is_run_end_encoded, pa.types.is_union, pa.types.is_interval,
+)  # fmt: skip
 
 
 def declared(row: PgType, *limits: int) -> Declared:
@@ -66,6 +72,27 @@ def declared(row: PgType, *limits: int) -> Declared:
     if row is PGTYPES["timestamptz"]:
         return types.DateTime(timezone=True)
     return row.declared[0](*limits)
+
+
+def convertible(column: str, dtype: Any) -> str:
+    """Return what to write for a column of a dtype so that pandas can convert its values."""
+    if isinstance(dtype, pd.SparseDtype):
+        return f"{column}.sparse.to_dense()"
+    if isinstance(dtype, pd.ArrowDtype):
+        parts = list(parts_of(type_ := dtype.pyarrow_dtype))
+        if any(isinstance(part, pa.BaseExtensionType) for part in parts) or any(
+            test(part) for part in (type_, *parts) for test in _ONE_BY_ONE
+        ):
+            return f"pd.Series(list({column}), {column}.index, object)"
+    return column
+
+
+def parts_of(type_: pa.DataType) -> Iterator[pa.DataType]:
+    """Yield the types that a type of Arrow's is made of, however deep."""
+    for number in range(type_.num_fields):
+        part = type_.field(number).type
+        yield part
+        yield from parts_of(part)
 
 
 def types_of(
@@ -157,7 +184,7 @@ class _Asked:
         dtype: Any = series.dtype
         if isinstance(dtype, pd.CategoricalDtype):
             return self.of_series(pd.Series(dtype.categories))
-        if pd.api.types.is_object_dtype(dtype):
+        if series.dtype == object:  # pandas' is_object_dtype fails for some of Arrow's types
             return self.of_objects(series)
         if str(dtype) == PGTYPES["date"].dtypes[0]:  # datetime64[s]: dates are read as it
             return declared(PGTYPES["date"])
@@ -166,7 +193,7 @@ class _Asked:
             found = _of_arrow(pa.array(series.iloc[:0], from_pandas=True).type) if kind != "sparse" else None
             if found is not None:
                 return found
-        return f"no type of PostgreSQL holds its dtype {dtype}: {self.converted(kind)}"
+        return f"no type of PostgreSQL holds its dtype {dtype}: {self.converted(kind, dtype)}"
 
     def of_arrow(self, type_: pa.DataType) -> Declared | str:
         return _of_arrow(type_) or f"no type of PostgreSQL holds Arrow's type {type_}: leave the column out"
@@ -194,11 +221,13 @@ class _Asked:
     def typed(self, type_: str) -> str:
         return f"{self.create}, types={{{self.column}: {type_ + self.suffix!r}}})"
 
-    def converted(self, kind: str) -> str:
+    def converted(self, kind: str, dtype: Any = None) -> str:
         column = f"frame[{self.column}]"
-        if kind == "moments":
-            return f"{column} = pd.to_datetime({column}, utc=True)"
-        return f"{column} = {column}" + _CONVERTED.get(kind, '.astype("str")')
+        if self.suffix:
+            each = _LIST_CONVERTED.get(kind, 'pd.Series(each, dtype=object).astype("str").tolist()')
+            return f'{column} = {column}.map(lambda each: {each}, na_action="ignore")'
+        found = _CONVERTED.get(kind, '{}.astype("str")')
+        return f"{column} = {found.format(convertible(column, dtype))}"
 
 
 def _of_arrow(type_: pa.DataType) -> Declared | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from typing import Any
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from citykit.encode.columns import is_list, is_text
-from citykit.encode.dtypes import EXTENSIONS
+from citykit.encode.dtypes import EXTENSIONS, convertible, parts_of
 from citykit.encode.names import quoted
 from citykit.encode.rules import Rule
 from citykit.encode.values import is_missing
@@ -157,7 +156,7 @@ def _kind(type_: pa.DataType) -> str:
         return (name and PGTYPES[name].check) or "other"
     if has.is_dictionary(type_):
         return _kind(type_.value_type)
-    if any(isinstance(part, pa.BaseExtensionType) for part in _parts(type_)):
+    if any(isinstance(part, pa.BaseExtensionType) for part in parts_of(type_)):
         return "other"
     if has.is_timestamp(type_):
         return "timestamp" if type_.tz is None else "timestamptz"
@@ -183,30 +182,6 @@ _TESTS: dict[str, tuple[Any, ...]] = {
     "list": (is_list, pa.types.is_list_view, pa.types.is_large_list_view),
     "dict": (pa.types.is_struct, pa.types.is_map),
 }  # fmt: skip
-
-
-def _parts(type_: pa.DataType) -> Iterator[pa.DataType]:
-    """Yield the types that a nested type is made of, however deep."""
-    for number in range(type_.num_fields):
-        part = type_.field(number).type
-        yield part
-        yield from _parts(part)
-
-
-def _converts(dtype: Any) -> bool:
-    """Tell whether pandas converts the values of a dtype; it lacks some of Arrow's types."""
-    if not isinstance(dtype, pd.ArrowDtype):
-        return True
-    parts = list(_parts(dtype.pyarrow_dtype))
-    if any(isinstance(part, pa.BaseExtensionType) for part in parts):
-        return False
-    return not any(test(type_) for type_ in (dtype.pyarrow_dtype, *parts) for test in _UNCONVERTED)
-
-
-_UNCONVERTED = (
-    pa.types.is_string_view, pa.types.is_binary_view, pa.types.is_list_view, pa.types.is_large_list_view,
-    pa.types.is_run_end_encoded, pa.types.is_union, pa.types.is_interval,
-)  # fmt: skip
 
 
 def _of_values(series: pd.Series[Any]) -> tuple[str, set[str]]:
@@ -245,10 +220,7 @@ def _conversion(series: pd.Series[Any], rule: Rule, kinds: AbstractSet[str], col
             if found and check == "boolean" and not series.dropna().astype(object).isin([0, 1]).all():
                 found = None  # pandas refuses to convert other numbers
     if found:
-        source = f"{column}.sparse.to_dense()" if isinstance(series.dtype, pd.SparseDtype) else column
-        if not _converts(series.dtype):
-            source = f"pd.Series(list({column}), {column}.index, object)"
-        return f"Convert it: {column} = {found.format(source)}"
+        return f"Convert it: {column} = {found.format(convertible(column, series.dtype))}"
     if rule.needed:
         return ""
     return f"Convert it, or leave it out: frame = frame.drop(columns={column[6:-1]})"

@@ -98,7 +98,9 @@ def test_dtypes(dtype: Any, expected: str) -> None:
     ids=str,
 )  # fmt: skip
 def test_arrow_types(type_: pa.DataType, expected: str) -> None:
-    assert shown(pa.schema({"x": type_}).empty_table()) == {"x": expected}
+    table = pa.schema({"x": type_}).empty_table()
+    assert shown(table) == {"x": expected}
+    assert shown(table.to_pandas(types_mapper=pd.ArrowDtype)) == {"x": expected}
 
 
 def test_a_frame_of_polars_is_taken_by_its_schema() -> None:
@@ -153,6 +155,42 @@ def test_a_column_that_decides_no_type_is_named_with_what_to_type(values: Any, s
     with pytest.raises(InvalidFrameError, match=rf"no table was made: column 'x': .*{pattern}") as caught:
         of(values, getattr(values, "dtype", object))
     assert caught.value.rejects["column"].tolist() == ["x"]
+
+
+ZONED = MOMENT.replace(tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([MOMENT, ZONED], SQL["timestamptz"]),
+        ([[MOMENT, None, ZONED], [], None], SQL["timestamptz"] + "[]"),
+        ([(MOMENT,), np.array([ZONED], object)], SQL["timestamptz"] + "[]"),
+        ([[dt.datetime(1, 1, 1), ZONED]], SQL["timestamptz"] + "[]"),
+        ([[MOMENT.date(), ZONED, None], None], "text[]"), ([[dt.time(1, tzinfo=dt.UTC)]], "text[]"),
+        ([[object(), np.nan], ["a"]], "text[]"), ([object(), "a"], "text"), ([[1], MOMENT], "text"),
+        (pd.period_range("2024", periods=1, freq="M"), SQL["timestamp"]),
+        (pd.arrays.SparseArray([1]), "bigint"), (pd.interval_range(0, 1), "text"), (np.array([1j]), "text"),
+        *[(pd.arrays.ArrowExtensionArray(array), "text") for array in (
+            pa.array([["a"]], pa.list_view(pa.string())),
+            pa.array([[["a"]]], pa.list_(pa.list_(pa.string_view()))),
+            pa.array([(1, 2, 3)], pa.month_day_nano_interval()),
+            pa.RunEndEncodedArray.from_arrays([2], ["a"]),
+            pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])]),
+        )],
+    ],
+)  # fmt: skip
+def test_a_column_that_decides_no_type_gets_one_by_the_line_that_the_error_says(
+    values: Any, expected: str
+) -> None:
+    frame = pd.DataFrame({"x": pd.Series(values, dtype=getattr(values, "dtype", object))})
+    missing = [value is None for value in values]
+    with pytest.raises(InvalidFrameError) as caught:
+        shown(frame)
+    line = str(caught.value)[str(caught.value).index("frame['x'] = ") :]
+    exec(line, {"frame": frame, "pd": pd})  # noqa: S102  what a user types
+    assert shown(frame) == {"x": expected}
+    assert frame["x"].isna().tolist() == missing
 
 
 def test_all_such_columns_are_named_at_once() -> None:
