@@ -150,8 +150,10 @@ def _numeric(value: Any, rule: Rule) -> Answer:
         number = value
     elif isinstance(value, numbers.Integral):
         number = Decimal(int(value))
-    elif isinstance(value, float):
-        number = Decimal(repr(value))  # as written
+    elif isinstance(value, (float, np.floating)):  # a longdouble of NumPy's is no float
+        if float(value) != value:
+            return None, "not exact in double precision"
+        number = Decimal(repr(float(value)))  # as written
     else:
         return None, "not a decimal number"
     if number.is_infinite():

@@ -147,6 +147,37 @@ def test_a_decimal_with_a_fraction_is_stored_exactly_or_as_written(
         assert (checked(sa.ARRAY(NUMBERS[type_]), pd.Series([list(values)], dtype=object))[1] == []) is exact
 
 
+BEYOND_A_DOUBLE = np.nextafter(np.longdouble(0.1), np.longdouble(1))
+
+
+@pytest.mark.parametrize("container", ["object", "longdouble"])
+@pytest.mark.parametrize("type_", ["numeric", "double precision"])
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (np.longdouble(0.1), 0.1),
+        (np.longdouble(5), 5.0),
+        (np.longdouble("-inf"), -np.inf),
+        (BEYOND_A_DOUBLE, None),
+    ],
+    ids=str,
+)
+def test_a_longdouble_is_the_double_that_it_equals_or_a_reject(
+    value: Any, stored: float | None, type_: str, container: Any
+) -> None:
+    values, reasons = checked(NUMBERS[type_], pd.Series([value, np.longdouble("nan")], dtype=container))
+    in_array = checked(sa.ARRAY(NUMBERS[type_]), pd.Series([[value]], dtype=object))
+    if stored is None:
+        assert (values, reasons) == ([None], ["not exact in double precision"])
+        assert in_array[1] == ["element 0 not exact in double precision"]
+    else:
+        assert [each and float(each) for each in values] == [stored, None]
+        assert [float(each) for each in in_array[0][0]] == [stored]
+    assert checked(NUMBERS["integer"], pd.Series([value], dtype=container))[1] == (
+        [] if stored == 5 else ["infinite" if stored == -np.inf else "fractional"]
+    )
+
+
 @pytest.mark.parametrize(
     ("scale", "value", "reason"),
     [
