@@ -292,7 +292,7 @@ def _compiled_clause(clause: Any, params: dict[str, Any], conforming: bool) -> Q
             _written(each.text, conforming)
     text = clause.element if isinstance(clause, TextualSelect) else clause
     try:
-        made = clause.compile(dialect=_DIALECT)
+        made = _formatted(clause) if isinstance(clause, DDL) else clause.compile(dialect=_DIALECT)
         if isinstance(clause, ExecutableDDLElement):  # it has no parameters
             _check_names([], params)
             sql = _as_the_session_reads(str(made), isinstance(clause, DDL), conforming)
@@ -322,6 +322,20 @@ def _compiled_clause(clause: Any, params: dict[str, Any], conforming: bool) -> Q
     sql = _without_casts(state.statement, rounding) if any(rounding) else state.statement
     sql = _as_the_session_reads(sql, isinstance(text, TextClause), conforming)
     return Query(sql, args, sent, names, sql, conforming=conforming)
+
+
+def _formatted(ddl: DDL) -> Any:
+    """Compile a DDL, whose text SQLAlchemy formats with ``%``: ``%s`` would be all of its context."""
+    try:
+        if unnamed := re.search(r"%(?!\().?", ddl.statement.replace("%%", ""), re.DOTALL):
+            raise ValueError(f"{unnamed[0]!r} names no value")
+        return ddl.compile(dialect=_DIALECT)
+    except (KeyError, TypeError, ValueError) as exc:
+        said = f"its context has no {exc.args[0]!r}" if isinstance(exc, KeyError) else exc
+        raise CitykitError(
+            f"The DDL cannot be compiled: {said}; nothing was changed. SQLAlchemy formats its text: write %% "
+            "for a percent sign, and %(name)s for a value of context={'name': …}."
+        ) from exc
 
 
 def _as_the_session_reads(sql: str, by_user: bool, conforming: bool) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sqlalchemy import JSON, Integer, bindparam, column, insert, literal, select, table, text
+from sqlalchemy import DDL, JSON, Integer, bindparam, column, insert, literal, select, table, text
 
 import citykit
 from citykit.cities.model import City
@@ -47,6 +47,11 @@ def test_a_semicolon_or_comment_at_the_end_goes(end: str) -> None:
         assert compiled(statement).sql == "SELECT 1"
 
 
+def ddl(comment: str, **context: str) -> Any:
+    statement = f"COMMENT ON TABLE t IS '{comment}'"
+    return DDL(statement, context=context)  # type: ignore[no-untyped-call]
+
+
 @pytest.mark.parametrize(
     ("sql", "params", "said"),
     [
@@ -66,12 +71,31 @@ def test_a_semicolon_or_comment_at_the_end_goes(end: str) -> None:
         (select(City.name).where(City.country == "IS", text("region = $1")), None, "Parameters are named"),
         ("SELECT '\ud800'", None, r"in line 1 the character '\\ud800'.*nothing was changed"),
         ("SELECT 1,\n'a\0b'", None, r"in line 2 the character '\\x00'.*nothing was changed"),
+        *[
+            (ddl(comment), None, f"{said}; nothing was changed.*write %% for")
+            for comment, said in [
+                ("100%", '"%\'" names no value'),
+                ("a\n%\n", "names no value"),
+                ("%s", "'%s' names no value"),
+                ("%%%d", "'%d' names no value"),
+                ("%(x)s", "its context has no 'x'"),
+            ]
+        ],
+        (ddl("%(x)d", x="y"), None, "a real number is required"),
+        (ddl("%(x)z", x="y"), None, "unsupported format character"),
         (text("SELECT '\0'"), None, r"in line 1 the character '\\x00'.*nothing was changed"),
     ],
 )
 def test_what_does_not_fit_is_named(sql: Any, params: Any, said: str) -> None:
     with pytest.raises(citykit.CitykitError, match=said):
         compiled(sql, params)
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"), [("100%%", "100%"), ("%%s", "%s"), ("%%(x)s", "%(x)s"), ("%(x)s%%", "y%")]
+)
+def test_percent_signs_of_ddl_are_doubled_as_the_error_says(written: str, sent: str) -> None:
+    assert compiled(ddl(written, x="y")).sql == f"COMMENT ON TABLE t IS '{sent}'"
 
 
 @pytest.mark.parametrize(
