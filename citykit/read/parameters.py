@@ -8,7 +8,9 @@ placeholder. The server infers a type only for text, which it reads as it reads 
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+from collections import UserString
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set, ValuesView
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -26,7 +28,7 @@ from citykit.errors import CitykitError
 
 UNKNOWN = "unknown"  # PostgreSQL's name for the type of a literal in quotes, and here for text and NULL
 UNKNOWN_ARRAY = "unknown[]"  # a list of text, an empty list, a list of None
-JSON_ARRAY = "json"  # a list that is no array: of dicts, or of values of several types
+JSON_ARRAY = "json"  # a list that is JSON or an array of JSON: of dicts, or of values of several types
 JSONB = "text::pg_catalog.jsonb"
 
 # The first class that fits counts: a datetime is also a date.
@@ -92,17 +94,20 @@ def typed(name: str, value: object) -> tuple[Any, str | None]:
     ((5, 'int4'), (1099511627776, 'int8'), ([1.0, 2.5], 'float8[]'), ('2024-02-29', 'unknown'))
     """
     try:
-        value = plain(value)
-        type_ = _type(value)
+        found = plain(value)
+        type_ = _type(found)
         if type_ == JSONB:
-            return as_json(name, value), type_
-        if isinstance(value, list):
-            value, type_ = _array(value)
-        elif type_ == "numeric" and isinstance(value, int):
-            value = Decimal(value)
+            return as_json(name, found), type_
+        if isinstance(found, list):
+            found, type_ = _array(found)
+        elif type_ == "numeric" and isinstance(found, int):
+            found = Decimal(found)
         if type_ in ("numeric", "numeric[]"):
-            _check_digits(value)
-        return _finite(value, type_)
+            _check_digits(found)
+        return _finite(found, type_)
+    except RecursionError as exc:  # a value that holds itself, or whose items are of its own class
+        said = f"a value of the class {type(value).__name__} has too many values inside of each other"
+        raise CitykitError(f"Parameter {name!r} cannot be sent: {said}; nothing was changed.") from exc
     except (OverflowError, TypeError, ValueError) as exc:
         raise CitykitError(f"Parameter {name!r} cannot be sent: {exc}; nothing was changed.") from exc
 
@@ -150,11 +155,22 @@ def plain(value: Any) -> Any:
 
 
 def _numpy_scalar(value: np.generic) -> Any:
-    return float(value) if isinstance(value, np.floating) else value.item()
+    if not isinstance(value, np.floating):
+        return value.item()
+    if (number := float(value)) != value and number == number:
+        raise ValueError(f"{value!s} is not exact in double precision; give a Decimal")
+    return number
 
 
-def _elements(values: Any) -> list[Any]:
-    """Return the elements of an array; NaN among objects and text is missing, as pandas has it."""
+def _elements(values: Any) -> Any:
+    """Return the elements of an array; NaN among objects and text is missing, as pandas has it.
+
+    Of an array without dimensions, its value.
+    """
+    if isinstance(values.dtype, pd.ArrowDtype):
+        return plain(pa.array(values))
+    if not values.ndim:
+        return None if np.ma.is_masked(values) else plain(np.asarray(values)[()])
     # tolist() makes integers of NumPy's datetimes
     items = list(values) if values.dtype.kind in "mM" else values.tolist()
     if values.dtype.kind == "f":
@@ -164,6 +180,20 @@ def _elements(values: Any) -> list[Any]:
 
 def _list(values: Iterable[Any]) -> list[Any]:
     return [plain(value) for value in values]
+
+
+def _of_arrow(array: pa.Array | pa.ChunkedArray) -> list[Any]:
+    return _list(_to_the_microsecond(array).to_pylist())
+
+
+def _to_the_microsecond(values: Any) -> Any:
+    """Return an array or a scalar of Arrow's, of whose times Python would drop the nanoseconds."""
+    if not pa.types.is_time64(values.type):
+        return values
+    try:
+        return values.cast(pa.time64("us"))
+    except pa.ArrowInvalid as exc:
+        raise ValueError("a time of day has nanoseconds, and PostgreSQL keeps microseconds") from exc
 
 
 def _refuse_frame(frame: pd.DataFrame) -> NoReturn:
@@ -177,11 +207,23 @@ def _without_zone(address: Any) -> Any:
     return address
 
 
+def _with_offset(value: time) -> time:
+    if value.tzinfo is None:
+        return value
+    offset = value.utcoffset()
+    if offset is None:
+        raise ValueError(f"{value!r} has an offset from UTC only on a day; give a datetime")
+    if offset.microseconds:
+        raise ValueError(f"{value} has an offset from UTC with a fraction of a second; give it in UTC")
+    return value
+
+
 _PLAIN: Sequence[tuple[Any, Callable[[Any], Any]]] = (
     (np.generic, _numpy_scalar),
     ((np.ndarray, pd.Series, pd.Index, pd.api.extensions.ExtensionArray), _elements),
-    ((pa.Array, pa.ChunkedArray), lambda array: _list(array.to_pylist())),
-    (pa.Scalar, lambda scalar: plain(scalar.as_py())),
+    ((pa.Array, pa.ChunkedArray), _of_arrow),
+    (pa.Scalar, lambda scalar: plain(_to_the_microsecond(scalar).as_py())),
+    ((UserString, pa.MonthDayNano), lambda value: value),  # sequences, but no lists: refused by their class
     (pd.DataFrame, _refuse_frame),
     (Mapping, lambda mapping: {plain(key): plain(item) for key, item in mapping.items()}),
     (str, str.__str__),
@@ -190,6 +232,7 @@ _PLAIN: Sequence[tuple[Any, Callable[[Any], Any]]] = (
     ((bytes, bytearray, memoryview), bytes),
     ((Sequence, Set, ValuesView), _list),
     ((IPv6Address, IPv6Interface, IPv6Network), _without_zone),
+    (time, _with_offset),
 )
 
 
@@ -272,16 +315,31 @@ def _each(values: list[Any], convert: Callable[[Any], Any]) -> list[Any]:
     ]
 
 
+def no_array(name: str, values: list[Any], wanted: str) -> CitykitError:
+    """Return the error about a list of dicts, or of values of several types, where no JSON is taken."""
+    of_dicts = all(value is None or isinstance(value, dict) for value in _leaves(values))
+    hints = [] if of_dicts else ["give values of one type"]
+    with contextlib.suppress(CitykitError):
+        as_json(name, values)
+        hints.append(f"cast it to JSON: CAST(:{name} AS jsonb)")
+    hint = ", or ".join(hints)
+    return CitykitError(
+        f"Parameter {name!r} is a list of {'dicts' if of_dicts else 'values of several types'}, and the "
+        f"statement takes {wanted} there; nothing was changed. {hint[:1].upper()}{hint[1:]}".strip()
+        + "." * bool(hints)
+    )
+
+
 def as_json(name: str, value: object) -> str:
-    """Return a dict or a list as JSON."""
+    """Return a dict, a list, a number or a truth value as JSON; text is JSON already."""
     if isinstance(value, str):
-        return value  # already JSON, by `with_lists_read_otherwise`
+        return value  # read as JSON, as text is wherever the statement takes JSON
     try:
         return json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as exc:
+    except (RecursionError, TypeError, ValueError) as exc:
         raise CitykitError(f"Parameter {name!r} cannot be sent as JSON: {exc}; nothing was changed.") from exc
 
 
 def as_json_array(name: str, values: list[Any]) -> list[Any]:
     """Return a list with each of its elements as JSON; None stays NULL."""
-    return _each(values, lambda value: as_json(name, json.dumps(value) if isinstance(value, str) else value))
+    return _each(values, lambda value: as_json(name, value))

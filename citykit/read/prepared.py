@@ -24,7 +24,7 @@ from citykit.database import (
 )
 from citykit.errors import CitykitError, MissingTableError
 from citykit.pgtypes import PGTYPES
-from citykit.read.parameters import UNKNOWN, UNKNOWN_ARRAY
+from citykit.read.parameters import JSON_ARRAY, UNKNOWN, UNKNOWN_ARRAY
 from citykit.read.statement import Query, Statement, compiled
 
 # Run through SQLAlchemy, it also begins the transaction, which a statement of asyncpg's own would not.
@@ -198,7 +198,8 @@ def _said(exc: Any, query: Query, code: str, undone: str, reads: bool) -> str:
         said += [
             f"The statement reads the text of parameter {name!r} as {wanted}: give a value of that type."
             for name, type_, wanted in zip(query.names, query.types, query.wanted, strict=False)
-            if type_ == UNKNOWN and wanted != "text"
+            if (type_ == UNKNOWN and wanted != "text")
+            or (type_ in (UNKNOWN_ARRAY, JSON_ARRAY) and wanted.endswith("[]") and wanted != "text[]")
         ]
     if code == Condition.INDETERMINATE_DATATYPE:
         said += [

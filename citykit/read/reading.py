@@ -50,8 +50,8 @@ async def read_frame(
         bool, int (as the digits in SQL: integer, bigint or numeric), float (double precision), Decimal,
         bytes, date, datetime, time, timedelta, UUID, dict (jsonb), lists, arrays and Series (an array of
         the server's, for ``= ANY (:list)`` and ``IN :list``, or JSON where the statement takes that); the
-        value of an Enum's member. Text is read as the type that the statement takes there, as a literal in
-        quotes is. NA, NaT and None are NULL.
+        value of an Enum's member. Text, in a list too, is read as the type that the statement takes there,
+        as a literal in quotes is: as JSON for jsonb and jsonb[]. NA, NaT and None are NULL.
     dtype_backend : {"numpy_nullable", "numpy", "pyarrow"}
         Which family of pandas dtypes; the README has the table. They never depend on values: no rows, NULL
         and values give the same.

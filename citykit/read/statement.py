@@ -25,6 +25,7 @@ from citykit.read.parameters import (
     as_json,
     as_json_array,
     check_known,
+    no_array,
     typed,
 )
 from citykit.read.tokens import split, tokens_of, without_end
@@ -82,13 +83,13 @@ class Query:
 
     def with_lists_read_otherwise(self) -> Query:
         """Return the statement to try when `cast` fails: lists of text as ``text[]``, other lists as JSON."""
-        args, types = list(self.args), list(self.types)
+        types = list(self.types)
         for n, type_ in enumerate(self.types):
             if type_ == UNKNOWN_ARRAY:
                 types[n] = "text[]"
             elif _is_list(type_):
-                args[n], types[n] = as_json(self.names[n], args[n]), JSON_ARRAY
-        return replace(self, args=tuple(args), types=tuple(types))
+                types[n] = JSON_ARRAY
+        return replace(self, types=tuple(types))
 
     def resolved(self, inferred: Sequence[Any]) -> Query:
         """Return a `cast` statement with text cast to the types that the server has inferred (asyncpg's)."""
@@ -96,14 +97,11 @@ class Query:
         casts: list[str | None] = [None] * len(args)
         for n, (type_, wanted) in enumerate(zip(self.types, inferred, strict=True)):
             json = wanted.name in ("json", "jsonb")
-            if type_ == JSON_ARRAY and wanted.name in ("json[]", "jsonb[]") and isinstance(args[n], list):
+            if type_ == JSON_ARRAY and wanted.name in ("json[]", "jsonb[]"):
                 args[n], casts[n] = as_json_array(self.names[n], args[n]), f"text[]::{type_name(wanted)}"
                 continue
             if type_ == JSON_ARRAY and not json:
-                raise CitykitError(
-                    f"Parameter {self.names[n]!r} is a list of values of several types, and the statement "
-                    f"takes {wanted.name} there; nothing was changed. Give values of one type."
-                )
+                raise no_array(self.names[n], args[n], wanted.name)
             if type_ is None:
                 check_known(self.names[n], args[n], wanted.schema, wanted.name)
             elif type_ == UNKNOWN_ARRAY and not json:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import array
 import enum
 import ipaddress
-from collections import UserList, deque
-from collections.abc import AsyncIterator
+from collections import UserList, UserString, deque
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import numpy as np
@@ -41,12 +42,26 @@ class Size(enum.IntEnum):
     SMALL = 5
 
 
+class OfItself(Sequence[Any]):
+    """Like a str, a sequence whose items are sequences of its own class."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if index:
+            raise IndexError
+        return self
+
+
+HOLDS_ITSELF: list[Any] = [1]
+HOLDS_ITSELF.append(HOLDS_ITSELF)
 HEX = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
 ZONED = datetime(2024, 2, 29, 23, 59, tzinfo=timezone(timedelta(hours=5, minutes=45)))
 VALUES: dict[str, list[Any]] = {
     "int": [0, 5, -5, 2**31, -(2**31), 2**53 + 1, 2**63 - 1, -(2**63), 2**63, 10**30],
     "float": [0.0, 0.1, 1.5, 1.7, -1e300, 5.0, float("inf"), float("nan")],
-    "decimal": [Decimal("1.5"), Decimal("0.1"), Decimal("1e30"), Decimal(5), Decimal("NaN")],
+    "decimal": [Decimal("1.5"), Decimal("0.1"), Decimal("1e30"), Decimal(5), Decimal("NaN"), Decimal("sNaN")],
     "bool": [True, False],
     "text": ["", "IS", "a'b\\", "é", "5", "1.7", "2024-02-29", "2024-02-29 23:59", "true", HEX, "many"],
     "bytes": [b"", b"\x00'\\", bytearray(b"x")],
@@ -268,8 +283,26 @@ async def test_a_value_means_the_same_anywhere_in_a_statement(
         ("jsonb '{\"a\": 1}' IN :value", [{"b": 2}, {"a": 1}], True),
         ("jsonb '{\"a\": 1}' NOT IN :value", [{"b": 2}], True),
         ("jsonb '{\"a\": 1}' = ANY (:value)", [None, {"a": 1}], True),
-        ("jsonb '\"x\"' = ANY (:value)", [1, {"a": 1}, "x"], True),
+        ("jsonb '\"x\"' = ANY (:value)", [1, {"a": 1}, '"x"'], True),
+        ("jsonb '\"x\"' = ANY (:value)", ['"x"'], True),
+        ("jsonb '\"x\"' = ANY (:value)", [1, "x"], "reads the text of parameter 'value' as jsonb[]"),
+        ("jsonb '\"x\"' = ANY (:value)", ["x"], "reads the text of parameter 'value' as jsonb[]"),
         ("(:value::jsonb[])[2] = '{\"a\": 1}'", [1, {"a": 1}], True),
+        *[
+            ("(:value::jsonb[])[1] = '{\"b\": 2}'", ['{"b": 2}', *others], True)
+            for others in ([], ["1"], [1], [{"a": 1}], [None, True])
+        ],
+        ("(:value::jsonb[])[1] = '1'", [1], True),
+        ("(:value::json[])[1]::text = 'true'", [True], True),
+        ("(:value::jsonb[])[1] = '[\"x\"]'", ['["x"]', {"a": 1}], True),
+        ("(:value::jsonb[])[2][1] = '2'", [[1], [2]], True),
+        ("(:value::jsonb[])[1] = '1'", [1, [2]], "'value' cannot be sent"),
+        ("(:value::jsonb[])[1] = '1'", [date(2024, 2, 29)], "42846"),
+        ("t = :value", [{"a": 1}, None], "'value' is a list of dicts, and the statement takes text there"),
+        ("t = :value", pd.Series([{"a": 1}]), "Cast it to JSON: CAST(:value AS jsonb)."),
+        ("CAST(:value AS jsonb) = '[{\"a\": 1}]'", pd.Series([{"a": 1}]), True),
+        ("t = :value", [{"a": 1}, 1], "Give values of one type, or cast it to JSON: CAST(:value AS jsonb)."),
+        ("t = :value", [date(2024, 2, 29), 1], "there; nothing was changed. Give values of one type."),
         ("(:value::json[])[1] ->> 'a' = 'é\"\\'", [{"a": 'é"\\'}], True),
         ("jsonb '[1]' = :value::jsonb", [1], True),
         ("(:value::json) ->> 'a' = '5'", {"a": Size.SMALL}, True),
@@ -305,6 +338,37 @@ async def test_a_value_means_the_same_anywhere_in_a_statement(
         ("i4 = :value", object(), "'value' cannot be sent"),
         ("i4 < :value", Fraction(11, 2), "class Fraction"),
         ("i4 IN :value", [Fraction(5)], "class Fraction"),
+        ("t = :value", UserString("IS"), "class UserString"),
+        ("t = ANY (:value)", [UserString("IS")], "class UserString"),
+        ("j = :value", {"a": UserString("IS")}, "UserString is not JSON"),
+        ("j = :value", {UserString("a"): 1}, "not UserString"),
+        ("t = :value", OfItself(), "class OfItself has too many values inside of each other"),
+        ("t = ANY (:value)", [OfItself()], "too many values inside of each other"),
+        ("t = ANY (:value)", HOLDS_ITSELF, "too many values inside of each other"),
+        ("j = :value", {"a": HOLDS_ITSELF}, "too many values inside of each other"),
+        ("i4 = ANY (:value)", UserList([UserList([5])]), True),
+        ("i4 = :value", np.array(5), True),
+        ("t = :value", np.array("IS"), True),
+        ("ts = :value", np.array("2024-02-29T23:59", "datetime64[m]"), True),
+        ("i4 = :value", np.ma.array(5, mask=False), True),
+        ("i4 = :value", np.ma.masked, False),
+        ("i4 IS NULL OR i4 IN :value", [np.ma.masked, np.array(5)], True),
+        ("f8 = :value", np.longdouble(0.1), True),
+        ("f8 = :value", np.longdouble("inf"), False),
+        ("f8 = :value", np.nextafter(np.longdouble(0.1), np.longdouble(1)), "not exact in double precision"),
+        ("f8 = ANY (:value)", np.array([np.nextafter(np.longdouble(1), 2)]), "not exact in double precision"),
+        ("iv = :value", pa.scalar((1, 2, 3000), pa.month_day_nano_interval()), "class MonthDayNano"),
+        ("iv = ANY (:value)", pa.array([(0, 0, 3)], pa.month_day_nano_interval()), "class MonthDayNano"),
+        ("ti <> :value", pa.scalar(1000, pa.time64("ns")), True),
+        ("ti <> :value", pa.scalar(1, pa.time64("ns")), "nanoseconds"),
+        ("ti <> ALL (:value)", pa.array([1000, 1], pa.time64("ns")), "nanoseconds"),
+        ("ti <> ALL (:value)", pd.Series([1], dtype=pd.ArrowDtype(pa.time64("ns"))), "nanoseconds"),
+        ("t = ANY (:value)", pd.Series(["IS"], dtype=pd.ArrowDtype(pa.string_view())), True),
+        ("(:value)::text <> ''", time(1, tzinfo=timezone(timedelta(seconds=5))), True),
+        ("(:value)::text <> ''", time(1, tzinfo=timezone(timedelta(microseconds=5))), "fraction of a second"),
+        ("(:value)::timetz <> '1:00'", time(1, tzinfo=timezone(timedelta(microseconds=5))), "fraction of"),
+        ("(:value)::text <> ''", [time(1, tzinfo=timezone(timedelta(microseconds=5)))], "fraction of a"),
+        ("(:value)::text <> ''", time(1, tzinfo=ZoneInfo("Asia/Tokyo")), "only on a day"),
         ("t = :value", Fraction(11, 2), "class Fraction"),
         ("t = ANY (:value)", pd.DataFrame({"IS": [1]}), "frame['IS']"),
         ("ip <> :value", ipaddress.ip_address("fe80::1%eth0"), "fe80::1%eth0 has a zone"),
