@@ -54,6 +54,8 @@ class OfItself(Sequence[Any]):
         return self
 
 
+BEYOND_A_DOUBLE = np.nextafter(np.longdouble(0.1), np.longdouble(1))
+LONGER = float(BEYOND_A_DOUBLE) != BEYOND_A_DOUBLE  # False on ARM's macOS, where a longdouble is a double
 HOLDS_ITSELF: list[Any] = [1]
 HOLDS_ITSELF.append(HOLDS_ITSELF)
 HEX = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
@@ -355,8 +357,12 @@ async def test_a_value_means_the_same_anywhere_in_a_statement(
         ("i4 IS NULL OR i4 IN :value", [np.ma.masked, np.array(5)], True),
         ("f8 = :value", np.longdouble(0.1), True),
         ("f8 = :value", np.longdouble("inf"), False),
-        ("f8 = :value", np.nextafter(np.longdouble(0.1), np.longdouble(1)), "not exact in double precision"),
-        ("f8 = ANY (:value)", np.array([np.nextafter(np.longdouble(1), 2)]), "not exact in double precision"),
+        ("f8 = :value", BEYOND_A_DOUBLE, "not exact in double precision" if LONGER else False),
+        (
+            "f8 = ANY (:value)",
+            np.array([BEYOND_A_DOUBLE]),
+            "not exact in double precision" if LONGER else False,
+        ),
         ("iv = :value", pa.scalar((1, 2, 3000), pa.month_day_nano_interval()), "class MonthDayNano"),
         ("iv = ANY (:value)", pa.array([(0, 0, 3)], pa.month_day_nano_interval()), "class MonthDayNano"),
         ("ti <> :value", pa.scalar(1000, pa.time64("ns")), True),
