@@ -105,7 +105,7 @@ def read_json(text: str) -> object:
 
 
 def whole_json(value: object) -> object:
-    """Return a JSON value; raise ValueError if it has half of a surrogate pair, or a number beyond 1.8e308."""
+    """Return a JSON value; raise ValueError for half of a surrogate pair and for an infinite number."""
     json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     return value
 
