@@ -9,6 +9,7 @@ class Condition(StrEnum):
     """A condition, by PostgreSQL's name for it."""
 
     PROTOCOL_VIOLATION = "08P01"
+    CARDINALITY_VIOLATION = "21000"
     SEQUENCE_GENERATOR_LIMIT_EXCEEDED = "2200H"
     DATETIME_FIELD_OVERFLOW = "22008"
     INTERVAL_FIELD_OVERFLOW = "22015"

@@ -133,7 +133,8 @@ SELECT json_build_object(
                        AND d.refobjid = c.oid AND (d.classid, d.objid) IN (
                            ('pg_catalog.pg_class'::regclass, i.indexrelid),
                            ('pg_catalog.pg_constraint'::regclass, k.oid))
-                  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid
+                  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+                       AND d.refobjsubid IN (0, a.attnum)  -- 0: the whole row is an argument of a function
                   WHERE i.indrelid = c.oid AND (i.indisexclusion
                         OR i.indisunique AND (i.indpred IS NOT NULL OR i.indexprs IS NOT NULL))),
 'orders', (SELECT json_agg((SELECT json_agg(a.attname ORDER BY k.place)
@@ -201,6 +202,8 @@ SELECT json_build_object(
                     WHERE r.database = current_database() AND r.plugin <> 'pgoutput')
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension x WHERE x.extname IN ('citus', 'timescaledb')),
 'temporary', has_database_privilege(current_database(), 'TEMPORARY'),
+'loops', EXISTS (SELECT FROM pg_catalog.pg_language l
+                 WHERE l.lanname = 'plpgsql' AND has_language_privilege(l.oid, 'USAGE')),
 'database', quote_ident(current_database()),
 'role', quote_ident(current_user)
 )::text
@@ -287,6 +290,7 @@ class Facts:
     truncatable: bool = True
     rebuildable: bool = True  # its indexes can be dropped and built again unseen by others
     temporary: bool = True  # the role may make temporary tables
+    loops: bool = True  # the role may make functions of PL/pgSQL
     database: str = "postgres"  # its name in SQL
     role: str = "postgres"  # its name in SQL
 

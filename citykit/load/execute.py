@@ -40,9 +40,11 @@ from citykit.load.refusals import (
     Violation,
     find_unfit,
     find_violations,
+    is_raised,
     refuses_a_text,
     refuses_rows,
 )
+from citykit.load.row_by_row import add_in_order, may_not_loop
 from citykit.load.server_types import comparable, is_converted, rules_of_the_server, sorted_alike, wider
 from citykit.load.source import Rows
 from citykit.load.staging import Target, copy, stage
@@ -314,22 +316,35 @@ class Load:
     async def _merge(self) -> Outcome:
         """Merge the staged rows; those that the server refuses become rejects."""
         self.meter.begin("merging")
+        in_order = needs_order(self.facts, self.wanted)
         while True:
             try:
                 async with self.connection.begin_nested():
-                    counts = await self._merging().run(self.on_conflict, self.staged)
+                    counts = await self._merged(in_order=in_order)
                     await self._check_deferred()
                 await self._drop_staging()
                 return *counts, "merge"
             except DBAPIError as exc:
-                if sqlstate(exc) == Condition.UNIQUE_VIOLATION:
+                if sqlstate(exc) == Condition.CARDINALITY_VIOLATION and not in_order:
+                    in_order = True  # a trigger has made two keys alike
+                    continue
+                if sqlstate(exc) == Condition.UNIQUE_VIOLATION and not is_raised(exc):
                     raise await self._duplicates(exc) from exc
                 if not refuses_rows(exc, self.facts):
                     raise
+                if not self.facts.loops:
+                    raise may_not_loop(self.facts, server_message(exc)) from exc
                 found = await find_violations(self._merging(), self.on_conflict, self.facts, self.check)
                 if not found:
                     raise
                 await self._reject(found, exc)
+
+    async def _merged(self, *, in_order: bool) -> tuple[int, int]:
+        if not in_order:
+            return await self._merging().run(self.on_conflict, self.staged)
+        if not self.facts.loops:
+            raise may_not_loop(self.facts, "another column is unique as well")
+        return await add_in_order(self._merging(), self.on_conflict, self.facts)
 
     # Steps of the plans
 
@@ -431,7 +446,7 @@ class Load:
             self.target,
             arbiter=self.facts.keys.get(frozenset(self.key)) is not False and not self.facts.instead,
             system_columns=self.facts.kind == "r" and self.facts.selectable,
-            in_order=needs_order(self.facts, self.wanted),
+            parent=self.facts.kind == "r" and self.facts.inherited,
         )
 
     async def _duplicates(self, exc: BaseException) -> CitykitError:

@@ -35,14 +35,14 @@ class Merge:
     """The statements over a target and its staged rows.
 
     Each inserts in the order of the keys, so that two loads at the same time wait for each other and do not
-    deadlock; with `in_order`, updates are made in the order of the frame.
+    deadlock.
     """
 
     connection: AsyncConnection
     target: Target
     arbiter: bool = True  # ON CONFLICT takes its key
     system_columns: bool = True  # xmax and ctid can be read
-    in_order: bool = False  # whether a unique constraint is broken depends on the order of the updates
+    parent: bool = False  # other tables inherit from it, whose rows its key does not hold for
     staging: Any = None  # the temporary table, or some of its rows
     table: TableClause = field(init=False)
 
@@ -51,44 +51,13 @@ class Merge:
         if self.staging is None:
             self.staging = staging_of(self.target)
 
-    def only(self, first: int, last: int) -> Merge:
-        """Return the same of the staged rows between two positions."""
-        position = self.staging.c[self.target.position]
-        some = select(self.staging).where(position.between(first, last)).subquery("some")
-        return replace(self, staging=some)
-
     async def run(self, on_conflict: OnConflict, staged: int) -> tuple[int, int]:
         """Return how many rows were inserted and how many updated."""
         if on_conflict == "error":
             return (await self.connection.execute(self._insert_all())).rowcount, 0
         if on_conflict == "skip":
             return (await self.connection.execute(self._insert_new())).rowcount, 0
-        if not self.in_order:
-            return await self._upsert(staged)
-        inserted = updated = 0
-        parts = await self._without_repeats()
-        if len(parts) > 1 and not self.target.wide:  # else each of them reads all staged rows
-            index = f"CREATE INDEX ON pg_temp.{self.target.staging} ({self.target.position})"
-            await self.connection.exec_driver_sql(index)
-        for part in parts:
-            counts = await self.only(*part).upsert_first()
-            inserted, updated = inserted + counts[0], updated + counts[1]
-        return inserted, updated
-
-    async def _without_repeats(self) -> list[tuple[int, int]]:
-        """Return the first and the last position of each part of the rows in which no key is there twice."""
-        position = self.staging.c[self.target.position]
-        lag = func.lag(position).over(partition_by=self._same, order_by=position).label(self.target.place)
-        rows = select(position, lag).subquery("rows").c
-        at, before = rows[self.target.position], rows[self.target.place]
-        repeats = select(at, before).where(before.is_not(None)).order_by(at)
-        first, last = (await self.connection.execute(select(func.min(position), func.max(position)))).one()
-        parts = []
-        for place, earlier in map(tuple, await self.connection.execute(repeats)):
-            if earlier >= first:
-                parts.append((first, place - 1))
-                first = place
-        return [*parts, (first, last)] if last is not None else []
+        return await self._upsert(staged)
 
     async def conflicts(self) -> tuple[list[tuple[Any, ...]], int]:
         """Return the keys that staged rows share with each other or with the table, and a number of rows.
@@ -96,7 +65,10 @@ class Merge:
         It counts the rows that on_conflict='skip' would skip: of a new key, all but the first.
         """
         keys = (self.table.c[name] for name in self.target.key)
-        stored = select(*keys, literal_column("true").label(self.target.place)).subquery("stored")
+        rows = select(*keys, literal_column("true").label(self.target.place))
+        if self.parent:
+            rows = rows.with_hint(self.table, "ONLY", "postgresql")
+        stored = rows.subquery("stored")
         there = func.count(stored.c[self.target.place]) > 0
         statement = (
             select(func.count() - case((there, 0), else_=1), *self._key)
@@ -169,10 +141,7 @@ class Merge:
         return insert(self.table).from_select(list(self.target.columns), every)
 
     def _insert(self, **which: bool) -> Insert:
-        rows = self.first_or_last(**which)
-        if self.in_order:
-            rows = select(*self._columns).order_by(self.staging.c[self.target.position])
-        return insert(self.table).from_select(list(self.target.columns), rows)
+        return insert(self.table).from_select(list(self.target.columns), self.first_or_last(**which))
 
     def _insert_new(self) -> Insert:
         """INSERT the first row of each key that the table does not have."""
@@ -189,23 +158,21 @@ class Merge:
         Once the first rows are written, no other transaction can change them. Of the later rows only the last
         of each key is written; the changes of those before it are counted in the staging table.
         """
-        inserted, updated, keys = await self.upsert_first()
+        inserted, updated, keys = await self._upsert_first()
         if keys == staged:
             return inserted, updated
         changed = (await self.connection.execute(self.changes_of_repeats())).scalar_one()
         if self.arbiter:
-            await self.connection.execute(self._or_update(self._insert(last=True, only_repeated=True)))
+            await self.connection.execute(self.or_update(self._insert(last=True, only_repeated=True)))
         else:
             await self._update_different(self.first_or_last(last=True, only_repeated=True))
         return inserted, updated + changed
 
-    async def upsert_first(self) -> tuple[int, int, int]:
+    async def _upsert_first(self) -> tuple[int, int, int]:
         """Merge the first row of each key; return how many were inserted and updated, and how many keys."""
         distinct = select(func.count()).select_from(self.keys().subquery())
         if self.arbiter and self.system_columns:
-            merged = (
-                self._or_update(self._insert()).returning(literal_column("xmax = 0").label("fresh")).cte()
-            )
+            merged = self.or_update(self._insert()).returning(literal_column("xmax = 0").label("fresh")).cte()
             fresh = merged.c["fresh"]
             counts = select(
                 func.count().filter(fresh), func.count().filter(~fresh), distinct.scalar_subquery()
@@ -226,7 +193,8 @@ class Merge:
         statement = update(self.table).values(values).where(same, self.differs(self.table.c, given.c))
         return (await self.connection.execute(statement)).rowcount
 
-    def _or_update(self, statement: Insert) -> Insert:
+    def or_update(self, statement: Insert) -> Insert:
+        """Let an INSERT replace the values of a stored row that has the key, where they differ."""
         if not self.target.values:
             return statement.on_conflict_do_nothing(index_elements=self.target.key)
         new = {name: statement.excluded[name] for name in self.target.values}

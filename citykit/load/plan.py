@@ -94,7 +94,8 @@ def needs_order(facts: Facts, wanted: Wanted) -> bool:
     # Columns that have the key among them are unique because it is, unless a NULL in them equals a NULL.
     others = (columns for columns in facts.keys if not columns >= key or columns in facts.nulls_equal - {key})
     unique = facts.partly_unique.union(*others)
-    return wanted.on_conflict == "update" and not unique.isdisjoint(wanted.values)
+    changed = {*wanted.values, *(c.name for c in facts.columns.values() if c.generated is not None)}
+    return wanted.on_conflict == "update" and bool(unique if facts.rewritten else unique & changed)
 
 
 def choose(
@@ -130,32 +131,40 @@ def _possible(
     # No other session writes to the table, and what was written before is seen: a transaction that is not
     # READ COMMITTED sees the table as it was before the lock was granted.
     alone = held == "SHARE ROW EXCLUSIVE" and facts.read_committed
-    if not wanted.staged:
-        # A stream cannot be sent again: if an index refuses its rows, they are moved from the table to the
-        # temporary table. If anything else refused a row, they would be lost.
-        explained = wanted.repeatable or (facts.temporary and _only_keys_refuse(facts, wanted))
-        fills = facts.truncatable and may_rebuild(facts, wanted) and explained and not wanted.rounded
-        if alone and empty and fills and _is_large(wanted, limits):
+    large = _is_large(wanted, limits)
+    if not wanted.staged and not wanted.rounded:
+        if alone and empty and large and _may_fill(facts, wanted):
             yield "fill"
-        copied = wanted.on_conflict == "error" and facts.kind in ("r", "p")
-        copied = copied and not facts.secured and not wanted.rounded
-        if copied and wanted.repeatable:
-            worth = wanted.rows is not None and is_worth_a_rebuild(facts, wanted.rows, limits)
-            if alone and worth and may_rebuild(facts, wanted):
+        if wanted.on_conflict == "error" and facts.kind in ("r", "p") and not facts.secured:
+            if alone and wanted.repeatable and _is_worth_copying(facts, wanted, limits):
                 yield "copy and rebuild"
             # Two loads that insert the same keys in different orders would deadlock.
-            if alone or not facts.keys or (wanted.sortable and not _is_large(wanted, limits)):
+            in_order = not facts.keys or (wanted.sortable and not large)
+            if not facts.temporary or (wanted.repeatable and (alone or in_order)):
                 yield "copy"
-        if copied and not facts.temporary:
-            yield "copy"
     if facts.temporary:
-        # A trigger BEFORE INSERT also sees the rows that ON CONFLICT turns into updates.
-        joined = facts.kind == "r" and facts.selectable and not facts.rewritten and not wanted.wide
-        joined = joined and frozenset(wanted.key) not in facts.nulls_equal  # it compares keys with =
-        joined = joined and not needs_order(facts, wanted)
-        if alone and joined and wanted.key and _is_large(wanted, limits):
+        if alone and large and _may_join(facts, wanted):
             yield "join"
         yield "merge"
+
+
+def _may_fill(facts: Facts, wanted: Wanted) -> bool:
+    # A stream cannot be sent again: if an index refuses its rows, they are moved from the table to the
+    # temporary table. If anything else refused a row, they would be lost.
+    explained = wanted.repeatable or (facts.temporary and _only_keys_refuse(facts, wanted))
+    return facts.truncatable and may_rebuild(facts, wanted) and explained
+
+
+def _is_worth_copying(facts: Facts, wanted: Wanted, limits: Limits) -> bool:
+    worth = wanted.rows is not None and is_worth_a_rebuild(facts, wanted.rows, limits)
+    return worth and may_rebuild(facts, wanted)
+
+
+def _may_join(facts: Facts, wanted: Wanted) -> bool:
+    # A trigger BEFORE INSERT also sees the rows that ON CONFLICT turns into updates.
+    joined = facts.kind == "r" and facts.selectable and not facts.rewritten and not wanted.wide
+    compared = bool(wanted.key) and frozenset(wanted.key) not in facts.nulls_equal  # by =
+    return joined and compared and not needs_order(facts, wanted)
 
 
 def may_rebuild(facts: Facts, wanted: Wanted) -> bool:

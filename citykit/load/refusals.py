@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import select, text
+from sqlalchemy import false, select, text
 from sqlalchemy.exc import DBAPIError
 
 from citykit.database import (
@@ -17,14 +17,16 @@ from citykit.database import (
     driver_error,
     server_message,
     set_local,
+    shortened,
     sqlstate,
 )
 from citykit.load.catalogue import Column, Facts
 from citykit.load.merge import Merge, OnConflict
+from citykit.load.row_by_row import refused
 from citykit.load.server_types import wider
 
 Violation: TypeAlias = tuple[int, str, Any, str]  # position, column, value, reason
-TRIED_ROWS = 1_000  # refused rows that are found one by one, before those are reported or left out
+TRIED_ROWS = 1_000  # refused texts that are found one by one, before those are reported or left out
 
 # Each row is a rule of the table: its columns, a condition that holds for rows that break it, the reason to
 # report, and the name of a foreign key. The conditions are made of the server's own texts and quoted names;
@@ -65,7 +67,7 @@ WHERE k.conrelid = to_regclass(:name) AND k.contype = 'f'
 GROUP BY k.oid, k.conrelid, k.confrelid
 """)
 
-_RAISE = "exec_stmt_raise"  # the server's function that carries out RAISE, which may give any SQLSTATE
+_RAISE = "exec_stmt_raise"  # the server's function that carries out RAISE
 
 
 def refuses_rows(exc: BaseException, facts: Facts) -> bool:
@@ -73,11 +75,16 @@ def refuses_rows(exc: BaseException, facts: Facts) -> bool:
     code = sqlstate(exc) or ""
     if code.startswith(ConditionClass.TRANSACTION_ROLLBACK):
         return False
-    if getattr(driver_error(exc), "server_source_function", None) == _RAISE:
-        return True  # by a trigger
+    if is_raised(exc):
+        return True
     if code == Condition.INSUFFICIENT_PRIVILEGE:
         return facts.secured  # by a policy: rights that the role lacks were found before
     return code.startswith(OF_VALUES) and code != Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED
+
+
+def is_raised(exc: BaseException) -> bool:
+    """Tell whether RAISE, in a trigger, is what refuses a row: it may give any SQLSTATE."""
+    return getattr(driver_error(exc), "server_source_function", None) == _RAISE
 
 
 def refuses_a_text(exc: BaseException) -> bool:
@@ -91,8 +98,8 @@ async def find_violations(
     """Return the staged rows that the table refuses.
 
     One query for each constraint finds all rows that break it. If there are none, a trigger, a domain, an
-    exclusion constraint or a policy refuses rows: these are found by merging the rows part by part. All of it
-    is rolled back.
+    exclusion constraint or a policy refuses rows: these are found by adding the rows one by one. All of it is
+    rolled back. None is found where the table refuses the statement, even without rows: by a trigger.
 
     Parameters
     ----------
@@ -109,7 +116,9 @@ async def find_violations(
             return found
         if check:
             await merge.connection.exec_driver_sql(check)
-        return await _Trial(merge, on_conflict, facts, references).run()
+        if not await _takes_none(merge, on_conflict):
+            return []
+        return await _by_adding(merge, on_conflict, facts, references)
     finally:
         await trial.rollback()
 
@@ -220,6 +229,17 @@ async def _by_rules(merge: Merge, facts: Facts) -> tuple[list[Violation], set[st
     return sorted(found, key=lambda violation: violation[:2]), references
 
 
+async def _takes_none(merge: Merge, on_conflict: OnConflict) -> bool:
+    """Tell whether the table takes the statement that adds no row."""
+    nothing = replace(merge, staging=select(merge.staging).where(false()).subquery("nothing"))
+    try:
+        async with merge.connection.begin_nested():
+            await nothing.run(on_conflict, 0)
+    except DBAPIError:
+        return False
+    return True
+
+
 def _rows(merge: Merge) -> str:
     """Return the SELECT of the staged rows, as their columns have them."""
     return str(select(merge.staging).compile(merge.connection.sync_connection))
@@ -230,67 +250,37 @@ def _default(column: Column) -> str:
     return "NULL" if column.default is None or column.sequence else column.default
 
 
-@dataclass
-class _Trial:
-    """Merges staged rows in the order of the frame, in ever smaller parts, to find those that are refused."""
+async def _by_adding(
+    merge: Merge, on_conflict: OnConflict, facts: Facts, references: Collection[str]
+) -> list[Violation]:
+    """Add the staged rows one by one; return those that the server refuses.
 
-    merge: Merge
-    on_conflict: OnConflict
-    facts: Facts
-    references: Collection[str]  # foreign keys that were looked up: one that fails here refers to a later row
+    Not those that are refused for a repeated key, or for a reference to a later row: the constraints of
+    `references` were looked up.
+    """
+    by_columns = defaultdict[tuple[str, ...], dict[int, str]](dict)  # the columns to blame: what was said
+    for row in await refused(merge, on_conflict, facts):
+        refers = row.code == Condition.FOREIGN_KEY_VIOLATION and row.constraint in references
+        if row.raised or not (row.code == Condition.UNIQUE_VIOLATION or refers):
+            blamed = row.columns or facts.constraints.get(row.constraint, ())
+            columns = tuple(name for name in blamed if name in merge.target.columns)
+            by_columns[columns][row.position] = f"refused: {shortened(row.said)}"
+    found: list[Violation] = []
+    for columns, said in by_columns.items():
+        for position, *values in await _values(merge, columns, list(said)):
+            value = values[0] if len(values) == 1 else tuple(values) or None
+            found.append((position, ", ".join(columns), value, said[position]))
+    return sorted(found, key=lambda violation: violation[0])
 
-    async def run(self) -> list[Violation]:
-        async def attempt(part: Sequence[int]) -> None:
-            await self.merge.only(part[0], part[-1]).run(self.on_conflict, len(part))
 
-        found: list[Violation] = []
-        refusal = partial(refuses_rows, facts=self.facts)
-        async for position, exc in _refused(self.merge, attempt, refusal):
-            if not self._is_other(exc):
-                found.append(await self._violation(position, exc))
-            if len(found) >= TRIED_ROWS:
-                break
-        return found
-
-    def _is_other(self, exc: DBAPIError) -> bool:
-        """Tell whether a row is refused for a repeated key, or for a reference to a later row."""
-        code = sqlstate(exc)
-        constraint = getattr(driver_error(exc), "constraint_name", None)
-        return code == Condition.UNIQUE_VIOLATION or (
-            code == Condition.FOREIGN_KEY_VIOLATION and constraint in self.references
-        )
-
-    async def _violation(self, position: int, exc: DBAPIError) -> Violation:
-        original = driver_error(exc)
-        names: Sequence[str] = [getattr(original, "column_name", None) or ""]
-        if constraint := getattr(original, "constraint_name", None):
-            names = self.facts.constraints.get(constraint) or names
-        if getattr(original, "data_type_name", None):
-            names = await self._of_domain(position) or names
-        names = [name for name in names if name in self.merge.target.columns]
-        values = await self._values(position, names)
-        value = values[0] if len(values) == 1 else values or None
-        return position, ", ".join(names), value, f"refused: {server_message(exc)}"
-
-    async def _of_domain(self, position: int) -> list[str]:
-        """Return the columns whose value their domain refuses."""
-        refused = []
-        for name in self.merge.target.columns:
-            if domain := self.facts.columns[name].domain:
-                try:
-                    async with self.merge.connection.begin_nested():
-                        await self._values(position, [name], domain)
-                except DBAPIError:
-                    refused.append(name)
-        return refused
-
-    async def _values(self, position: int, names: Sequence[str], type_: str = "") -> tuple[Any, ...]:
-        if not names:
-            return ()
-        quote = self.merge.connection.dialect.identifier_preparer.quote
-        shown = ", ".join(f"CAST({quote(name)} AS {type_})" if type_ else quote(name) for name in names)
-        row = await self.merge.connection.exec_driver_sql(
-            f"SELECT {shown} FROM ({_rows(self.merge)}) AS staged "  # noqa: S608
-            f"WHERE {self.merge.target.position} = {int(position)}"
-        )
-        return tuple(row.one())
+async def _values(merge: Merge, columns: Sequence[str], positions: Sequence[int]) -> Sequence[Sequence[Any]]:
+    """Return the positions of some staged rows, each with its values of some columns."""
+    shown = ", ".join(
+        map(merge.connection.dialect.identifier_preparer.quote, (merge.target.position, *columns))
+    )
+    rows = await merge.connection.exec_driver_sql(
+        f"SELECT {shown} FROM ({_rows(merge)}) AS staged "  # noqa: S608
+        f"WHERE {merge.target.position} = ANY (CAST($1 AS bigint[]))",
+        (positions,),
+    )
+    return [tuple(row) for row in rows]

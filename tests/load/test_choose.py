@@ -24,6 +24,8 @@ PLAIN = Facts(columns={name: Column(name) for name in ("a", "b")}, keys={frozens
 MANY = Wanted(columns=("a", "b"), key=("a",), on_conflict="error", rows=FEW_ROWS)
 BOTH = {frozenset("a"): True, frozenset("b"): True}
 TOGETHER = {frozenset("a"): True, frozenset("ab"): True}
+COMPUTED = {**PLAIN.columns, "g": Column("g", generated="b + 1")}
+UPDATE = {"on_conflict": "update"}
 ALONE: Mode = "SHARE ROW EXCLUSIVE"
 BESIDE: Mode = "ROW EXCLUSIVE"
 
@@ -47,13 +49,15 @@ def granted(*rights: str) -> dict[str, Any]:
             False,
             ["copy and rebuild", "copy", "merge"],
         ),
-        ({}, {"on_conflict": "update"}, ALONE, True, ["fill", "join", "merge"]),
-        ({}, {"on_conflict": "update"}, ALONE, False, ["join", "merge"]),
-        ({"partly_unique": frozenset("b")}, {"on_conflict": "update"}, ALONE, False, ["merge"]),
-        ({"keys": BOTH}, {"on_conflict": "update"}, ALONE, True, ["fill", "merge"]),
-        ({"keys": BOTH}, {"on_conflict": "update", "columns": ("a",)}, ALONE, False, ["join", "merge"]),
+        ({}, UPDATE, ALONE, True, ["fill", "join", "merge"]),
+        ({}, UPDATE, ALONE, False, ["join", "merge"]),
+        ({"partly_unique": frozenset("b")}, UPDATE, ALONE, False, ["merge"]),
+        ({"columns": COMPUTED, "partly_unique": frozenset("g")}, UPDATE, ALONE, False, ["merge"]),
+        ({"keys": BOTH, "rewritten": True}, UPDATE | {"columns": ("a",)}, ALONE, False, ["merge"]),
+        ({"keys": BOTH}, UPDATE, ALONE, True, ["fill", "merge"]),
+        ({"keys": BOTH}, UPDATE | {"columns": ("a",)}, ALONE, False, ["join", "merge"]),
         ({"keys": BOTH}, {"on_conflict": "skip"}, ALONE, False, ["join", "merge"]),
-        ({"keys": TOGETHER}, {"on_conflict": "update"}, ALONE, False, ["join", "merge"]),
+        ({"keys": TOGETHER}, UPDATE, ALONE, False, ["join", "merge"]),
         ({}, {}, BESIDE, False, ["merge"]),
         ({}, {"rows": 10}, BESIDE, False, ["copy", "merge"]),
         ({}, {"rows": 10, "sortable": False}, BESIDE, False, ["merge"]),

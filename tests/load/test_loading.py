@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import uuid
 from decimal import Decimal
@@ -470,6 +471,62 @@ async def test_texts_after_many_that_are_refused_are_not_rounded(engine: AsyncEn
     assert (report.inserted, report.rejects["row"].tolist()) == (1, list(range(TRIED_ROWS + 1)))
     assert await scalar(engine, "SELECT v FROM texts") == Decimal("1.25")
     await execute(engine, "DROP TABLE texts")
+
+
+async def test_a_key_that_only_a_table_has_that_inherits_is_not_there(engine: AsyncEngine) -> None:
+    await execute(
+        engine,
+        "DROP TABLE IF EXISTS family CASCADE",
+        "CREATE TABLE family (k int PRIMARY KEY)",
+        "CREATE TABLE child () INHERITS (family)",
+        "INSERT INTO family VALUES (1)",
+        "INSERT INTO child VALUES (2)",
+    )
+    frame = pd.DataFrame({"k": [1, 2, 3]})
+    with pytest.raises(citykit.DuplicateKeyError) as caught:
+        await citykit.load_frame(engine, frame, "family")
+    assert caught.value.keys == [(1,)]
+    assert (await citykit.load_frame(engine, frame, "family", on_conflict="skip")).inserted == 2
+    await execute(engine, "DROP TABLE family CASCADE")
+
+
+async def test_all_rows_that_a_trigger_refuses_are_counted(engine: AsyncEngine) -> None:
+    await execute(
+        engine,
+        "DROP TABLE IF EXISTS closed",
+        "CREATE TABLE closed (k int PRIMARY KEY)",
+        "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql "
+        "AS 'BEGIN RAISE ''closed''; END'",
+        "CREATE TRIGGER refuse BEFORE INSERT ON closed FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    frame = pd.DataFrame({"k": range(FEW_ROWS)})
+    with pytest.raises(citykit.InvalidFrameError, match=f"{FEW_ROWS:,} rows refused: closed") as caught:
+        await citykit.load_frame(engine, frame, "closed")
+    assert len(caught.value.rejects) == FEW_ROWS
+    report = await citykit.load_frame(engine, frame, "closed", on_invalid="skip")
+    assert (report.inserted, len(report.rejects)) == (0, FEW_ROWS)
+    await execute(engine, "DROP TABLE closed", "DROP FUNCTION refuse")
+
+
+async def test_updates_of_unique_values_in_two_orders_at_once_do_not_deadlock(engine: AsyncEngine) -> None:
+    count = 5_000
+    await execute(
+        engine,
+        "DROP TABLE IF EXISTS ordered",
+        "CREATE TABLE ordered (k int PRIMARY KEY, v text UNIQUE)",
+        f"INSERT INTO ordered SELECT n, 'a' || n FROM generate_series(1, {count}) AS n",  # noqa: S608
+    )
+    frame = pd.DataFrame({"k": range(1, count + 1), "v": [f"b{n}" for n in range(count)]})
+    backwards = frame[::-1].assign(v="c" + frame["v"])
+
+    async def load(given: pd.DataFrame) -> int:
+        async with engine.begin() as connection:  # where no load is made again after a conflict
+            report = await citykit.load_frame(connection, given, "ordered", key="k", on_conflict="update")
+            return report.updated
+
+    updated = await asyncio.gather(load(frame), load(backwards))
+    assert list(updated) == [count, count]
+    await execute(engine, "DROP TABLE ordered")
 
 
 @pytest.mark.parametrize("count", [1, FEW_ROWS])

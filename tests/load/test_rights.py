@@ -188,6 +188,31 @@ async def test_a_row_that_a_policy_refuses_is_named(connection: AsyncConnection,
     assert (await load(connection, limits, NEW, (), on_invalid="skip")).inserted == 1
 
 
+async def test_the_right_to_find_refused_rows_by_a_loop_is_named(
+    connection: AsyncConnection, limits: Limits
+) -> None:
+    grant = "GRANT USAGE ON LANGUAGE plpgsql TO citykit_guest"
+    revoked = "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC"
+    grants = (ROW, POLICY, "GRANT ALL ON guarded.t TO citykit_guest", revoked)
+    with pytest.raises(citykit.CitykitError, match="row-level security") as caught:
+        await load(connection, limits, NEW, grants, on_invalid="skip")
+    assert grant in str(caught.value)
+    assert (await load(connection, limits, NEW, (grant,), on_invalid="skip")).inserted == 1
+
+
+async def test_the_right_to_update_unique_values_by_a_loop_is_named(
+    connection: AsyncConnection, limits: Limits
+) -> None:
+    grant = "GRANT USAGE ON LANGUAGE plpgsql TO citykit_guest"
+    revoked = "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC"
+    grants = ("GRANT ALL ON guarded.t TO citykit_guest", "CREATE UNIQUE INDEX ON guarded.t (v)", revoked)
+    new = NEW.assign(v=[8, 9])
+    with pytest.raises(citykit.CitykitError, match="another column is unique") as caught:
+        await load(connection, limits, new, grants, on_conflict="update")
+    assert grant in str(caught.value)
+    assert (await load(connection, limits, new, (grant,), on_conflict="update")).inserted == 2
+
+
 async def test_a_callers_deferred_constraints_stay_as_they_were(
     connection: AsyncConnection, limits: Limits
 ) -> None:
