@@ -20,6 +20,17 @@ Mode: TypeAlias = Literal["ROW EXCLUSIVE", "SHARE ROW EXCLUSIVE"]
 _TYPES = """(
     SELECT json_object_agg(a.attname, json_build_array(a.atttypid::bigint, a.atttypmod))
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
+# The columns of an index i, without those that it only includes.
+_KEY_COLUMNS = """(
+    SELECT json_agg(a.attname ORDER BY k.place)
+    FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k (attnum, place)
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum)"""
+# The sequences s that the default of a column a names.
+_SEQUENCES = """pg_catalog.pg_attrdef f
+    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = f.oid
+         AND d.refclassid = 'pg_catalog.pg_class'::regclass
+    JOIN pg_catalog.pg_class s ON s.oid = d.refobjid
+    WHERE f.adrelid = c.oid AND f.adnum = a.attnum"""
 # `rebuildable` is false where others would notice that the indexes are dropped and built: tables that
 # inherit, event triggers, subscribers (who get the TRUNCATE of a published table), a logical decoding plugin
 # other than that of publications. Also where triggers, or functions that each row calls, may use the indexes.
@@ -83,21 +94,13 @@ SELECT json_build_object(
         JOIN pg_catalog.pg_namespace o ON o.oid = s.relnamespace
         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
               AND d.refobjid = c.oid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i') LIMIT 1), (
-        SELECT s.oid::regclass::text FROM pg_catalog.pg_attrdef f
-        JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = f.oid
-             AND d.refclassid = 'pg_catalog.pg_class'::regclass
-        JOIN pg_catalog.pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
-        WHERE f.adrelid = c.oid AND f.adnum = a.attnum LIMIT 1)),
+        SELECT s.oid::regclass::text FROM {_SEQUENCES} AND s.relkind = 'S' LIMIT 1)),
     'granted', array_remove(ARRAY[
         CASE WHEN has_column_privilege(c.oid, a.attnum, 'INSERT') THEN 'INSERT' END,
         CASE WHEN has_column_privilege(c.oid, a.attnum, 'SELECT') THEN 'SELECT' END,
         CASE WHEN has_column_privilege(c.oid, a.attnum, 'UPDATE') THEN 'UPDATE' END,
         CASE WHEN NOT EXISTS (  -- a sequence whose nextval() is the default; an identity's needs no right
-            SELECT FROM pg_catalog.pg_attrdef f
-            JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = f.oid
-                 AND d.refclassid = 'pg_catalog.pg_class'::regclass
-            JOIN pg_catalog.pg_class s ON s.oid = d.refobjid
-            WHERE f.adrelid = c.oid AND f.adnum = a.attnum
+            SELECT FROM {_SEQUENCES}
                   AND CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE, UPDATE') END
         ) THEN 'USAGE' END], NULL)
     ) ORDER BY a.attnum)
@@ -120,9 +123,7 @@ SELECT json_build_object(
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
 'keys', (SELECT json_agg(json_build_object('immediate', i.indimmediate, 'primary', i.indisprimary,
                     'nulls_equal', to_jsonb(i)->>'indnullsnotdistinct' = 'true',  -- from PostgreSQL 15 on
-                    'columns', (SELECT json_agg(a.attname ORDER BY k.place)
-                     FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k (attnum, place)
-                     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum))
+                    'columns', {_KEY_COLUMNS})
                     ORDER BY i.indexrelid)
          FROM pg_catalog.pg_index i
          WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
@@ -137,9 +138,7 @@ SELECT json_build_object(
                        AND d.refobjsubid IN (0, a.attnum)  -- 0: the whole row is an argument of a function
                   WHERE i.indrelid = c.oid AND (i.indisexclusion
                         OR i.indisunique AND (i.indpred IS NOT NULL OR i.indexprs IS NOT NULL))),
-'orders', (SELECT json_agg((SELECT json_agg(a.attname ORDER BY k.place)
-                     FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k (attnum, place)
-                     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum)
+'orders', (SELECT json_agg({_KEY_COLUMNS}
                            ORDER BY i.indexrelid)
            FROM pg_catalog.pg_index i
            JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
