@@ -48,6 +48,8 @@ SELECT json_build_object(
 'rewritten', EXISTS (SELECT FROM pg_catalog.pg_trigger g  -- BEFORE ... FOR EACH ROW
                      WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 3
                        AND g.tgenabled <> 'D'),
+'by_statement', EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal
+                        AND g.tgtype & 1 = 0 AND g.tgenabled <> 'D'),
 'only_keys_refuse', NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid
                                 AND (NOT g.tgisinternal OR g.tgconstraint <> 0))
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid
@@ -275,6 +277,7 @@ class Facts:
     secured: bool = False  # row security holds for the role
     inherited: bool = False  # other tables inherit from it, or are its partitions
     rewritten: bool = False  # a BEFORE trigger may replace values, before its other rules are checked
+    by_statement: bool = False  # a trigger is called once for each statement
     only_keys_refuse: bool = True  # besides NOT NULL and `checks`, only unique keys can refuse a row
     checks: frozenset[str] = frozenset()  # the names of its check constraints
     constraints: Mapping[str, Sequence[str]] = field(default_factory=dict)  # the columns of each

@@ -75,6 +75,7 @@ def granted(*rights: str) -> dict[str, Any]:
         ({"kind": "p"}, {"rows": 10}, BESIDE, False, ["copy", "merge"]),
         ({"selectable": False}, {}, ALONE, False, ["copy and rebuild", "copy", "merge"]),
         ({"rewritten": True}, {}, ALONE, False, ["copy and rebuild", "copy", "merge"]),
+        ({"by_statement": True}, {}, ALONE, False, ["copy and rebuild", "copy", "merge"]),
         ({"temporary": False}, {}, None, False, ["copy"]),
         ({"temporary": False}, {"rows": None, "repeatable": False}, None, False, ["copy"]),
         ({"temporary": False, "secured": True}, {}, None, False, []),

@@ -119,8 +119,8 @@ CASES: dict[str, Case] = {
     },
     "trigger that refuses the statement": Case(
         "CREATE FUNCTION closed() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''closed''; END'; "
-        "CREATE TABLE t (k int PRIMARY KEY, v int); CREATE TRIGGER closed BEFORE INSERT ON t "
-        "EXECUTE FUNCTION closed()",
+        "CREATE TABLE t (k int PRIMARY KEY, v int); INSERT INTO t VALUES (3, 1); "
+        "CREATE TRIGGER closed BEFORE INSERT ON t EXECUTE FUNCTION closed()",
         **numbers(k=[2, 3, 4], v=[1, 9, 1]), said="^closed; nothing was",
     ),
     "trigger whose CASE has no ELSE": Case(
