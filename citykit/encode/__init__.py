@@ -1,5 +1,6 @@
 """A frame to typed rows or rejects, and those to the bytes of COPY. Pure: no I/O."""
 
+from citykit.encode.columns import python_values
 from citykit.encode.copy_format import HEADER, TRAILER, encode_binary, encode_csv, is_in_binary
 from citykit.encode.dtypes import declared, flaw_of_identifier, types_of
 from citykit.encode.encodings import characters_of, in_encoding, lacking
@@ -12,6 +13,7 @@ from citykit.encode.text_numbers import NOTATION, advice, notes_of
 __all__ = [
     "HEADER", "NOTATION", "POSITION", "ROW_BYTES", "TRAILER", "Names", "Rule", "advice", "characters_of",
     "check_dtypes", "columns_of_key", "declared", "encode_binary", "encode_csv", "flaw_of_identifier",
-    "in_encoding", "is_in_binary", "key_of", "lacking", "notes_of", "refused", "rejects_frame", "rules_of",
-    "shown_value", "table_of", "types_of", "unused_by", "validate", "validate_row",
+    "in_encoding", "is_in_binary", "key_of", "lacking", "notes_of", "python_values", "refused",
+    "rejects_frame", "rules_of", "shown_value", "table_of", "types_of", "unused_by", "validate",
+    "validate_row",
 ]  # fmt: skip

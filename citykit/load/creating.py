@@ -26,7 +26,7 @@ from citykit.database import (
     server_message,
     sqlstate,
 )
-from citykit.encode import Names, columns_of_key, rejects_frame, types_of
+from citykit.encode import Names, columns_of_key, python_values, rejects_frame, types_of
 from citykit.errors import CitykitError, DuplicateKeyError, InvalidFrameError, check_choice
 from citykit.load.catalogue import facts_of, refuse_no_table
 from citykit.load.named import ServerType, creating, described, parsed
@@ -185,10 +185,11 @@ def _checked(
             rejects_frame([(None, name, None, "in the index") for name in source.index.names]),
         )
     if key and values:
-        _check_key(
-            source[list(key)] if isinstance(source, pd.DataFrame) else source.select(list(key)).to_pandas(),
-            key,
-        )
+        if isinstance(source, pd.DataFrame):
+            keys = source[list(key)]
+        else:
+            keys = source.select(list(key)).to_pandas(types_mapper=pd.ArrowDtype)
+        _check_key(keys, key)
     return {name: type_ if isinstance(type_, str) else to_instance(type_) for name, type_ in found.items()}
 
 
@@ -213,14 +214,15 @@ def _check_key(keys: pd.DataFrame, key: tuple[str, ...]) -> None:
         return
     try:
         hashed, repeated = keys, keys.duplicated()
-    except TypeError:  # lists have no hash
+    except (TypeError, NotImplementedError):  # lists have no hash, and pandas compares no views of Arrow
+        keys = pd.DataFrame({n: pd.Series(python_values(keys[n]), keys.index, object) for n in key})
         hashed = keys.astype("str")
         repeated = hashed.duplicated()
     if repeated.any():
-        rows = keys[repeated]
-        first = tuple(rows.iloc[0])
+        rows = keys.astype(object)[repeated]
+        first, words = tuple(rows.iloc[0]), "1 row has" if len(rows) == 1 else f"{len(rows):,} rows have"
         raise DuplicateKeyError(
-            f"key ({', '.join(key)}): {len(rows):,} rows have a key that an earlier row has "
+            f"key ({', '.join(key)}): {words} a key that an earlier row has "
             f"(first at row label {rows.index[0]}: {first!r}); {UNDONE}. Leave them out, "
             f"frame = frame.drop_duplicates({list(key)!r}), or give a key that tells all rows apart.",
             list(rows[~hashed[repeated].duplicated()].itertuples(index=False, name=None)),
@@ -234,7 +236,7 @@ def _all_differ(values: pd.Series[Any]) -> bool:
     """
     if isinstance(values.dtype, pd.StringDtype):
         return bool(values.is_unique)
-    if values.dtype.kind != "i" or not isinstance(values.dtype, np.dtype) or values.empty:
+    if not isinstance(values.dtype, np.dtype) or values.dtype.kind != "i" or values.empty:
         return False
     low, high = int(values.min()), int(values.max())
     return high - low < 2 * len(values) and bool(np.bincount(values.to_numpy(np.int64) - low).max() == 1)

@@ -259,22 +259,21 @@ class Rows:
 def row_bytes(rows: pd.DataFrame | pa.Table) -> float:
     """Return about how many bytes a row takes in memory, by some of the rows; categories do not count."""
     if isinstance(rows, pa.Table):
-        size = sum(_bytes_of_arrow(column) for column in rows.columns)
-    else:
-        rows = rows.iloc[:: max(1, len(rows) // _SAMPLED_ROWS)]
-        size = sum(_bytes_of(column) for _, column in rows.items())
-    return max(1.0, size / max(1, len(rows)))
+        return max(1.0, sum(map(_bytes_of_arrow, rows.columns)) / max(1, len(rows)))
+    return max(1.0, sum(_value_bytes(column) for _, column in rows.items()))
 
 
-def _bytes_of(column: pd.Series[Any]) -> int:
+def _value_bytes(column: pd.Series[Any]) -> float:
+    size = max(1, len(column))
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return int(column.cat.codes.to_numpy().nbytes)
-    if isinstance(column.dtype, pd.ArrowDtype):  # pandas does not know the size of string views
-        return _bytes_of_arrow(pa.chunked_array(pa.array(column)))
+        return float(column.cat.codes.to_numpy().nbytes / size)
+    if isinstance(column.dtype, pd.ArrowDtype):  # pandas can neither size views of text nor take some of them
+        return _bytes_of_arrow(pa.chunked_array(pa.array(column))) / size
+    some = column.iloc[:: max(1, size // _SAMPLED_ROWS)]
     try:
-        return int(column.memory_usage(index=False, deep=True))
+        return float(some.memory_usage(index=False, deep=True) / max(1, len(some)))
     except Exception:  # of the caller's objects, by their __sizeof__
-        return int(column.memory_usage(index=False))
+        return float(some.memory_usage(index=False) / max(1, len(some)))
 
 
 def _bytes_of_arrow(column: pa.ChunkedArray) -> int:

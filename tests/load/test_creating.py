@@ -259,9 +259,7 @@ async def test_repeats_in_a_key_of_numbers_are_named(
 ) -> None:
     values = [abs(value) for value in values] if dtype == "uint64" else values
     frame = pd.DataFrame({"a": pd.Series(values, dtype=dtype)})
-    with pytest.raises(
-        citykit.DuplicateKeyError, match="1 rows have a key that an earlier row has"
-    ) as caught:
+    with pytest.raises(citykit.DuplicateKeyError, match="1 row has a key that an earlier row has") as caught:
         await citykit.create_table(engine, "readings", frame, key="a")
     assert caught.value.keys == [(next(value for n, value in enumerate(values) if value in values[:n]),)]
     assert await columns(engine, "readings") == {}
@@ -273,6 +271,23 @@ async def test_a_key_of_lists_is_checked_too(engine: AsyncEngine) -> None:
     with pytest.raises(citykit.DuplicateKeyError) as caught:
         await citykit.create_table(engine, "readings", frame, key="a")
     assert caught.value.keys == [([1, 2],)]
+
+
+@pytest.mark.parametrize("view", [pa.string_view(), pa.binary_view(), pa.list_(pa.string_view())], ids=str)
+@pytest.mark.parametrize("pandas", [True, False])
+async def test_a_key_of_arrows_views_is_checked_too(engine: AsyncEngine, view: Any, pandas: bool) -> None:
+    one, other = {"string_view": ("a", "b"), "binary_view": (b"a", b"b")}.get(str(view), (["a"], ["b"]))
+    for values, keys in (([one, other], None), ([one, other, one], [(one,)])):
+        array = pa.chunked_array([pa.array(values, view)])
+        frame = (
+            pd.DataFrame({"a": pd.arrays.ArrowExtensionArray(array)}) if pandas else pa.table({"a": array})
+        )
+        if keys is None:
+            await citykit.create_table(engine, "readings", frame, key="a", if_exists="replace")
+            continue
+        with pytest.raises(citykit.DuplicateKeyError) as caught:
+            await citykit.create_table(engine, "readings", frame, key="a", if_exists="replace")
+        assert caught.value.keys == keys
 
 
 async def test_a_table_that_exists(engine: AsyncEngine) -> None:

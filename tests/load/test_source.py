@@ -77,8 +77,9 @@ async def test_a_column_that_arrow_lacks_is_said_with_what_to_do(engine: AsyncEn
 
 
 def test_rows_of_any_kind_have_a_size() -> None:
-    views = pd.Series(pd.arrays.ArrowExtensionArray(pa.array(["x" * 100], pa.string_view())))
-    assert 100 < row_bytes(pd.DataFrame({"a": views})) < 200
+    for count in (1, 1_000):  # of many rows, some are looked at
+        views = pd.arrays.ArrowExtensionArray(pa.array(["x" * 100] * count, pa.string_view()))
+        assert 100 < row_bytes(pd.DataFrame({"a": views})) < 200
     assert 100 < row_bytes(pd.DataFrame({"a": pd.Series(["x" * 100], dtype=object)})) < 200
     assert row_bytes(pd.DataFrame([[1, 2]], columns=["a", "a"])) == 16
     categories = pd.Series(pd.Categorical([f"category {n}" for n in range(10_000)]))
