@@ -374,8 +374,11 @@ async def _is_there(engine: AsyncEngine) -> bool:
         return False
     except OSError as exc:  # TLS, a name look-up, too many open files: these say nothing about the server
         return exc.errno not in _UNREACHABLE
-    except (*DRIVER_ERRORS, CitykitError, TypeError, ValueError):
-        return True  # the server has refused the connection, or this process could not ask
+    # The server has refused the connection, or this process could not ask. It is any error: without
+    # Engine.connect around it, the pool raises those of SQLAlchemy's adapter for asyncpg as they are, and a
+    # password that connect_args has as a function may raise what it likes. None may end the statement.
+    except Exception:
+        return True
     return True
 
 
