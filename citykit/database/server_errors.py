@@ -109,6 +109,11 @@ _BUSY = (
     "Another statement on this connection has not ended: await it first. A stream that a loop leaves early "
     "is ended by: async with contextlib.aclosing(citykit.stream_frames(…)) as frames"
 )
+_NO_SESSION = (
+    "A pooler in between, such as pgbouncer, may have no session left: in session mode each connection keeps "
+    "one, also while it is idle. Make fewer connections than it has sessions (default_pool_size): "
+    "await citykit.connect(url, pool_size=2, max_overflow=0)"
+)
 _NOT_STORED = "was not stored. Connect again if the server was restarted, and"
 _IN_DOUBT = "may have been stored: it was just being committed. Look before you"
 
@@ -188,6 +193,23 @@ def connection_lost(said: str, *, in_doubt: bool = False) -> DatabaseUnavailable
     outcome = _IN_DOUBT if in_doubt else _NOT_STORED
     return DatabaseUnavailableError(
         f"The connection to the server was lost ({said}); what was under way {outcome} run it again.",
+        in_doubt=in_doubt,
+    )
+
+
+def silent(seconds: float, *, let_in: bool, in_doubt: bool) -> DatabaseUnavailableError:
+    """Return the error for a connection that was given up; `let_in`: a new one could log in, and no more.
+
+    A pooler lets a client in whether or not it has a session of the server for it; a server that is gone does
+    not.
+    """
+    said = f"nothing came from it for {seconds:g} s, and "
+    if not let_in:
+        return connection_lost(said + "it answers no new connection", in_doubt=in_doubt)
+    outcome = f"{_IN_DOUBT} run it again." if in_doubt else "was not stored."
+    return DatabaseUnavailableError(
+        f"The connection was given up ({said}a new one was let in but not answered); what was under way "
+        f"{outcome} {_NO_SESSION}",
         in_doubt=in_doubt,
     )
 
