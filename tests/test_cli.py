@@ -26,7 +26,7 @@ from pyarrow import parquet
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import citykit
-from citykit.cli import app
+from citykit.cli.commands import app
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 ROOT = Path(__file__).parents[1]
@@ -98,7 +98,7 @@ def test_help_names_every_command_and_each_says_what_it_does() -> None:
 
 def test_help_imports_nothing_that_takes_long() -> None:
     script = (
-        "import sys\nfrom citykit.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n"
+        "import sys\nfrom citykit.cli.commands import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n"
         "    print(sorted({'asyncio', 'pandas', 'pyarrow', 'sqlalchemy', 'matplotlib'} & {*sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -639,10 +639,62 @@ def test_what_belongs_to_one_connection_is_written_in_one_query(
     assert "two" in typed("query", instead)
 
 
+ENTRIES = {
+    "console script": "from citykit.cli import main; sys.exit(main())",
+    "python -m citykit": "import runpy; runpy.run_module('citykit', run_name='__main__')",
+}
+# When the interrupt comes.
+MOMENTS = {
+    "typer is imported": "at_import('typer')",
+    "commands are imported": "at_import('citykit.cli.data')",
+    "commands are built": "import typer.main; before(typer.main, 'get_command')",
+    "an error is said": "import citykit.cli.group as group; before(group, 'say')",
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_interrupt_at_any_moment_is_one_line(entry: str, moment: str) -> None:
+    script = f"""
+import signal, sys
+def at_import(name):
+    def hook(event, arguments):
+        if event == "import" and arguments[0] == name:
+            signal.raise_signal(signal.SIGINT)
+    sys.addaudithook(hook)
+def before(owner, name):
+    original = getattr(owner, name)
+    def interrupted(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        return original(*arguments, **options)
+    setattr(owner, name, interrupted)
+{MOMENTS[moment]}
+sys.argv = ["citykit", "tables", "--no-such-option"]
+{ENTRIES[entry]}
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr == "citykit: interrupted; nothing was loaded or changed\n"
+    assert done.returncode == -signal.SIGINT  # of which a shell makes 130
+
+
+def test_an_interrupt_when_the_command_has_ended_changes_nothing() -> None:
+    script = """
+import atexit, signal, sys
+from citykit import cli
+atexit.register(lambda: (signal.raise_signal(signal.SIGINT), print("left")))
+sys.argv = ["citykit", "--version"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == f"citykit {citykit.__version__}\nleft\n"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_interrupt_whose_exception_was_lost_ends_the_command_before_its_work() -> None:
     script = """
 import signal, sys
 from citykit import cli
+import citykit.cli.commands
 class Lost:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)
