@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pty
@@ -26,6 +27,7 @@ from pyarrow import parquet
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import citykit
+from citykit.cli import messages
 from citykit.cli.commands import app
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -637,6 +639,38 @@ def test_what_belongs_to_one_connection_is_written_in_one_query(
     assert hint in said
     assert "engine" not in said
     assert "two" in typed("query", instead)
+
+
+# Sentences that the command line replaces and that the package puts together, cut where it does.
+CUT = {
+    "; to wait longer: |await citykit.connect(url, lock_timeout=120|, connect_args={'server_settings': "
+    "{'lock_timeout': '120s'}}|)",
+    "Create| it from the frame: |await citykit.create_table(",
+    "Or create| it from the frame: |await citykit.create_table(",
+    "Read it with |citykit.read_file(",
+}
+
+
+def texts_of(node: ast.AST) -> Iterator[str]:
+    """Each text of a module; of an f-string, its parts."""
+    for each in ast.walk(node):
+        if isinstance(each, ast.Constant) and isinstance(each.value, str):
+            yield each.value
+
+
+def test_each_sentence_that_the_command_line_replaces_is_one_that_the_package_says() -> None:
+    """An edit of one of the two alone would show Python to those who type commands."""
+    said = [
+        text
+        for path in (ROOT / "citykit").rglob("*.py")
+        if path.parent.name != "cli"
+        for text in texts_of(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    cut = {sentence.replace("|", ""): sentence.split("|") for sentence in CUT}
+    assert cut.keys() <= messages._TYPED.keys()
+    for sentence in messages._TYPED:
+        for part in cut.get(sentence, [sentence]):
+            assert any(part in text for text in said), part
 
 
 ENTRIES = {
