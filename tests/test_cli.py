@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pty
@@ -26,7 +27,8 @@ from pyarrow import parquet
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import citykit
-from citykit.cli import app
+from citykit.cli import messages
+from citykit.cli.commands import app
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 ROOT = Path(__file__).parents[1]
@@ -98,7 +100,7 @@ def test_help_names_every_command_and_each_says_what_it_does() -> None:
 
 def test_help_imports_nothing_that_takes_long() -> None:
     script = (
-        "import sys\nfrom citykit.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n"
+        "import sys\nfrom citykit.cli.commands import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n"
         "    print(sorted({'asyncio', 'pandas', 'pyarrow', 'sqlalchemy', 'matplotlib'} & {*sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -639,10 +641,94 @@ def test_what_belongs_to_one_connection_is_written_in_one_query(
     assert "two" in typed("query", instead)
 
 
+# Sentences that the command line replaces and that the package puts together, cut where it does.
+CUT = {
+    "; to wait longer: |await citykit.connect(url, lock_timeout=120|, connect_args={'server_settings': "
+    "{'lock_timeout': '120s'}}|)",
+    "Create| it from the frame: |await citykit.create_table(",
+    "Or create| it from the frame: |await citykit.create_table(",
+    "Read it with |citykit.read_file(",
+}
+
+
+def texts_of(node: ast.AST) -> Iterator[str]:
+    """Each text of a module; of an f-string, its parts."""
+    for each in ast.walk(node):
+        if isinstance(each, ast.Constant) and isinstance(each.value, str):
+            yield each.value
+
+
+def test_each_sentence_that_the_command_line_replaces_is_one_that_the_package_says() -> None:
+    """An edit of one of the two alone would show Python to those who type commands."""
+    said = [
+        text
+        for path in (ROOT / "citykit").rglob("*.py")
+        if path.parent.name != "cli"
+        for text in texts_of(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    cut = {sentence.replace("|", ""): sentence.split("|") for sentence in CUT}
+    assert cut.keys() <= messages._TYPED.keys()
+    for sentence in messages._TYPED:
+        for part in cut.get(sentence, [sentence]):
+            assert any(part in text for text in said), part
+
+
+ENTRIES = {
+    "console script": "from citykit.cli import main; sys.exit(main())",
+    "python -m citykit": "import runpy; runpy.run_module('citykit', run_name='__main__')",
+}
+# When the interrupt comes.
+MOMENTS = {
+    "typer is imported": "at_import('typer')",
+    "commands are imported": "at_import('citykit.cli.data')",
+    "commands are built": "import typer.main; before(typer.main, 'get_command')",
+    "an error is said": "import citykit.cli.group as group; before(group, 'say')",
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_interrupt_at_any_moment_is_one_line(entry: str, moment: str) -> None:
+    script = f"""
+import signal, sys
+def at_import(name):
+    def hook(event, arguments):
+        if event == "import" and arguments[0] == name:
+            signal.raise_signal(signal.SIGINT)
+    sys.addaudithook(hook)
+def before(owner, name):
+    original = getattr(owner, name)
+    def interrupted(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        return original(*arguments, **options)
+    setattr(owner, name, interrupted)
+{MOMENTS[moment]}
+sys.argv = ["citykit", "tables", "--no-such-option"]
+{ENTRIES[entry]}
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr == "citykit: interrupted; nothing was loaded or changed\n"
+    assert done.returncode == -signal.SIGINT  # of which a shell makes 130
+
+
+def test_an_interrupt_when_the_command_has_ended_changes_nothing() -> None:
+    script = """
+import atexit, signal, sys
+from citykit import cli
+atexit.register(lambda: (signal.raise_signal(signal.SIGINT), print("left")))
+sys.argv = ["citykit", "--version"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == f"citykit {citykit.__version__}\nleft\n"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_interrupt_whose_exception_was_lost_ends_the_command_before_its_work() -> None:
     script = """
 import signal, sys
 from citykit import cli
+import citykit.cli.commands
 class Lost:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 import citykit
-from citykit.cli.interrupts import Interrupted, end_now, flush
+from citykit.cli.interrupts import Interrupted, end_now, flush, interrupts
 from citykit.cli.messages import say, typed_options
 
 
@@ -30,6 +30,7 @@ class _Commands(TyperGroup):
         return command
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        interrupts.began = True
         words = sys.argv[1:] if args is None else list(args)
         typed_options.clear()
         options["standalone_mode"] = False

@@ -24,6 +24,7 @@ class _Interrupts:
     """The handler of SIGINT: the first one cancels the running work, the second ends the process at once."""
 
     def __init__(self) -> None:
+        self.began = False  # the command, which may have something to undo
         self.cancel: Callable[[], object] | None = None
         self.said = "interrupted; nothing was loaded or changed"
         self.raised = False
@@ -31,13 +32,21 @@ class _Interrupts:
 
     def __call__(self, *_: object) -> None:
         if self._happened:
-            os.write(2, b"\ncitykit: ended; what was not committed is undone\n")
+            os.write(2, b"\n")
+            self.say("ended; what was not committed is undone")
             end_now()
         self._happened = True
+        if not self.began:  # an exception would go through imports, whose C code may drop it
+            self.say(self.said)
+            end_now()
         if self.cancel is None:
             self.raised = True
             raise Interrupted(self.said)
         self.cancel()
+
+    def say(self, text: str) -> None:
+        """Print a line on stderr, also in the middle of an import or of another print."""
+        os.write(2, f"citykit: {text}\n".encode())
 
 
 interrupts = _Interrupts()

@@ -37,7 +37,8 @@ _UNGIVEN = (
     "~/.pgpass) has one for this host, port, database and user, it is wrong; in such a file, asyncpg takes a "
     "\\ for a character of the password. Write it into the URL: postgresql://user:password@host:5432/database"
 )
-# What to do when a server refuses a connection, by SQLSTATE; {user} and {database} are the URL's, in SQL.
+# What to do when a server refuses a connection, by SQLSTATE or, where that is not here, by the class of it;
+# {user} and {database} are the URL's, in SQL.
 _CONNECTION_HINTS: Mapping[str, str] = {
     Condition.INVALID_PASSWORD: "The password is wrong. A new one is set with SQL: "
     "ALTER ROLE {user} PASSWORD 'new'",
@@ -46,10 +47,13 @@ _CONNECTION_HINTS: Mapping[str, str] = {
     "SELECT pg_reload_conf(): host {database} {user} all scram-sha-256",
     Condition.INVALID_CATALOG_NAME: "In the embedded PostgreSQL await citykit.connect(database=…) makes it. "
     "Elsewhere create it with SQL: CREATE DATABASE {database}",
-    Condition.INSUFFICIENT_PRIVILEGE: "Its owner gives the right with SQL: "
+    Condition.INSUFFICIENT_PRIVILEGE: "If it names a parameter, leave that out of the URL, of connect_args "
+    "and of the environment (PG…). Else its owner gives the right with SQL: "
     "GRANT CONNECT ON DATABASE {database} TO {user}",
-    Condition.INVALID_PARAMETER_VALUE: _OF_AN_OPTION,
-    Condition.UNDEFINED_OBJECT: _OF_AN_OPTION,
+    ConditionClass.DATA_EXCEPTION: _OF_AN_OPTION,
+    ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE: _OF_AN_OPTION,
+    Condition.CANT_CHANGE_RUNTIME_PARAM: _OF_AN_OPTION,
+    Condition.UNDEFINED_FILE: _OF_AN_OPTION,  # a library of local_preload_libraries
     Condition.TOO_MANY_CONNECTIONS: "No connection is left: close one, or raise max_connections. "
     "Those that an engine keeps idle are closed by: await engine.dispose()",
     Condition.CANNOT_CONNECT_NOW: "It is starting or stopping: try again in a moment.",
@@ -57,13 +61,25 @@ _CONNECTION_HINTS: Mapping[str, str] = {
     "leave that out of the URL, of connect_args and of the environment (PG…); with SQL, a role has it on "
     "each of its connections: ALTER ROLE {user} SET statement_timeout = '600s'",
 }
-# The classes of SQLSTATE in which the next attempt to connect is refused just the same.
+# In front of the hint for INVALID_AUTHORIZATION_SPECIFICATION, where the URL asks for no encryption.
+_UNENCRYPTED = (
+    "If the server takes encrypted connections alone (hostssl in its pg_hba.conf), write sslmode=require in "
+    "place of sslmode=disable. "
+)
+# In front of the hint for a host that does not answer, where a URL has several of which one is chosen by its
+# role: asyncpg names only the host that failed last.
+_OF_ANOTHER_ROLE = (
+    "Each other host does not answer either, or is not what target_session_attrs={attribute} asks for. "
+)
+# The classes of SQLSTATE, and SQLSTATEs, in which the next attempt to connect is refused just the same.
 _PERMANENT = (
     ConditionClass.FEATURE_NOT_SUPPORTED,
     ConditionClass.DATA_EXCEPTION,
     ConditionClass.INVALID_AUTHORIZATION_SPECIFICATION,
     ConditionClass.INVALID_CATALOG_NAME,
     ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE,
+    Condition.CANT_CHANGE_RUNTIME_PARAM,
+    Condition.UNDEFINED_FILE,
 )
 
 _POOLER = (
@@ -108,6 +124,11 @@ _STATEMENT_HINTS: Mapping[str, str] = {
 _BUSY = (
     "Another statement on this connection has not ended: await it first. A stream that a loop leaves early "
     "is ended by: async with contextlib.aclosing(citykit.stream_frames(…)) as frames"
+)
+_NO_SESSION = (
+    "A pooler in between, such as pgbouncer, may have no session left: in session mode each connection keeps "
+    "one, also while it is idle. Make fewer connections than it has sessions (default_pool_size): "
+    "await citykit.connect(url, pool_size=2, max_overflow=0)"
 )
 _NOT_STORED = "was not stored. Connect again if the server was restarted, and"
 _IN_DOUBT = "may have been stored: it was just being committed. Look before you"
@@ -156,6 +177,8 @@ def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> D
         said = f"no answer within {seconds:g} s"
     code = sqlstate(exc) or ""
     original = driver_error(exc)
+    if isinstance(original, asyncpg.InternalClientError):  # of a login: a password that is no UTF-8
+        original = original.__cause__ or original
     ours = isinstance(original, (TypeError, ValueError, ssl.SSLError)) or (
         isinstance(original, (FileNotFoundError, PermissionError)) and not _FILES.isdisjoint(url.query)
     )
@@ -166,13 +189,24 @@ def unreachable(url: URL, exc: BaseException, seconds: float | None = None) -> D
         or isinstance(original, TargetServerAttributeNotMatched)  # which a failover may change
         or (isinstance(original, closed) and not _OF_A_HANDSHAKE.isdisjoint(url.query))
     )
-    hint = _CONNECTION_HINTS.get(code, _OF_AN_OPTION if option else _OF_THE_SERVER)
+    hint = _CONNECTION_HINTS.get(code) or _CONNECTION_HINTS.get(code[:2])
+    hint = hint or (_OF_AN_OPTION if option else _OF_THE_SERVER)
     if code == Condition.INVALID_PASSWORD and not (url.password or os.environ.get("PGPASSWORD")):
         hint = _UNGIVEN
+    if code == Condition.INVALID_AUTHORIZATION_SPECIFICATION and _asked(url, "ssl", "PGSSLMODE") == "disable":
+        hint = _UNENCRYPTED + hint
+    attribute = _asked(url, "target_session_attrs", "PGTARGETSESSIONATTRS")
+    if attribute not in ("", "any") and isinstance(original, OSError) and "," in str(url.query.get("host")):
+        hint = _OF_ANOTHER_ROLE.format(attribute=attribute) + hint
     hint = hint.format(**_in_sql(url))
     return DatabaseUnavailableError(
         f"No connection to {shown_url(url)}: {said}. {hint}", transient=not permanent
     )
+
+
+def _asked(url: URL, option: str, variable: str) -> str:
+    """Return the value of an option that asyncpg takes from a URL, or else from the environment."""
+    return str(url.query.get(option) or os.environ.get(variable, ""))
 
 
 def _in_sql(url: URL | None) -> dict[str, str]:
@@ -188,6 +222,23 @@ def connection_lost(said: str, *, in_doubt: bool = False) -> DatabaseUnavailable
     outcome = _IN_DOUBT if in_doubt else _NOT_STORED
     return DatabaseUnavailableError(
         f"The connection to the server was lost ({said}); what was under way {outcome} run it again.",
+        in_doubt=in_doubt,
+    )
+
+
+def silent(seconds: float, *, let_in: bool, in_doubt: bool) -> DatabaseUnavailableError:
+    """Return the error for a connection that was given up; `let_in`: a new one could log in, and no more.
+
+    A pooler lets a client in whether or not it has a session of the server for it; a server that is gone does
+    not.
+    """
+    said = f"nothing came from it for {seconds:g} s, and "
+    if not let_in:
+        return connection_lost(said + "it answers no new connection", in_doubt=in_doubt)
+    outcome = f"{_IN_DOUBT} run it again." if in_doubt else "was not stored."
+    return DatabaseUnavailableError(
+        f"The connection was given up ({said}a new one was let in but not answered); what was under way "
+        f"{outcome} {_NO_SESSION}",
         in_doubt=in_doubt,
     )
 

@@ -28,6 +28,7 @@ from citykit.database.server_errors import (
     connection_lost,
     is_closed,
     server_errors_named,
+    silent,
     sqlstate,
     unreachable,
 )
@@ -147,6 +148,7 @@ class _Attempt:
     lost: bool = False  # an attempt before this one has lost its connection
     in_autocommit: bool = False  # the work is, where no rollback undoes it
     silent: float = 0.0  # seconds after which the connection was given up
+    let_in: bool = False  # a new connection then: only its first statement was not answered
     transaction_ended: bool = False  # by the caller, whose it is
 
     def may_be_made_again(self) -> bool:
@@ -226,8 +228,7 @@ async def _transacted(connection: AsyncConnection, work: Work[T], attempt: _Atte
         if not is_closed(connection) and driver_of(connection).is_in_transaction():
             await _close(connection)
         if attempt.silent and isinstance(exc, DatabaseUnavailableError):
-            said = f"nothing came from it for {attempt.silent:g} s, and it answers no new connection"
-            raise connection_lost(said, in_doubt=exc.in_doubt) from exc
+            raise silent(attempt.silent, let_in=attempt.let_in, in_doubt=exc.in_doubt) from exc
         raise
     return result
 
@@ -345,7 +346,8 @@ async def _watched(task: asyncio.Task[Any], attempt: _Attempt, seconds: float) -
         connection = attempt.connection
         if task.done() or connection is None or is_closed(connection):
             continue
-        asking = asyncio.ensure_future(_is_there(connection.engine))
+        attempt.let_in = False
+        asking = asyncio.ensure_future(_is_there(connection.engine, attempt))
         try:
             await asyncio.wait([task, asking], return_when=asyncio.FIRST_COMPLETED)
             ours = attempt.connection is connection and not is_closed(connection)
@@ -356,12 +358,13 @@ async def _watched(task: asyncio.Task[Any], attempt: _Attempt, seconds: float) -
             asking.cancel()
 
 
-async def _is_there(engine: AsyncEngine) -> bool:
+async def _is_there(engine: AsyncEngine, attempt: _Attempt) -> bool:
     """Tell whether the server of an engine answers a new connection, beside those of its pool."""
     pool = engine.sync_engine.pool.recreate()
 
     def ask() -> None:
         other = pool.connect()
+        attempt.let_in = True
         try:
             other.cursor().execute("SELECT 1")
         finally:
@@ -374,8 +377,11 @@ async def _is_there(engine: AsyncEngine) -> bool:
         return False
     except OSError as exc:  # TLS, a name look-up, too many open files: these say nothing about the server
         return exc.errno not in _UNREACHABLE
-    except (*DRIVER_ERRORS, CitykitError, TypeError, ValueError):
-        return True  # the server has refused the connection, or this process could not ask
+    # The server has refused the connection, or this process could not ask. It is any error: without
+    # Engine.connect around it, the pool raises those of SQLAlchemy's adapter for asyncpg as they are, and a
+    # password that connect_args has as a function may raise what it likes. None may end the statement.
+    except Exception:
+        return True
     return True
 
 

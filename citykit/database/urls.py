@@ -65,6 +65,8 @@ _BY_ENVIRONMENT = {
     "PGSSLROOTCERT": "sslrootcert",  # asyncpg reads it, and takes "system" for a file
     "PGTZ": "timezone",
 }
+# Parts of a URL, and the variables that asyncpg reads in their place.
+_BY_ASYNCPG = {"username": "PGUSER", "password": "PGPASSWORD", "database": "PGDATABASE"}
 # PGREQUIRESSL is honoured; PGSERVICEFILE asks for nothing without PGSERVICE; sslpassword has no variable.
 _NOT_OF_THE_ENVIRONMENT = {"requiressl", "servicefile", "sslpassword"}
 _BY_ENVIRONMENT |= {
@@ -105,6 +107,7 @@ def asyncpg_url(url: str | URL) -> URL:
             "It looks like postgresql://user:password@host:5432/database.",
             transient=False,
         )
+    _check_characters(target)
     query: dict[str, Any] = {}
     for name, (where, value) in _given(target).items():
         if name in _LACKING:
@@ -135,6 +138,24 @@ def asyncpg_url(url: str | URL) -> URL:
     return URL.create(
         "postgresql+asyncpg", target.username, target.password, host or None, port, target.database, query
     )
+
+
+def _check_characters(url: URL) -> None:
+    """Refuse what no message of the protocol can carry; asyncpg's errors would say something else."""
+    parts = {f"option {name!r} of the database URL": str(value) for name, value in url.query.items()}
+    parts["host of the database URL"] = url.host or ""
+    for name, variable in _BY_ASYNCPG.items():
+        if given := getattr(url, name):
+            parts[f"{name} of the database URL"] = given
+        else:
+            parts[f"environment variable {variable!r}"] = os.environ.get(variable, "")
+    for where, value in parts.items():
+        try:
+            sent = value.encode()
+        except UnicodeEncodeError:
+            raise _refused(where, "is not UTF-8 (it has a lone surrogate)") from None
+        if b"\0" in sent:
+            raise _refused(where, "has a NUL character")
 
 
 def _decoded(host: str) -> str:

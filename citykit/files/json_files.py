@@ -92,6 +92,9 @@ def read_array(text: Stream, columns: Columns) -> Iterator[pd.DataFrame]:
     found = _parsed(text.read(), "it is no JSON that can be read")
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise ReadError("it is no array of JSON objects")
+    for number, each in enumerate(found, 1):
+        if isinstance(each, _Twice):
+            raise ReadError(f"object {number} of it has {each.name!r} twice")
     names = list(dict.fromkeys(name for each in found for name in each))
     for start in range(0, max(len(found), 1), CHUNK_ROWS):
         yield _picked(_framed(found[start : start + CHUNK_ROWS], names), columns)
@@ -157,12 +160,29 @@ def _objects(block: bytes, line: int) -> Iterator[dict[str, Any]]:
             found = _parsed(text, f"line {number} is no JSON that can be read")
             if not isinstance(found, dict):
                 raise ReadError(f"line {number} is no JSON object")
+            if isinstance(found, _Twice):
+                raise ReadError(f"the object in line {number} has {found.name!r} twice")
             yield found
+
+
+class _Twice(dict[str, Any]):
+    """An object with a name twice. As a row it is an error; of a value, the last counts, as in jsonb."""
+
+    name: str
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        made = _Twice(made)
+        made.name = next(name for name in names if names.count(name) > 1)
+    return made
 
 
 def _parsed(text: bytes, otherwise: str) -> Any:
     try:
-        return json.loads(text, parse_float=_number)
+        return json.loads(text, parse_float=_number, object_pairs_hook=_object)
     except (ValueError, ArithmeticError, RecursionError) as exc:
         raise ReadError(f"{otherwise}: {exc}") from exc
 

@@ -150,11 +150,17 @@ async def _method_not_allowed(request: Request, _: Exception) -> JSONResponse:
     return JSONResponse({"detail": "Method Not Allowed"}, 405, {"Allow": ", ".join(dict.fromkeys(allowed))})
 
 
+def _message(error: Mapping[str, Any]) -> str:
+    """Return what is wrong; of JSON that cannot be read, FastAPI has the reason beside its message."""
+    reason = error["ctx"]["error"] if error["type"] == "json_invalid" else ""
+    return f"{error['msg']}: {reason}" if reason else str(error["msg"])
+
+
 async def _invalid_request(_: Request, exc: Exception) -> JSONResponse:
     # Without the inputs: they may be large, secret or not encodable.
     errors: Sequence[Any] = getattr(exc, "errors", list)()
     detail = [
-        {"loc": place(each["loc"]), "msg": encodable(each["msg"]), "type": each["type"]} for each in errors
+        {"loc": place(each["loc"]), "msg": encodable(_message(each)), "type": each["type"]} for each in errors
     ]
     return JSONResponse({"detail": detail}, 422)
 

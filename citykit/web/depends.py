@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from citykit.cities import CITIES
 from citykit.errors import DatabaseUnavailableError, did_you_mean
-from citykit.web.schemas import Code
+from citykit.web.schemas import AS_IN_JSON, Code
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ async def engine_of(request: Request) -> AsyncEngine:
 
 
 EngineOf = Annotated[AsyncEngine, Depends(engine_of)]
-Limit = Annotated[int, Query(ge=1, le=1000, description="How many at most.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="How many at most."), AS_IN_JSON]
 Sought = Annotated[
     str,
     Query(

@@ -41,6 +41,7 @@ from citykit.read import stream_frames
 from citykit.web.answers import Answer, rejected
 from citykit.web.depends import EngineOf, InCountry, Limit, Sought, root_of, soon, time_limit
 from citykit.web.schemas import (
+    AS_IN_JSON,
     LISTED,
     Country,
     Duplicates,
@@ -168,7 +169,7 @@ def _table(frame: pd.DataFrame) -> pa.Table:
 async def city_by_id(
     request: Request,
     engine: EngineOf,
-    id: Annotated[int, Path(ge=1, le=2**63 - 1)],  # noqa: A002  as the column is called
+    id: Annotated[int, Path(ge=1, le=2**63 - 1), AS_IN_JSON],  # noqa: A002  as the column is called
 ) -> Any:
     """Return one city."""
     city = await stored(request, engine, id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from typing import Annotated, Any
@@ -10,21 +11,36 @@ from typing import Annotated, Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, create_model
+from pydantic_core import PydanticCustomError
 from sqlalchemy import Column
 
 from citykit.cities import CITIES, COLUMNS
 
 LISTED = 100  # rejects and keys that an answer lists at most
 STORED_ALREADY = "The city is already stored"
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _WITHOUT_NUL = r"^[^\x00]*$"  # PostgreSQL's text cannot hold a NUL
 
 
 class ExactRequest(Request):
-    """A request whose JSON numbers are decimals: a float would round 0.99999999999999999 to 1."""
+    """A request whose JSON loses nothing.
+
+    Its numbers are decimals: a float would round 0.99999999999999999 to 1. An object with a field twice, of
+    which Python would drop the first, is an error.
+    """
 
     async def json(self) -> Any:
         """Return the body."""
-        return json.loads(await self.body(), parse_float=Decimal)
+        return json.loads(await self.body(), parse_float=Decimal, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise json.JSONDecodeError(f"the field {twice[:100]!r} is there twice", "", 0)
+    return made
 
 
 class ExactRoute(APIRoute):
@@ -38,6 +54,17 @@ class ExactRoute(APIRoute):
             return await answer(ExactRequest(request.scope, request.receive))
 
         return answer_exactly
+
+
+def _as_in_json(value: object) -> object:
+    if isinstance(value, str) and not _WHOLE.fullmatch(value):
+        raise PydanticCustomError("int_parsing", "It must be a whole number, written in digits alone")
+    return value
+
+
+# Stands behind the limits of each whole number in a path or a query: pydantic alone would take 1_0, 1.0, +1
+# and blanks, too, which OpenAPI does not allow.
+AS_IN_JSON = BeforeValidator(_as_in_json)
 
 
 def _as_integer(value: object) -> object:

@@ -18,6 +18,7 @@ from citykit.database.driver import KEEPALIVE
 from citykit.database.transactions import in_transaction
 from citykit.database.urls import asyncpg_url, shown_url, socket_options
 from tests.support.database import scalar, stored
+from tests.support.proxy import proxied
 
 SECRET = "s3cr3t-w0rd"  # noqa: S105
 
@@ -347,6 +348,59 @@ async def test_a_setting_that_the_server_does_not_know_is_not_the_servers_absenc
 async def test_a_server_in_another_role_is_not_a_server_that_is_absent(engine: AsyncEngine) -> None:
     said = await refusal(engine.url.update_query_dict({"target_session_attrs": "standby"}))
     assert "standby" in said
+    assert "server runs there" not in said
+
+
+async def test_of_several_hosts_one_may_be_absent_and_another_in_the_wrong_role(
+    closed_port: int, engine: AsyncEngine
+) -> None:
+    async with proxied(engine, lambda data: ([data], False)) as url:
+        ports = (closed_port, url.port), (url.port, closed_port)
+        for first, second in ports:
+            several = f"postgresql://{url.username}:{url.password}@127.0.0.1:{first},127.0.0.1:{second}"
+            several += f"/{url.database}?target_session_attrs=read-only&sslmode=disable"
+            said = await refusal(several)
+            assert f"Connect call failed ('127.0.0.1', {closed_port})" in said
+            assert "or is not what target_session_attrs=read-only asks for" in said
+            await (await citykit.connect(several.replace("read-only", "read-write"))).dispose()
+
+
+@pytest.mark.parametrize("part", ["username", "password", "host", "database", "application_name", "options"])
+@pytest.mark.parametrize("odd", ["\udc80", "a\0b"], ids=ascii)
+async def test_a_character_that_cannot_be_sent_is_refused(closed_port: int, part: str, odd: str) -> None:
+    parts: Any = {"username": "ada", "password": "b", "host": "127.0.0.1", "database": "geo"}
+    query = {part: odd} if part not in parts else {}
+    parts |= {part: odd} if part in parts else {}
+    said = await refusal(URL.create("postgresql", port=closed_port, query=query, **parts))
+    assert part in said
+    assert "nothing was sent" in said
+    assert odd not in said
+
+
+@pytest.mark.parametrize("variable", ["PGUSER", "PGPASSWORD", "PGDATABASE"])
+async def test_a_byte_of_the_environment_that_is_no_utf_8_is_refused(
+    monkeypatch: pytest.MonkeyPatch, closed_port: int, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "\udcff")  # as which Python reads the byte
+    assert variable in await refusal(f"postgresql://127.0.0.1:{closed_port}")
+    assert "Connect call failed" in await refusal(f"postgresql://a:b@127.0.0.1:{closed_port}/geo")
+
+
+async def test_a_password_of_connect_args_that_is_no_utf_8_is_not_the_servers_absence() -> None:
+    login = b"R\0\0\0\x08\0\0\0\x03"  # AuthenticationCleartextPassword
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(login)
+        await reader.read()  # to its end
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as serving:
+        port = serving.sockets[0].getsockname()[1]
+        said = await refusal(
+            f"postgresql://ada@127.0.0.1:{port}/geo?sslmode=disable", connect_args={"password": "\udcff"}
+        )
+    assert "surrogates" in said
     assert "server runs there" not in said
 
 

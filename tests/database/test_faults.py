@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import threading
@@ -22,7 +23,7 @@ import citykit
 from citykit.database import embedded
 from citykit.read.result import _is_utf8
 from tests.support.cancelling import plain_connection
-from tests.support.database import crash
+from tests.support.database import copy_home, crash
 from tests.support.proxy import proxied
 
 CITIES = pd.DataFrame({"name": [f"n{number}" for number in range(50)], "population": range(50)})
@@ -449,6 +450,82 @@ async def limited(engine: AsyncEngine, beside: asyncpg.Connection) -> AsyncItera
     yield other
     await other.dispose()
     await beside.execute("DROP OWNED BY citykit_single; DROP ROLE citykit_single")
+
+
+# What an administrator may do while a statement of the role runs: a new connection is refused from then on.
+REFUSALS = {
+    "connection limit": "ALTER ROLE citykit_single CONNECTION LIMIT 1",
+    "no login": "ALTER ROLE citykit_single NOLOGIN CONNECTION LIMIT -1",
+    "no right": "REVOKE CONNECT ON DATABASE {database} FROM PUBLIC",
+    "no connections": "UPDATE pg_database SET datallowconn = false WHERE datname = current_database()",
+}
+UNDONE = {
+    "no right": "GRANT CONNECT ON DATABASE {database} TO PUBLIC",
+    "no connections": "UPDATE pg_database SET datallowconn = true WHERE datname = current_database()",
+}
+SLOW: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    "read_frame": lambda bind: citykit.read_frame(bind, "SELECT 1 AS one FROM pg_sleep(1)"),
+    "execute": lambda bind: citykit.execute(bind, "INSERT INTO kept SELECT 1 FROM pg_sleep(1)"),
+}
+
+
+@pytest.mark.parametrize("helper", SLOW)
+@pytest.mark.parametrize("refused", REFUSALS)
+async def test_a_statement_goes_on_where_the_server_refuses_the_connection_that_asks_for_it(
+    limited: AsyncEngine, beside: asyncpg.Connection, refused: str, helper: str
+) -> None:
+    await limited.dispose()  # its idle connection is the one that the role may have
+    other = await citykit.connect(limited.url, silence_timeout=0.1)
+    await beside.execute("CREATE TABLE kept (k int); GRANT ALL ON kept TO citykit_single")
+    database = await beside.fetchval("SELECT quote_ident(current_database())")
+    try:
+        statement = asyncio.ensure_future(SLOW[helper](other))
+        await asyncio.sleep(0.05)
+        await beside.execute("ALTER ROLE citykit_single CONNECTION LIMIT -1")
+        await beside.execute(REFUSALS[refused].format(database=database))
+        with pytest.raises(citykit.DatabaseUnavailableError):
+            await citykit.connect(limited.url)
+        assert len(await statement) == 1 if helper == "read_frame" else await statement
+        assert await beside.fetchval("SELECT count(*) FROM kept") == (helper == "execute")
+    finally:
+        await beside.execute(UNDONE.get(refused, "SELECT 1").format(database=database))
+        await other.dispose()
+        await beside.execute("DROP TABLE kept")
+
+
+@pytest.mark.parametrize("by_url", [True, False], ids=["by its URL", "embedded"])
+async def test_a_statement_goes_on_while_its_server_waits_for_it_to_shut_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, initialised: Path, by_url: bool
+) -> None:
+    copy_home(initialised, home := tmp_path / "home")
+    monkeypatch.setenv("CITYKIT_HOME", str(home))
+    first = await citykit.connect(silence_timeout=0.1)
+    other = await citykit.connect(first.url, silence_timeout=0.1) if by_url else first
+    statement = asyncio.ensure_future(citykit.read_frame(other, "SELECT 1 AS one FROM pg_sleep(1)"))
+    await asyncio.sleep(0.2)
+    postmaster = int((home / "postgres" / "postmaster.pid").read_text(encoding="utf-8").split()[0])
+    os.kill(postmaster, signal.SIGTERM)  # it ends with its last connection, and answers 57P03 till then
+    assert (await statement)["one"].tolist() == [1]
+    await other.dispose()
+    await first.dispose()
+    embedded._servers.pop(home).leave()
+
+
+async def test_a_statement_goes_on_where_the_process_cannot_ask_for_it(engine: AsyncEngine) -> None:
+    """A password may be a function, which asks a service: that one may fail."""
+    asked = 0
+
+    def password() -> str:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise RuntimeError("no token")
+        return engine.url.password or "unused"
+
+    other = await citykit.connect(engine.url, silence_timeout=0.1, connect_args={"password": password})
+    assert len(await citykit.read_frame(other, "SELECT 1 AS one FROM pg_sleep(1)")) == 1
+    assert asked > 1
+    await other.dispose()
 
 
 @pytest.mark.parametrize("columns", ["i", "i, now()"], ids=["in binary", "by COPY"])

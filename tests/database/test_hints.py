@@ -289,6 +289,25 @@ async def refused_in_time(url: URL, code: str) -> str:
                 return await refusal(url, code)
 
 
+# What follows -c, and the SQLSTATE by which a server refuses it.
+OPTIONS = {
+    "no_such_setting=1": "42704",
+    "work_mem=much": "22023",
+    "work_mem": "42601",
+    "port=1": "55P02",
+    "local_preload_libraries=nowhere": "58P01",
+}
+
+
+@needs_tls
+@pytest.mark.server
+async def test_a_server_that_takes_encrypted_connections_alone(server: TlsServer) -> None:
+    message = await refusal(server.url(sslmode="disable"), "28000")
+    [asked, instead] = re.findall(r"sslmode=(\w+)", message.partition("(hostssl")[2])
+    assert instead == "disable"
+    await connects(server.url(sslmode=asked))
+
+
 @needs_tls
 @pytest.mark.server
 async def test_what_the_error_of_a_connection_says_works(server: TlsServer, admin: AsyncEngine) -> None:
@@ -311,10 +330,14 @@ async def test_what_the_error_of_a_connection_says_works(server: TlsServer, admi
     await command(admin, after_the_colon(await refusal(elsewhere, "42501")))
     await connects(elsewhere)
     # An option that the server does not know, or whose value it does not take.
-    for option, code in (("no_such_setting=1", "42704"), ("work_mem=much", "22023")):
+    for option, code in OPTIONS.items():
         odd = url.update_query_dict({"options": f"-c {option}"})
         assert "Change that in the URL" in await refusal(odd, code)
         await connects(odd.difference_update_query(["options"]))
+    # One that the role may not set.
+    odd = url.update_query_dict({"options": "-c log_statement=all"})
+    assert "leave that out of the URL" in await refusal(odd, "42501")
+    await connects(odd.difference_update_query(["options"]))
     # No connection left.
     await command(admin, f"ALTER ROLE {ROLE} CONNECTION LIMIT 1")
     engine = await citykit.connect(url)
@@ -371,5 +394,5 @@ async def _started_again() -> URL:
 
 @pytest.mark.server
 def test_each_hint_about_a_connection_is_typed() -> None:
-    tried = {"08P01", "22023", "28P01", "28000", "3D000", "42501", "42704", "53300", "57P03"}
+    tried = {"08P01", "22", "28P01", "28000", "3D000", "42", "42501", "53300", "55P02", "57P03", "58P01"}
     assert set(_CONNECTION_HINTS) == tried

@@ -1,10 +1,11 @@
-"""Behind pgbouncer in transaction mode every helper works, without any option."""
+"""Behind pgbouncer every helper works without any option; in session mode its sessions are a limit."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pandas as pd
 import pytest
@@ -105,6 +106,31 @@ async def test_an_engine_that_sqlalchemy_has_made_is_told_what_to_use(engine: As
         for other in others:
             await other.dispose()
     assert re.search(r"(?s)nothing was changed.*pooler.*await citykit\.connect\(", str(error.value))
+
+
+async def test_connections_that_have_taken_each_session_of_a_pooler_are_named_with_what_to_type(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("citykit.database.transactions.ANSWER_SECONDS", 0.5)
+    cities = pd.DataFrame({"name": ["a"], "population": [1]})
+    async with pooled(engine, pool_mode="session", default_pool_size=3) as url, AsyncExitStack() as held:
+        greedy = await citykit.connect(url, silence_timeout=0.5)
+        for _ in range(3):
+            connection = await held.enter_async_context(greedy.connect())
+            await citykit.biggest_cities(connection)
+        with pytest.raises(citykit.DatabaseUnavailableError, match="let in but not answered") as caught:
+            await citykit.load_cities(greedy, cities)
+        assert "restarted" not in str(caught.value)
+        await held.aclose()
+        await greedy.dispose()
+        # What it says to type: then a session is left for the connection that asks for the server.
+        assert str(caught.value).endswith("await citykit.connect(url, pool_size=2, max_overflow=0)")
+        modest = await citykit.connect(url, pool_size=2, max_overflow=0, silence_timeout=0.5)
+        slow = (citykit.read_frame(modest, "SELECT 1 FROM pg_sleep(2)") for _ in range(2))
+        await asyncio.gather(*slow)
+        loads = (citykit.load_cities(modest, cities.assign(name=f"n{number}")) for number in range(12))
+        assert [report.inserted for report in await asyncio.gather(*loads)] == [1] * 12
+        await modest.dispose()
 
 
 async def test_on_a_plain_server_a_question_is_one_statement_that_stays_prepared(engine: AsyncEngine) -> None:

@@ -386,6 +386,12 @@ def test_numbers_in_json_lines_are_not_rounded_in_any_block(
     assert found == [Decimal(str(number)) for number in numbers]
 
 
+@pytest.mark.parametrize("text", ['{"v": {"a": 1, "a": 2}}\n', '[{"v": {"a": 1, "a": 2}}]'])
+def test_of_a_name_twice_in_a_value_the_last_counts_as_in_jsonb(tmp_path: Path, text: str) -> None:
+    frame = citykit.read_file(written(tmp_path / "a.json", text))
+    assert frame["v"].tolist() == [{"a": 2}]
+
+
 @pytest.mark.parametrize("name", ["a.ndjson", "a.json", "a.xlsx"])
 @pytest.mark.parametrize(
     ("values", "dtype"),
@@ -820,6 +826,8 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "packed.csv.bz2": (b"BZh91AY&SY", "bzip2"),
     "word.ndjson": (b'{"a": 1}\nrubbish\n', "line 2 is no JSON that can be read"),
     "list.ndjson": (b'{"a": 1}\n[1]\n', "line 2 is no JSON object"),
+    "twice.ndjson": (b'{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', "the object in line 2 has 'a' twice"),
+    "twice.json": (b'[{"a": 1}, {"a": 1, "a": 1}]', "object 2 of it has 'a' twice"),
     "deep.ndjson": (b"[" * 20_000, "no JSON"),
     "object.json": (b'{\n"a": 1}', "line 1 is no JSON"),
     "numbers.json": (b"[1, 2]", "no array of JSON objects"),

@@ -137,7 +137,7 @@ if __name__ == "__main__":
     import pandas as pd  # noqa: F401
 
     import citykit
-    from citykit import cli  # noqa: F401
+    from citykit.cli import commands  # noqa: F401
     from citykit.database import embedded  # noqa: F401
     from citykit.web import serve  # noqa: F401
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -35,11 +36,12 @@ async def proxied(engine: AsyncEngine, passing: Passing, *, lost_cancels: int = 
 
         async def ask() -> None:
             nonlocal lost_cancels
-            while data := await reader.read(1 << 16):
-                if data[4:8] == CANCEL_REQUEST and lost_cancels:
-                    lost_cancels -= 1
-                    break
-                to_server.write(data)
+            with contextlib.suppress(ConnectionResetError):  # a pgbouncer that is killed
+                while data := await reader.read(1 << 16):
+                    if data[4:8] == CANCEL_REQUEST and lost_cancels:
+                        lost_cancels -= 1
+                        break
+                    to_server.write(data)
             to_server.close()
 
         async def answer() -> None:

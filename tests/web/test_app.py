@@ -66,6 +66,18 @@ async def test_the_biggest(client: httpx.AsyncClient) -> None:
         ("/cities/biggest?limit=1e9", "limit"),
         ("/cities/biggest?limit=" + "9" * 5000, "limit"),
         ("/cities/biggest?limit=1&limit=x", "limit"),
+        ("/cities/biggest?limit=1_0", "limit"),
+        ("/cities/biggest?limit=%201", "limit"),
+        ("/cities/biggest?limit=+1", "limit"),
+        ("/cities/search?q=a&limit=%2B1", "limit"),
+        ("/cities/biggest?limit=1.0", "limit"),
+        ("/cities/biggest?limit=01", "limit"),
+        ("/cities/biggest?limit=", "limit"),
+        ("/cities/1_0", "id"),
+        ("/cities/+1", "id"),
+        ("/cities/1.0", "id"),
+        ("/cities/1%0A", "id"),
+        ("/cities/%D9%A1", "id"),
         ("/cities/biggest?country=%00", "country"),
         ("/cities/biggest?country=" + "x" * 101, "country"),
         ("/cities/search", "q"),
@@ -175,6 +187,8 @@ VALID = b'{"name": "a", "population": 1, "latitude": 1.5}'
         (VALID.replace(b"1.5", b"91"), "latitude"),
         (VALID.replace(b"1.5", b"NaN"), "latitude"),
         (VALID.replace(b"latitude", b"lattitude"), "lattitude"),
+        (VALID.replace(b"latitude", b"population"), 0),
+        (VALID.replace(b"1.5", b'{"a": 1, "a": 2}'), 0),
     ],
 )
 async def test_a_city_that_cannot_be_stored(
@@ -184,6 +198,20 @@ async def test_a_city_that_cannot_be_stored(
     assert answer.status_code == 422
     assert field in [each["loc"][-1] for each in answer.json()["detail"]]
     assert len(await stored(engine)) == 3
+
+
+async def test_a_field_that_is_there_twice_is_named(engine: AsyncEngine) -> None:
+    twice = VALID.replace(b"latitude", b"population")
+    async with direct(create_app(engine)) as client:
+        answer = await client.post("/cities/", content=twice, headers={"content-type": "application/json"})
+        assert "the field 'population' is there twice" in answer.json()["detail"][0]["msg"]
+        lines = b"".join(VALID.replace(b'"a"', b'"a%d"' % number) + b"\n" for number in range(30_000))
+        for before in (b"", lines):  # lines of another block are read by Arrow
+            answer = await bulk(client, before + twice, "application/x-ndjson")
+            assert answer.status_code == 422
+            line = before.count(b"\n") + 1
+            assert f"the object in line {line} has 'population' twice" in answer.json()["detail"]
+    assert not await stored(engine)
 
 
 @pytest.mark.parametrize(
@@ -300,6 +328,7 @@ async def test_a_bulk_load(
         b'{"name": "a", "population": 1.00000000000000000001}',
         b'{"name": "a", "population": 1e99999999999999999999}',
         b'{"name": "a", "population": true}',
+        b'{"name": "a", "population": 1, "population": 1}',
         b'{"name": "a", "population": %s}' % (b"9" * 5000),
         b'{"name": "a", "population": 1}\n[1]',
         b"[" * 20_000,
