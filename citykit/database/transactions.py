@@ -351,7 +351,9 @@ async def _watched(task: asyncio.Task[Any], attempt: _Attempt, seconds: float) -
         try:
             await asyncio.wait([task, asking], return_when=asyncio.FIRST_COMPLETED)
             ours = attempt.connection is connection and not is_closed(connection)
-            if asking.done() and not asking.result() and ours:
+            # Behind a pooler, a connection in a transaction has its session, whatever another one waits for.
+            has_session = ours and attempt.let_in and driver_of(connection).is_in_transaction()
+            if asking.done() and not asking.result() and ours and not has_session:
                 attempt.silent = seconds + ANSWER_SECONDS
                 driver_of(connection).terminate()
         finally:

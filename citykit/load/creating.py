@@ -212,21 +212,28 @@ def _check_key(keys: pd.DataFrame, key: tuple[str, ...]) -> None:
         )
     if len(key) == 1 and _all_differ(keys[key[0]]):
         return
-    try:
-        hashed, repeated = keys, keys.duplicated()
-    except (TypeError, NotImplementedError):  # lists have no hash, and pandas compares no views of Arrow
-        keys = pd.DataFrame({n: pd.Series(python_values(keys[n]), keys.index, object) for n in key})
-        hashed = keys.astype("str")
-        repeated = hashed.duplicated()
+    repeated = _repeated(keys)
     if repeated.any():
-        rows = keys.astype(object)[repeated]
+        rows = _as_objects(keys)[repeated]
         first, words = tuple(rows.iloc[0]), "1 row has" if len(rows) == 1 else f"{len(rows):,} rows have"
         raise DuplicateKeyError(
             f"key ({', '.join(key)}): {words} a key that an earlier row has "
             f"(first at row label {rows.index[0]}: {first!r}); {UNDONE}. Leave them out, "
             f"frame = frame.drop_duplicates({list(key)!r}), or give a key that tells all rows apart.",
-            list(rows[~hashed[repeated].duplicated()].itertuples(index=False, name=None)),
+            list(rows[~_repeated(rows)].itertuples(index=False, name=None)),
         )
+
+
+def _repeated(keys: pd.DataFrame) -> pd.Series[bool]:
+    try:
+        return keys.duplicated()
+    except (TypeError, NotImplementedError):  # lists have no hash
+        return _as_objects(keys).astype("str").duplicated()
+
+
+def _as_objects(keys: pd.DataFrame) -> pd.DataFrame:
+    """Return the keys as Python's objects: of some types of Arrow's, pandas selects no rows."""
+    return pd.DataFrame({name: pd.Series(python_values(of), keys.index, object) for name, of in keys.items()})
 
 
 def _all_differ(values: pd.Series[Any]) -> bool:

@@ -133,6 +133,16 @@ async def test_connections_that_have_taken_each_session_of_a_pooler_are_named_wi
         await modest.dispose()
 
 
+async def test_a_statement_goes_on_that_has_the_only_session_of_a_pooler(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("citykit.database.transactions.ANSWER_SECONDS", 0.2)
+    async with pooled(engine, pool_mode="session", default_pool_size=1) as url:
+        behind = await citykit.connect(url, pool_size=1, max_overflow=0, silence_timeout=0.2)
+        assert len(await citykit.read_frame(behind, "SELECT 1 FROM pg_sleep(2)")) == 1
+        await behind.dispose()
+
+
 async def test_on_a_plain_server_a_question_is_one_statement_that_stays_prepared(engine: AsyncEngine) -> None:
     """What works behind pgbouncer costs more round trips: it is done there alone."""
     for _ in range(2):
