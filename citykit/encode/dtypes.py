@@ -55,7 +55,7 @@ _OF_SEVERAL_KINDS = (int, datetime, time, np.ndarray)
 _TAKES = (
     ({"int8", "float8", "numeric"}, "numeric"),
     ({"date", "timestamp"}, "timestamp"),
-    ({"bool", "int8", "float8", "text", "jsonb", "array"}, "jsonb"),
+    (_IN_JSON := {"bool", "int8", "float8", "text", "jsonb", "array"}, "jsonb"),
 )
 # The conversion of a dtype that no type of PostgreSQL holds, by its kind, and that of each list in a column.
 _CONVERTED = {"period": "{}.dt.to_timestamp()", "sparse": "{}", "moments": "pd.to_datetime({}, utc=True)"}
@@ -193,10 +193,16 @@ class _Asked:
             found = _of_arrow(pa.array(series.iloc[:0], from_pandas=True).type) if kind != "sparse" else None
             if found is not None:
                 return found
+        if isinstance(dtype, pd.ArrowDtype) and is_list(dtype.pyarrow_dtype):  # pandas makes no text of them
+            return self.of_arrow(dtype.pyarrow_dtype)
         return f"no type of PostgreSQL holds its dtype {dtype}: {self.converted(kind, dtype)}"
 
     def of_arrow(self, type_: pa.DataType) -> Declared | str:
-        return _of_arrow(type_) or f"no type of PostgreSQL holds Arrow's type {type_}: leave the column out"
+        if found := _of_arrow(type_):
+            return found
+        if is_list(type_) and is_list(type_.value_type) and _is_in_json(type_):
+            return f"it holds lists of lists: {self.typed('jsonb')}"
+        return f"no type of PostgreSQL holds Arrow's type {type_}: leave the column out"
 
     def of_objects(self, values: Iterable[Any]) -> Declared | str:
         kinds = _kinds(values)
@@ -205,7 +211,10 @@ class _Asked:
         elements = (item for value in values if has_elements(value) for item in value)
         kinds = _kinds(elements)
         if kinds & {"array", "jsonb"}:
-            return f"it holds lists of {_listed(kinds)}: {self.typed('jsonb')}"
+            held = f"it holds lists of {_listed(kinds)}"
+            if (others := _kinds(_leaves(values)) - {"large"} - _IN_JSON) and "jsonb" not in kinds:
+                return f"{held} of {_listed(others)}, for which PostgreSQL has no type: leave the column out"
+            return f"{held}: {self.typed('jsonb')}"
         item = replace(self, suffix="[]").of_kinds(kinds)
         return f"in its lists, {item}" if isinstance(item, str) else types.ARRAY(item)
 
@@ -254,6 +263,14 @@ def _of_arrow(type_: pa.DataType) -> Declared | None:
     return None if row is None else declared(row)
 
 
+def _is_in_json(type_: pa.DataType) -> bool:
+    """Tell whether JSON has what a list, however deep, holds."""
+    while is_list(type_):
+        type_ = type_.value_type
+    row = _BY_ARROW.get(_widened(type_))
+    return row is not None and row.check in ("boolean", "integer", "float", "text")
+
+
 def _widened(type_: pa.DataType) -> pa.DataType:
     has = pa.types
     if has.is_timestamp(type_):
@@ -271,6 +288,15 @@ def _listed(kinds: set[str]) -> str:
     names = {"large": "bigint", "array": "lists"}
     words = (names.get(kind) or (PGTYPES[kind].sql if kind in PGTYPES else kind) for kind in kinds)
     return " and ".join(sorted(set(words)))
+
+
+def _leaves(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield what is in lists, however deep."""
+    for value in values:
+        if has_elements(value):
+            yield from _leaves(value)
+        else:
+            yield value
 
 
 def _kinds(values: Iterable[Any]) -> set[str]:

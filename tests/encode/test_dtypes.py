@@ -130,6 +130,11 @@ def test_values_of_dtype_object(values: list[Any], expected: str) -> None:
     assert of(values, object) == expected
 
 
+def arrow_list(values: Any) -> Any:
+    array = values if isinstance(values, pa.Array) else pa.array(values)
+    return pd.arrays.ArrowExtensionArray(pa.chunked_array([array]))
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -141,6 +146,10 @@ def test_values_of_dtype_object(values: list[Any], expected: str) -> None:
         ([np.array(1), np.array([1])], "it holds lists and ndarray, which no type"),
         ([[[1]]], "lists of lists: " + CREATE + ", types={'x': 'jsonb'})"),
         ([[{"a": 1}]], "types={'x': 'jsonb'}"),
+        ([[[MOMENT]]], "lists of lists of timestamp, for which PostgreSQL has no type: leave the column out"),
+        (arrow_list([[["a"]]]), "lists of lists: " + CREATE + ", types={'x': 'jsonb'})"),
+        (arrow_list(pa.array([[["a"]]], pa.list_(pa.list_(pa.string_view())))), "types={'x': 'jsonb'}"),
+        (arrow_list([[[MOMENT]]]), "leave the column out"),
         pytest.param([object()], "it holds object, which .*astype", id="an object"),
         ([[1, "a"]], "in its lists, it holds bigint and text"),
         (pd.period_range("2024", periods=1, freq="M"), "period.*: frame['x'] = frame['x'].dt.to_timestamp()"),
@@ -173,7 +182,6 @@ ZONED = MOMENT.replace(tzinfo=dt.UTC)
         (pd.arrays.SparseArray([1]), "bigint"), (pd.interval_range(0, 1), "text"), (np.array([1j]), "text"),
         *[(pd.arrays.ArrowExtensionArray(array), "text") for array in (
             pa.array([["a"]], pa.list_view(pa.string())),
-            pa.array([[["a"]]], pa.list_(pa.list_(pa.string_view()))),
             pa.array([(1, 2, 3)], pa.month_day_nano_interval()),
             pa.RunEndEncodedArray.from_arrays([2], ["a"]),
             pa.UnionArray.from_sparse(pa.array([0], pa.int8()), [pa.array([1])]),
