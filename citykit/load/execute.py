@@ -44,7 +44,7 @@ from citykit.load.refusals import (
     refuses_a_text,
     refuses_rows,
 )
-from citykit.load.row_by_row import add_in_order, may_not_loop
+from citykit.load.row_by_row import add_one_by_one, may_not_loop, take_turn
 from citykit.load.server_types import comparable, is_converted, rules_of_the_server, sorted_alike, wider
 from citykit.load.source import Rows
 from citykit.load.staging import Target, copy, stage
@@ -317,16 +317,31 @@ class Load:
         """Merge the staged rows; those that the server refuses become rejects."""
         self.meter.begin("merging")
         in_order = needs_order(self.facts, self.wanted)
+        merge = replace(self._merging(), in_order=in_order)
+        in_one_statement = merge.arbiter and merge.system_columns
+        if in_order:
+            await take_turn(self.connection, self.facts)
+        alike = False  # a trigger has made two keys alike
         while True:
+            one_by_one = alike or (
+                in_order and not (in_one_statement and not await merge.repeats(self.staged))
+            )
+            if one_by_one and not self.facts.loops:
+                raise may_not_loop(self.facts, "their order matters to what is unique in the table")
+            check = None
             try:
                 async with self.connection.begin_nested():
-                    counts = await self._merged(in_order=in_order)
+                    if one_by_one:
+                        inserted, updated = await add_one_by_one(merge, self.on_conflict)
+                    else:
+                        inserted, updated = await merge.run(self.on_conflict, self.staged)
+                    check = self.check
                     await self._check_deferred()
                 await self._drop_staging()
-                return *counts, "merge"
+                return inserted, updated, "merge"
             except DBAPIError as exc:
-                if sqlstate(exc) == Condition.CARDINALITY_VIOLATION and not in_order:
-                    in_order = True  # a trigger has made two keys alike
+                if sqlstate(exc) == Condition.CARDINALITY_VIOLATION and not one_by_one:
+                    alike = True
                     continue
                 if sqlstate(exc) == Condition.UNIQUE_VIOLATION and not is_raised(exc):
                     raise await self._duplicates(exc) from exc
@@ -334,17 +349,12 @@ class Load:
                     raise
                 if not self.facts.loops:
                     raise may_not_loop(self.facts, server_message(exc)) from exc
-                found = await find_violations(self._merging(), self.on_conflict, self.facts, self.check)
+                found = await find_violations(
+                    merge, self.on_conflict, self.facts, check, one_by_one=one_by_one
+                )
                 if not found:
                     raise
                 await self._reject(found, exc)
-
-    async def _merged(self, *, in_order: bool) -> tuple[int, int]:
-        if not in_order:
-            return await self._merging().run(self.on_conflict, self.staged)
-        if not self.facts.loops:
-            raise may_not_loop(self.facts, "another column is unique as well")
-        return await add_in_order(self._merging(), self.on_conflict, self.facts)
 
     # Steps of the plans
 
@@ -444,7 +454,9 @@ class Load:
         return Merge(
             self.connection,
             self.target,
-            arbiter=self.facts.keys.get(frozenset(self.key)) is not False and not self.facts.instead,
+            arbiter=self.facts.keys.get(frozenset(self.key)) is not False
+            and not self.facts.instead
+            and self.table.name != "excluded",  # which ON CONFLICT calls the row that it would insert
             system_columns=self.facts.kind == "r" and self.facts.selectable,
             parent=self.facts.kind == "r" and self.facts.inherited,
         )

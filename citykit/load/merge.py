@@ -12,7 +12,6 @@ from sqlalchemy import (
     and_,
     case,
     cast,
-    exists,
     func,
     literal_column,
     null,
@@ -35,7 +34,7 @@ class Merge:
     """The statements over a target and its staged rows.
 
     Each inserts in the order of the keys, so that two loads at the same time wait for each other and do not
-    deadlock.
+    deadlock; with `in_order`, in that of the frame.
     """
 
     connection: AsyncConnection
@@ -43,6 +42,7 @@ class Merge:
     arbiter: bool = True  # ON CONFLICT takes its key
     system_columns: bool = True  # xmax and ctid can be read
     parent: bool = False  # other tables inherit from it, whose rows its key does not hold for
+    in_order: bool = False  # of rows in which no key repeats
     staging: Any = None  # the temporary table, or some of its rows
     table: TableClause = field(init=False)
 
@@ -65,10 +65,7 @@ class Merge:
         It counts the rows that on_conflict='skip' would skip: of a new key, all but the first.
         """
         keys = (self.table.c[name] for name in self.target.key)
-        rows = select(*keys, literal_column("true").label(self.target.place))
-        if self.parent:
-            rows = rows.with_hint(self.table, "ONLY", "postgresql")
-        stored = rows.subquery("stored")
+        stored = self._only(select(*keys, literal_column("true").label(self.target.place))).subquery("stored")
         there = func.count(stored.c[self.target.place]) > 0
         statement = (
             select(func.count() - case((there, 0), else_=1), *self._key)
@@ -141,15 +138,17 @@ class Merge:
         return insert(self.table).from_select(list(self.target.columns), every)
 
     def _insert(self, **which: bool) -> Insert:
-        return insert(self.table).from_select(list(self.target.columns), self.first_or_last(**which))
+        rows = self.first_or_last(**which)
+        if self.in_order:
+            rows = select(*self._columns).order_by(self.staging.c[self.target.position])
+        return insert(self.table).from_select(list(self.target.columns), rows)
 
     def _insert_new(self) -> Insert:
         """INSERT the first row of each key that the table does not have."""
         if self.arbiter:
             return self._insert().on_conflict_do_nothing(index_elements=self.target.key)
         first = self.first_or_last().subquery("staged")
-        there = exists().where(self.equal(self.table.c, first.c))
-        new = select(*(first.c[name] for name in self.target.columns)).where(~there)
+        new = select(*(first.c[name] for name in self.target.columns)).where(~self.stored(first.c))
         return insert(self.table).from_select(list(self.target.columns), new)
 
     async def _upsert(self, staged: int) -> tuple[int, int]:
@@ -187,11 +186,29 @@ class Merge:
         """UPDATE the stored rows that differ from these staged ones; return how many they are."""
         if not self.target.values:
             return 0
-        given = rows.subquery("staged")
-        same = self.equal(given.c, self.table.c)
-        values = {name: given.c[name] for name in self.target.values}
-        statement = update(self.table).values(values).where(same, self.differs(self.table.c, given.c))
-        return (await self.connection.execute(statement)).rowcount
+        return (await self.connection.execute(self.replacement(rows.subquery("staged").c))).rowcount
+
+    def replacement(self, given: Any) -> Any:
+        """UPDATE the stored rows that differ from given ones: columns of a statement, or values."""
+        values = {name: given[name] for name in self.target.values}
+        same = self.equal(self.table.c, given)
+        statement = update(self.table).values(values).where(same, self.differs(self.table.c, given))
+        return statement.with_hint("ONLY", dialect_name="postgresql") if self.parent else statement
+
+    def stored(self, given: Any) -> Any:
+        """Tell in SQL whether the table has the key of a given row."""
+        key: Any = literal_column("1")
+        rows = select(key).select_from(self.table).where(self.equal(self.table.c, given))
+        return self._only(rows).exists()
+
+    def _only(self, statement: Select[Any]) -> Select[Any]:
+        """Leave out the rows of tables that inherit from this one."""
+        return statement.with_hint(self.table, "ONLY", "postgresql") if self.parent else statement
+
+    async def repeats(self, staged: int) -> bool:
+        """Tell whether a key is there more than once among so many staged rows."""
+        distinct = select(func.count()).select_from(self.keys().subquery())
+        return await self.connection.scalar(distinct) != staged
 
     def or_update(self, statement: Insert) -> Insert:
         """Let an INSERT replace the values of a stored row that has the key, where they differ."""

@@ -164,7 +164,8 @@ def _may_join(facts: Facts, wanted: Wanted) -> bool:
     # A trigger BEFORE INSERT also sees the rows that ON CONFLICT turns into updates; one for each statement
     # is also called where no row changes.
     triggered = facts.rewritten or facts.by_statement
-    joined = facts.kind == "r" and facts.selectable and not triggered and not wanted.wide
+    joined = facts.kind == "r" and not facts.inherited and facts.selectable and not triggered
+    joined = joined and not wanted.wide
     compared = bool(wanted.key) and frozenset(wanted.key) not in facts.nulls_equal  # by =
     return joined and compared and not needs_order(facts, wanted)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -22,7 +22,7 @@ from citykit.database import (
 )
 from citykit.load.catalogue import Column, Facts
 from citykit.load.merge import Merge, OnConflict
-from citykit.load.row_by_row import refused
+from citykit.load.row_by_row import Refusal, refused, take_turn
 from citykit.load.server_types import wider
 
 Violation: TypeAlias = tuple[int, str, Any, str]  # position, column, value, reason
@@ -93,7 +93,7 @@ def refuses_a_text(exc: BaseException) -> bool:
 
 
 async def find_violations(
-    merge: Merge, on_conflict: OnConflict, facts: Facts, check: str | None
+    merge: Merge, on_conflict: OnConflict, facts: Facts, check: str | None, *, one_by_one: bool
 ) -> list[Violation]:
     """Return the staged rows that the table refuses.
 
@@ -107,7 +107,9 @@ async def find_violations(
     on_conflict : {"error", "skip", "update"}
     facts : Facts
     check : str, optional
-        The statement that checks deferred constraints, if there are any.
+        The statement that checks deferred constraints, if it is what has failed.
+    one_by_one : bool
+        Whether the rows were added so: then a reference to a later row is refused.
     """
     trial = await merge.connection.begin_nested()
     try:
@@ -118,7 +120,9 @@ async def find_violations(
             await merge.connection.exec_driver_sql(check)
         if not await _takes_none(merge, on_conflict):
             return []
-        return await _by_adding(merge, on_conflict, facts, references)
+        await take_turn(merge.connection, facts)
+        rows = await refused(merge, on_conflict, facts, retried=not one_by_one)
+        return await _violations(merge, rows, facts, set() if one_by_one else references)
     finally:
         await trial.rollback()
 
@@ -250,19 +254,19 @@ def _default(column: Column) -> str:
     return "NULL" if column.default is None or column.sequence else column.default
 
 
-async def _by_adding(
-    merge: Merge, on_conflict: OnConflict, facts: Facts, references: Collection[str]
+async def _violations(
+    merge: Merge, rows: Iterable[Refusal], facts: Facts, references: Collection[str]
 ) -> list[Violation]:
-    """Add the staged rows one by one; return those that the server refuses.
+    """Return what is wrong with rows that the server refuses.
 
-    Not those that are refused for a repeated key, or for a reference to a later row: the constraints of
-    `references` were looked up.
+    A repeated key is not, and neither is a reference to a later row: the foreign keys that were looked up.
     """
     by_columns = defaultdict[tuple[str, ...], dict[int, str]](dict)  # the columns to blame: what was said
-    for row in await refused(merge, on_conflict, facts):
+    for row in rows:
         refers = row.code == Condition.FOREIGN_KEY_VIOLATION and row.constraint in references
+        refers = refers and row.table == facts.name
         if row.raised or not (row.code == Condition.UNIQUE_VIOLATION or refers):
-            blamed = row.columns or facts.constraints.get(row.constraint, ())
+            blamed = row.columns or facts.constraints.get(row.constraint) or ()
             columns = tuple(name for name in blamed if name in merge.target.columns)
             by_columns[columns][row.position] = f"refused: {shortened(row.said)}"
     found: list[Violation] = []

@@ -1,7 +1,7 @@
 """Staged rows into a table one by one, in the order of the frame: a loop of PL/pgSQL on the server.
 
-What every plan has to equal. It takes the longest, so it is followed where the outcome depends on the order
-of the rows, and to find the rows that the server refuses.
+What every plan has to equal. It takes the longest, so it is done only where the order of the rows matters and
+no single statement keeps it, and to find the rows that the server refuses.
 """
 
 from __future__ import annotations
@@ -11,48 +11,64 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ClauseElement, ColumnElement, literal_column, select, text, update
+from sqlalchemy import ClauseElement, ColumnElement, any_, literal_column, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database import OF_VALUES, Condition, ConditionClass
 from citykit.errors import CitykitError
 from citykit.load.catalogue import Facts
 from citykit.load.merge import Merge, OnConflict
 
-# Of all names that stand beside a column's, only {row} may be a table's: the others are variables alone.
+# Of the names that stand beside columns, {row} and {again} are the function's own. A temporary table may be
+# called like one of PostgreSQL's types, which are named with their schema therefore.
 _FUNCTION = """
-CREATE FUNCTION pg_temp.{function}() RETURNS SETOF json LANGUAGE plpgsql AS ${function}$
+CREATE FUNCTION pg_temp.{function}() RETURNS SETOF pg_catalog.json LANGUAGE plpgsql AS ${function}$
 #variable_conflict use_column
 DECLARE
-    {row} record;
-    fresh boolean; number bigint; inserted bigint := 0; updated bigint := 0;
-    code text; said text; detail text; hint text; broken text; filled text; type text; place text;
-    unfit int[];
+    {row} record; {again} bigint[];
+    number bigint; fresh boolean; inserted bigint := 0; updated bigint := 0;
+    code pg_catalog.text; said pg_catalog.text; detail pg_catalog.text; hint pg_catalog.text;
+    relation pg_catalog.text; broken pg_catalog.text; filled pg_catalog.text; type pg_catalog.text;
+    place pg_catalog.text; raised boolean; unfit int[]; found pg_catalog.json[];
 BEGIN
-    FOR {row} IN {rows} LOOP
-        {step}
-    END LOOP;
+    {steps}
     RETURN NEXT json_build_array(inserted, updated);
 END ${function}$
 """
-# RAISE may give any SQLSTATE. `place` is where the error comes from: "PL/pgSQL function f() line 1 at RAISE".
+_EACH = """
+FOR {row} IN {rows} LOOP
+    {step}
+END LOOP;
+"""
+# `place` is where the error comes from: "PL/pgSQL function f() line 1 at RAISE", in the server's language.
 _REFUSED = """
 BEGIN
     {step}
-EXCEPTION WHEN assert_failure OR OTHERS THEN
+EXCEPTION WHEN assert_failure OR query_canceled OR OTHERS THEN
     GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, said = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
-        hint = PG_EXCEPTION_HINT, broken = CONSTRAINT_NAME, filled = COLUMN_NAME, type = PG_DATATYPE_NAME,
-        place = PG_EXCEPTION_CONTEXT;
-    place := split_part(place, E'\\n', 1);
-    IF code ~ '^({never})' OR (code !~ '^({refusals})' AND place !~ 'RAISE$') THEN
+        hint = PG_EXCEPTION_HINT, relation = TABLE_NAME, broken = CONSTRAINT_NAME, filled = COLUMN_NAME,
+        type = PG_DATATYPE_NAME, place = PG_EXCEPTION_CONTEXT;
+    raised := split_part(place, E'\n', 1) ~ 'RAISE';
+    IF code ~ '^({never})' OR NOT raised AND (code = '{used_up}' OR code !~ '^({refusals})') THEN
         RAISE;
     END IF;
     unfit := ARRAY[]::int[];
     {domains}
-    RETURN NEXT json_build_object(
+    found := found || json_build_object(
         'position', {row}.{position}, 'code', code, 'said', said, 'detail', detail, 'hint', hint,
-        'constraint', broken, 'column', filled, 'unfit', unfit, 'raised', place ~ 'RAISE$');
+        'table', relation, 'constraint', broken, 'column', filled, 'unfit', unfit, 'raised', raised);
 END;
+"""
+# A row that refers to a later one, or whose trigger looks for it, is taken when that one is there.
+_UNTIL_NONE_IS_TAKEN = """
+LOOP
+    found := ARRAY[]::pg_catalog.json[];
+    {each}
+    EXIT WHEN NOT {retried} OR cardinality(found) IN (0, coalesce(cardinality({again}), -1));
+    {again} := ARRAY(SELECT (each->>'position')::bigint FROM unnest(found) AS each);
+END LOOP;
+RETURN QUERY SELECT unnest(found);
 """
 _UNFIT = """
 IF type <> '' THEN
@@ -63,8 +79,6 @@ IF type <> '' THEN
     END;
 END IF;
 """
-# A conflict with another transaction and a sequence that is used up are no fault of a row.
-_NEVER = (ConditionClass.TRANSACTION_ROLLBACK, Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED)
 
 
 @dataclass(frozen=True)
@@ -74,41 +88,48 @@ class Refusal:
     position: int
     code: str
     said: str
-    constraint: str  # '' where it names none
+    table: str  # '' where it names none, as of the constraint
+    constraint: str
     columns: tuple[str, ...]  # the one that it names, or those whose domain refuses the value
     raised: bool  # by RAISE, in a trigger
 
 
-async def add_in_order(merge: Merge, on_conflict: OnConflict, facts: Facts) -> tuple[int, int]:
-    """Add the staged rows one by one; return how many were inserted and how many updated.
-
-    Two loads that do so wait for each other: each in the order of its own frame, they could deadlock.
-    """
+async def take_turn(connection: AsyncConnection, facts: Facts) -> None:
+    """Wait for other loads that add rows in the order of their frames: in two orders they could deadlock."""
     turn = text("SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(:what, 0))")
-    await merge.connection.execute(turn, {"what": f"citykit: rows in order into {facts.oid}"})
-    ((inserted, updated),) = await _run(merge, _step(merge, on_conflict))
+    await connection.execute(turn, {"what": f"citykit: rows in order into {facts.oid}"})
+
+
+async def add_one_by_one(merge: Merge, on_conflict: OnConflict) -> tuple[int, int]:
+    """Add the staged rows one by one; return how many were inserted and how many updated."""
+    ((inserted, updated),) = await _run(merge, _each(merge, _step(merge, on_conflict)))
     return inserted, updated
 
 
-async def refused(merge: Merge, on_conflict: OnConflict, facts: Facts) -> list[Refusal]:
-    """Add those staged rows that the server takes, one by one, and return the others."""
+async def refused(merge: Merge, on_conflict: OnConflict, facts: Facts, *, retried: bool) -> list[Refusal]:
+    """Add those staged rows that the server takes, one by one, and return the others.
+
+    `retried`: those that are refused are tried again when the others are there, until none is taken.
+    """
     quote = merge.connection.dialect.identifier_preparer.quote
-    row, columns = _row(merge), merge.target.columns
+    columns = merge.target.columns
     domains = [(n, quote(name), facts.columns[name].domain) for n, name in enumerate(columns)]
     refusals = (*OF_VALUES, *([Condition.INSUFFICIENT_PRIVILEGE] if facts.secured else []))  # by a policy
     step = _REFUSED.format(
-        row=row,
+        row=_row(merge),
         position=merge.target.position,
         step=_step(merge, on_conflict),
-        never="|".join(_NEVER),
+        never=ConditionClass.TRANSACTION_ROLLBACK,
+        used_up=Condition.SEQUENCE_GENERATOR_LIMIT_EXCEEDED,
         refusals="|".join(refusals),
         domains="".join(
-            _UNFIT.format(value=f"{row}.{name}", domain=domain, number=number)
+            _UNFIT.format(value=f"{_row(merge)}.{name}", domain=domain, number=number)
             for number, name, domain in domains
             if domain
         ),
     )
-    *found, _ = await _run(merge, step)
+    steps = _UNTIL_NONE_IS_TAKEN.format(each=_each(merge, step), again=_again(merge), retried=retried)
+    *found, _ = await _run(merge, steps)
     return [_refusal(each, columns) for each in found]
 
 
@@ -121,16 +142,23 @@ def may_not_loop(facts: Facts, said: str) -> CitykitError:
     )
 
 
-async def _run(merge: Merge, step: str) -> list[Any]:
-    """Take a step for each staged row; return what the steps returned, and then the two counts."""
+async def _run(merge: Merge, steps: str) -> list[Any]:
+    """Run a function of these steps; return what they returned, and then the two counts."""
     function = f"citykit_add_{merge.target.suffix}"
-    rows = select(merge.staging).order_by(merge.staging.c[merge.target.position])
-    create = _FUNCTION.format(function=function, row=_row(merge), rows=_sql(merge, rows), step=step)
+    create = _FUNCTION.format(function=function, row=_row(merge), again=_again(merge), steps=steps)
     await merge.connection.exec_driver_sql(create)
-    returned = await merge.connection.exec_driver_sql(f"SELECT pg_temp.{function}()::text")
+    returned = await merge.connection.exec_driver_sql(f"SELECT pg_temp.{function}()::pg_catalog.text")
     found = [json.loads(each) for each in returned.scalars()]
     await merge.connection.exec_driver_sql(f"DROP FUNCTION pg_temp.{function}()")
     return found
+
+
+def _each(merge: Merge, step: str) -> str:
+    """Return a loop over the staged rows in their order: all, or those to take again."""
+    position: ColumnElement[Any] = merge.staging.c[merge.target.position]
+    again: ColumnElement[Any] = literal_column(_again(merge))
+    rows = select(merge.staging).where(or_(again.is_(None), position == any_(again))).order_by(position)
+    return _EACH.format(row=_row(merge), rows=_sql(merge, rows), step=step)
 
 
 def _step(merge: Merge, on_conflict: OnConflict) -> str:
@@ -139,29 +167,22 @@ def _step(merge: Merge, on_conflict: OnConflict) -> str:
     row: dict[str, ColumnElement[Any]] = {
         name: literal_column(f"{_row(merge)}.{quote(name)}") for name in merge.target.columns
     }
-    adding = insert(merge.table).values(row)
-    if merge.arbiter and on_conflict == "update":
-        adding = merge.or_update(adding)
-        if merge.system_columns:
-            return (
-                f"{_sql(merge, adding.returning(literal_column('xmax = 0')))} INTO fresh; "
-                "inserted := inserted + coalesce(fresh, false)::int; "
-                "updated := updated + coalesce(NOT fresh, false)::int;"
-            )
-    elif merge.arbiter and on_conflict == "skip":
-        adding = adding.on_conflict_do_nothing(index_elements=merge.target.key)
-    inserts = _counted(merge, adding, "inserted")
-    if on_conflict == "error" or (merge.arbiter and on_conflict == "skip"):
-        return inserts
-    stored: ClauseElement = (
-        select(literal_column("1")).select_from(merge.table).where(merge.equal(merge.table.c, row))
-    )
-    updates = "NULL;"
+    new = insert(merge.table).values(row)
+    if on_conflict == "error":
+        return _counted(merge, new, "inserted")
+    if on_conflict == "update" and merge.arbiter and merge.system_columns:
+        upsert: Any = merge.or_update(new).returning(literal_column("xmax = 0"))
+        return f"""{_sql(merge, upsert)} INTO fresh;
+            inserted := inserted + coalesce(fresh, false)::int;
+            updated := updated + coalesce(NOT fresh, false)::int;"""
+    replaces = "NULL;"
     if on_conflict == "update" and merge.target.values:
-        same, values = merge.equal(merge.table.c, row), {name: row[name] for name in merge.target.values}
-        different = update(merge.table).values(values).where(same, merge.differs(merge.table.c, row))
-        updates = _counted(merge, different, "updated")
-    return f"IF EXISTS ({_sql(merge, stored)}) THEN {updates} ELSE {inserts} END IF;"
+        replaces = _counted(merge, merge.replacement(row), "updated")
+    if merge.arbiter:
+        inserts = _counted(merge, new.on_conflict_do_nothing(index_elements=merge.target.key), "inserted")
+        return f"{inserts} IF number = 0 THEN {replaces} END IF;"
+    stored = _sql(merge, select(merge.stored(row)))
+    return f"IF ({stored}) THEN {replaces} ELSE {_counted(merge, new, 'inserted')} END IF;"
 
 
 def _counted(merge: Merge, statement: ClauseElement, what: str) -> str:
@@ -172,6 +193,10 @@ def _row(merge: Merge) -> str:
     return f"citykit_row_{merge.target.suffix}"
 
 
+def _again(merge: Merge) -> str:
+    return f"citykit_again_{merge.target.suffix}"
+
+
 def _sql(merge: Merge, statement: ClauseElement) -> str:
     return str(statement.compile(merge.connection.sync_connection))
 
@@ -180,4 +205,5 @@ def _refusal(found: Mapping[str, Any], columns: tuple[str, ...]) -> Refusal:
     more = (f"{kind.upper()}:  {found[kind]}" for kind in ("detail", "hint") if found[kind])
     named = tuple(columns[number] for number in found["unfit"]) or tuple(filter(None, [found["column"]]))
     said = "\n".join([found["said"], *more])
-    return Refusal(found["position"], found["code"], said, found["constraint"], named, found["raised"])
+    table, constraint, raised = (found[name] for name in ("table", "constraint", "raised"))
+    return Refusal(found["position"], found["code"], said, table, constraint, named, raised)

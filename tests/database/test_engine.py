@@ -6,6 +6,7 @@ import socket
 import traceback
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -357,7 +358,8 @@ async def test_of_several_hosts_one_may_be_absent_and_another_in_the_wrong_role(
     async with proxied(engine, lambda data: ([data], False)) as url:
         ports = (closed_port, url.port), (url.port, closed_port)
         for first, second in ports:
-            several = f"postgresql://{url.username}:{url.password}@127.0.0.1:{first},127.0.0.1:{second}"
+            user = f"{url.username}:{quote(url.password or '', safe='')}"
+            several = f"postgresql://{user}@127.0.0.1:{first},127.0.0.1:{second}"
             several += f"/{url.database}?target_session_attrs=read-only&sslmode=disable"
             said = await refusal(several)
             assert f"Connect call failed ('127.0.0.1', {closed_port})" in said

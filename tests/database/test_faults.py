@@ -338,7 +338,8 @@ async def end_beside(engine: AsyncEngine) -> None:
 async def test_connections_that_the_server_ends_when_idle_are_replaced(
     engine: AsyncEngine, beside: asyncpg.Connection, helper: str
 ) -> None:
-    url = engine.url.update_query_dict({"options": "-c idle_session_timeout=50ms"})
+    # Long enough for what a connection is asked when it is opened, also on a busy machine.
+    url = engine.url.update_query_dict({"options": "-c idle_session_timeout=1s"})
     other = await citykit.connect(url, pool_size=3, max_overflow=0, **NAMED)
     for _ in range(2):
         await asyncio.gather(*(citykit.biggest_cities(other) for _ in range(3)))
@@ -499,6 +500,7 @@ async def test_a_statement_goes_on_while_its_server_waits_for_it_to_shut_down(
 ) -> None:
     copy_home(initialised, home := tmp_path / "home")
     monkeypatch.setenv("CITYKIT_HOME", str(home))
+    monkeypatch.delenv("CITYKIT_URL", raising=False)
     first = await citykit.connect(silence_timeout=0.1)
     other = await citykit.connect(first.url, silence_timeout=0.1) if by_url else first
     statement = asyncio.ensure_future(citykit.read_frame(other, "SELECT 1 AS one FROM pg_sleep(1)"))

@@ -115,8 +115,46 @@ CASES: dict[str, Case] = {
             "FOR EACH ROW EXECUTE FUNCTION no_nine()",
             **numbers(k=[2, 3, 4], v=[1, 9, 1]), rejected=(1, ""),
         )
-        for condition in ("45000", "ZZ001", "insufficient_privilege", "undefined_table", "unique_violation")
+        for condition in (
+            "45000", "ZZ001", "insufficient_privilege", "undefined_table", "unique_violation",
+            "query_canceled", "2200H",
+        )
     },
+    "an exclusion of expressions": Case(
+        "CREATE TABLE t (k int PRIMARY KEY, a int, b int, EXCLUDE USING gist (int4range(a, b) WITH &&))",
+        **numbers(k=[2, 3, 4, 5], a=[1, 5, 3, 20], b=[4, 9, 6, 25]), rejected=(2, ""),
+    ),
+    "references to later rows beside a row that a trigger refuses": Case(
+        "CREATE FUNCTION no_nine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.v = 9 THEN "
+        "RAISE ''no nine''; END IF; RETURN NEW; END'; CREATE TABLE t (k int PRIMARY KEY, p int REFERENCES t, "
+        "v int); CREATE TRIGGER early BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION no_nine()",
+        {"k": [2, 3, 4, 5, 6], "p": [3, 4, None, 6, None], "v": [1, 1, 1, 1, 9]},
+        {"k": INTEGER, "p": INTEGER, "v": INTEGER}, rejected=(3, "p"), more=[(4, "")],
+    ),
+    "references to later rows beside a unique value": Case(
+        "CREATE TABLE t (k int PRIMARY KEY, p int REFERENCES t, v int UNIQUE)",
+        {"k": [2, 3, 4], "p": [3, 4, None], "v": [1, 2, 3]}, {"k": INTEGER, "p": INTEGER, "v": INTEGER},
+    ),
+    "a deferred trigger that looks at several rows beside one that refuses a row": Case(
+        "CREATE FUNCTION even() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN "
+        "EXECUTE format(''SELECT sum(v) FROM %s'', TG_RELID::regclass) INTO NEW.v; "
+        "IF NEW.v % 2 = 1 THEN RAISE ''odd''; END IF; RETURN NULL; END'; "
+        "CREATE FUNCTION no_nine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.v = 9 THEN "
+        "RAISE ''no nine''; END IF; RETURN NEW; END'; CREATE TABLE t (k int PRIMARY KEY, v int); "
+        "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW "
+        "EXECUTE FUNCTION even(); "
+        "CREATE TRIGGER early BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION no_nine()",
+        **numbers(k=[2, 3, 4], v=[1, 9, 1]), rejected=(1, ""),
+    ),
+    "a DEFERRABLE key of a table from which another inherits": Case(
+        "CREATE TABLE t (k int PRIMARY KEY DEFERRABLE, v int); CREATE TABLE child () INHERITS (t); "
+        "INSERT INTO t VALUES (1, 1); INSERT INTO child VALUES (2, 2)",
+        **numbers(k=[2, 1, 2], v=[5, 6, 7]), said="already there",
+    ),
+    "a table called excluded": Case(
+        "CREATE TABLE excluded (k int PRIMARY KEY, v int); INSERT INTO excluded VALUES (1, 1)",
+        **numbers(k=[2, 1, 2], v=[5, 6, 7]), name="excluded", said="already there",
+    ),
     "trigger that refuses the statement": Case(
         "CREATE FUNCTION closed() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''closed''; END'; "
         "CREATE TABLE t (k int PRIMARY KEY, v int); INSERT INTO t VALUES (3, 1); "

@@ -508,6 +508,27 @@ async def test_all_rows_that_a_trigger_refuses_are_counted(engine: AsyncEngine) 
     await execute(engine, "DROP TABLE closed", "DROP FUNCTION refuse")
 
 
+async def test_a_row_that_another_session_inserts_meanwhile_counts_as_updated(engine: AsyncEngine) -> None:
+    await execute(
+        engine,
+        "DROP TABLE IF EXISTS parts",
+        "CREATE TABLE parts (k int, v int, p int, PRIMARY KEY (k, p), UNIQUE (v, p)) PARTITION BY LIST (p)",
+        "CREATE TABLE part1 PARTITION OF parts FOR VALUES IN (1)",
+    )
+    frame = pd.DataFrame({"k": [1, 2, 3], "v": [1, 2, 3], "p": 1})
+    async with engine.begin() as other:
+        await other.execute(text("INSERT INTO parts VALUES (2, 9, 1)"))
+        load = asyncio.ensure_future(
+            citykit.load_frame(engine, frame, "parts", key=["k", "p"], on_conflict="update")
+        )
+        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
+        while not await scalar(engine, waits):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    report = await load
+    assert (report.inserted, report.updated) == (2, 1)
+    await execute(engine, "DROP TABLE parts")
+
+
 async def test_updates_of_unique_values_in_two_orders_at_once_do_not_deadlock(engine: AsyncEngine) -> None:
     count = 5_000
     await execute(
