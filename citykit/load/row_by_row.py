@@ -49,7 +49,7 @@ EXCEPTION WHEN assert_failure OR query_canceled OR OTHERS THEN
     GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, said = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
         hint = PG_EXCEPTION_HINT, relation = TABLE_NAME, broken = CONSTRAINT_NAME, filled = COLUMN_NAME,
         type = PG_DATATYPE_NAME, place = PG_EXCEPTION_CONTEXT;
-    raised := split_part(place, E'\n', 1) ~ 'RAISE';
+    raised := split_part(place, E'\\n', 1) ~ 'RAISE';
     IF code ~ '^({never})' OR NOT raised AND (code = '{used_up}' OR code !~ '^({refusals})') THEN
         RAISE;
     END IF;
