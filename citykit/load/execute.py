@@ -318,16 +318,13 @@ class Load:
         self.meter.begin("merging")
         in_order = needs_order(self.facts, self.wanted)
         merge = replace(self._merging(), in_order=in_order)
-        in_one_statement = merge.arbiter and merge.system_columns
-        if in_order:
-            await take_turn(self.connection, self.facts)
         alike = False  # a trigger has made two keys alike
         while True:
-            one_by_one = alike or (
-                in_order and not (in_one_statement and not await merge.repeats(self.staged))
-            )
+            one_by_one = alike or (in_order and not await merge.keeps_order(self.staged))
             if one_by_one and not self.facts.loops:
-                raise may_not_loop(self.facts, "their order matters to what is unique in the table")
+                raise may_not_loop(self.facts, "what is unique in the table depends on the order of the rows")
+            if in_order or one_by_one:
+                await take_turn(self.connection, self.facts)
             check = None
             try:
                 async with self.connection.begin_nested():

@@ -205,10 +205,10 @@ class Merge:
         """Leave out the rows of tables that inherit from this one."""
         return statement.with_hint(self.table, "ONLY", "postgresql") if self.parent else statement
 
-    async def repeats(self, staged: int) -> bool:
-        """Tell whether a key is there more than once among so many staged rows."""
+    async def keeps_order(self, staged: int) -> bool:
+        """Tell whether one statement can merge so many rows in the order of the frame: no key repeats."""
         distinct = select(func.count()).select_from(self.keys().subquery())
-        return await self.connection.scalar(distinct) != staged
+        return self.arbiter and self.system_columns and await self.connection.scalar(distinct) == staged
 
     def or_update(self, statement: Insert) -> Insert:
         """Let an INSERT replace the values of a stored row that has the key, where they differ."""
