@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import citykit
 from citykit.database import embedded
+from citykit.database.options import SILENCE_OPTION
 from citykit.read.result import _is_utf8
 from tests.support.cancelling import plain_connection
 from tests.support.database import copy_home, crash
@@ -475,8 +476,7 @@ SLOW: dict[str, Callable[[Any], Awaitable[Any]]] = {
 async def test_a_statement_goes_on_where_the_server_refuses_the_connection_that_asks_for_it(
     limited: AsyncEngine, beside: asyncpg.Connection, refused: str, helper: str
 ) -> None:
-    await limited.dispose()  # its idle connection is the one that the role may have
-    other = await citykit.connect(limited.url, silence_timeout=0.1)
+    other = limited.execution_options(**{SILENCE_OPTION: 0.1})  # by the one connection that the role may have
     await beside.execute("CREATE TABLE kept (k int); GRANT ALL ON kept TO citykit_single")
     database = await beside.fetchval("SELECT quote_ident(current_database())")
     try:
@@ -490,7 +490,6 @@ async def test_a_statement_goes_on_where_the_server_refuses_the_connection_that_
         assert await beside.fetchval("SELECT count(*) FROM kept") == (helper == "execute")
     finally:
         await beside.execute(UNDONE.get(refused, "SELECT 1").format(database=database))
-        await other.dispose()
         await beside.execute("DROP TABLE kept")
 
 
