@@ -42,7 +42,7 @@ class Merge:
     arbiter: bool = True  # ON CONFLICT takes its key
     system_columns: bool = True  # xmax and ctid can be read
     parent: bool = False  # other tables inherit from it, whose rows its key does not hold for
-    in_order: bool = False  # of rows in which no key repeats
+    in_order: bool = False  # inserts in the order of the frame; then no key may repeat
     staging: Any = None  # the temporary table, or some of its rows
     table: TableClause = field(init=False)
 

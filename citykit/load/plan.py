@@ -21,7 +21,7 @@ PLANS: tuple[Plan, ...] = (
     "copy and rebuild",  # drop the indexes, COPY beside the rows that are there, build the indexes
     "copy",  # COPY into the table as it is
     "join",  # COPY into a temporary table, one join finds what changes, then UPDATE and INSERT
-    "merge",  # COPY into a temporary table, then INSERT … ON CONFLICT in the order of the keys
+    "merge",  # COPY into a temporary table, then INSERT … ON CONFLICT, or add row by row
 )
 EXCLUSIVE: frozenset[Plan] = frozenset({"fill", "copy and rebuild"})  # need ACCESS EXCLUSIVE
 STAGED: frozenset[Plan] = frozenset({"join", "merge"})  # begin from the temporary table

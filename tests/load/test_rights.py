@@ -188,29 +188,35 @@ async def test_a_row_that_a_policy_refuses_is_named(connection: AsyncConnection,
     assert (await load(connection, limits, NEW, (), on_invalid="skip")).inserted == 1
 
 
-async def test_the_right_to_find_refused_rows_by_a_loop_is_named(
-    connection: AsyncConnection, limits: Limits
+@pytest.mark.parametrize(
+    ("made", "frame", "options", "said", "inserted"),
+    [
+        ((ROW, POLICY), NEW, {"on_invalid": "skip"}, "row-level security", 1),
+        (
+            ("CREATE UNIQUE INDEX ON guarded.t (v)",),
+            pd.DataFrame({"k": [2, 3, 2], "v": [8, 9, 8]}),
+            {"on_conflict": "update"},
+            "depends on the order of the rows",
+            2,
+        ),
+    ],
+    ids=["to find refused rows", "to update unique values"],
+)
+async def test_the_right_to_add_rows_in_a_loop_is_named(
+    connection: AsyncConnection,
+    limits: Limits,
+    made: tuple[str, ...],
+    frame: pd.DataFrame,
+    options: dict[str, str],
+    said: str,
+    inserted: int,
 ) -> None:
     grant = "GRANT USAGE ON LANGUAGE plpgsql TO citykit_guest"
-    revoked = "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC"
-    grants = (ROW, POLICY, "GRANT ALL ON guarded.t TO citykit_guest", revoked)
-    with pytest.raises(citykit.CitykitError, match="row-level security") as caught:
-        await load(connection, limits, NEW, grants, on_invalid="skip")
+    grants = ("GRANT ALL ON guarded.t TO citykit_guest", "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
+    with pytest.raises(citykit.CitykitError, match=said) as caught:
+        await load(connection, limits, frame, (*made, *grants), **options)
     assert grant in str(caught.value)
-    assert (await load(connection, limits, NEW, (grant,), on_invalid="skip")).inserted == 1
-
-
-async def test_the_right_to_update_unique_values_by_a_loop_is_named(
-    connection: AsyncConnection, limits: Limits
-) -> None:
-    grant = "GRANT USAGE ON LANGUAGE plpgsql TO citykit_guest"
-    revoked = "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC"
-    grants = ("GRANT ALL ON guarded.t TO citykit_guest", "CREATE UNIQUE INDEX ON guarded.t (v)", revoked)
-    new = pd.DataFrame({"k": [2, 3, 2], "v": [8, 9, 8]})
-    with pytest.raises(citykit.CitykitError, match="depends on the order of the rows") as caught:
-        await load(connection, limits, new, grants, on_conflict="update")
-    assert grant in str(caught.value)
-    assert (await load(connection, limits, new, (grant,), on_conflict="update")).inserted == 2
+    assert (await load(connection, limits, frame, (grant,), **options)).inserted == inserted
 
 
 async def test_a_callers_deferred_constraints_stay_as_they_were(
