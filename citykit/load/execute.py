@@ -36,19 +36,13 @@ from citykit.load.plan import (
     needs_order,
 )
 from citykit.load.preconditions import check_possible
-from citykit.load.refusals import (
-    Violation,
-    find_unfit,
-    find_violations,
-    is_raised,
-    refuses_a_text,
-    refuses_rows,
-)
+from citykit.load.refusals import Violation, find_violations, is_raised, refuses_rows
 from citykit.load.row_by_row import add_one_by_one, may_not_loop, take_turn
 from citykit.load.server_types import comparable, is_converted, rules_of_the_server, sorted_alike, wider
 from citykit.load.source import Rows
 from citykit.load.staging import Target, copy, stage
 from citykit.load.table_errors import violated_by
+from citykit.load.unfit_texts import find_unfit, refuses_a_text
 from citykit.runtime import Meter
 
 PlanName: TypeAlias = Literal["copy", "copy and rebuild", "merge", "join", "join and rebuild"]
@@ -402,8 +396,7 @@ class Load:
             staged = await self.connection.scalars(select(position).order_by(position))
             self.positions = dict(zip(staged, sent, strict=True))
         self.rows.refuse()
-        while found := await find_unfit(self._merging(), self.facts):
-            await self._reject(found)
+        await self._reject(await find_unfit(self._merging(), self.facts))
         self.wanted = replace(self.wanted, rows=self.staged, staged=True)
 
     async def _numbered(self) -> Arrangement:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -15,18 +15,14 @@ from citykit.database import (
     Condition,
     ConditionClass,
     driver_error,
-    server_message,
-    set_local,
     shortened,
     sqlstate,
 )
 from citykit.load.catalogue import Column, Facts
 from citykit.load.merge import Merge, OnConflict
 from citykit.load.row_by_row import Refusal, refused, take_turn
-from citykit.load.server_types import wider
 
 Violation: TypeAlias = tuple[int, str, Any, str]  # position, column, value, reason
-TRIED_ROWS = 1_000  # refused texts that are found one by one, before those are reported or left out
 
 # Each row is a rule of the table: its columns, a condition that holds for rows that break it, the reason to
 # report, and the name of a foreign key. The conditions are made of the server's own texts and quoted names;
@@ -87,11 +83,6 @@ def is_raised(exc: BaseException) -> bool:
     return getattr(driver_error(exc), "server_source_function", None) == _RAISE
 
 
-def refuses_a_text(exc: BaseException) -> bool:
-    """Tell whether the server could not cast a text; of some types (tsquery) that is a syntax error."""
-    return (sqlstate(exc) or "").startswith((*OF_VALUES, ConditionClass.SYNTAX_ERROR_OR_ACCESS_RULE))
-
-
 async def find_violations(
     merge: Merge, on_conflict: OnConflict, facts: Facts, check: str | None, *, one_by_one: bool
 ) -> list[Violation]:
@@ -125,62 +116,6 @@ async def find_violations(
         return await _violations(merge, rows, facts, set() if one_by_one else references)
     finally:
         await trial.rollback()
-
-
-async def find_unfit(merge: Merge, facts: Facts) -> list[Violation]:
-    """Return the staged texts that the server cannot cast to their column's type, or only with a loss."""
-    target, connection = merge.target, merge.connection
-    quote = connection.dialect.identifier_preparer.quote
-    found: list[Violation] = []
-    for name, type_ in target.converted.items():
-        value = f"CAST({quote(name)} AS {type_})"
-        broken = f"{quote(name)} IS NOT NULL AND CAST({value} AS text) IS NULL"
-        if holds_all := wider(facts.columns[name]):
-            kept = f"CAST(CAST({value} AS text) AS {holds_all})"
-            broken = f"CAST({quote(name)} AS {holds_all}) <> {kept}"
-        texts = f"SELECT {target.position_sql}, {quote(name)} FROM pg_temp.{target.staging} WHERE "  # noqa: S608
-
-        async def ask(part: Sequence[int], where: str = texts, broken: str = broken) -> None:
-            where += f"{target.position_sql} BETWEEN {part[0]} AND {part[-1]} AND {broken}"
-            for position, given in map(tuple, await connection.exec_driver_sql(where)):
-                found.append((position, name, given, f"more than a {type_} holds"))  # noqa: B023
-
-        trial = await connection.begin_nested()
-        try:
-            await set_local(connection, "extra_float_digits", "1")  # all digits of a float as a text
-            async for position, exc in _refused(merge, ask, refuses_a_text):
-                row = await connection.exec_driver_sql(f"{texts} {target.position_sql} = {position}")
-                found.append((position, name, tuple(row.one())[1], f"refused: {server_message(exc)}"))
-                if len(found) >= TRIED_ROWS:
-                    break
-        finally:
-            await trial.rollback()
-    return sorted(found, key=lambda violation: violation[:2])
-
-
-async def _refused(
-    merge: Merge,
-    attempt: Callable[[Sequence[int]], Awaitable[object]],
-    is_refusal: Callable[[BaseException], bool],
-) -> AsyncIterator[tuple[int, DBAPIError]]:
-    """Attempt something with the staged rows, by their positions, in ever smaller parts where it fails.
-
-    Yields the position of each row with which it fails alone, in their order, and the error.
-    """
-    position = merge.staging.c[merge.target.position]
-    parts = [(await merge.connection.scalars(select(position).order_by(position))).all()]
-    while parts:
-        part = parts.pop()
-        try:
-            async with merge.connection.begin_nested():
-                await attempt(part)
-        except DBAPIError as exc:
-            if not is_refusal(exc):
-                raise
-            if len(part) == 1:
-                yield part[0], exc
-            else:
-                parts += [part[len(part) // 2 :], part[: len(part) // 2]]
 
 
 async def _by_rules(merge: Merge, facts: Facts) -> tuple[list[Violation], set[str]]:

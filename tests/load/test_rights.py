@@ -21,6 +21,9 @@ TABLE = sa.Table(
     sa.Column("k", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("v", sa.Integer),
 )
+TEXTS = sa.Table(
+    "t", sa.MetaData(schema="guarded"), sa.Column("k", sa.Integer, primary_key=True), sa.Column("v", sa.Text)
+)
 SETUP = (
     "DROP SCHEMA IF EXISTS guarded CASCADE",
     "DO $$ BEGIN CREATE ROLE citykit_guest; EXCEPTION WHEN duplicate_object THEN NULL; END $$",
@@ -199,15 +202,22 @@ async def test_a_row_that_a_policy_refuses_is_named(connection: AsyncConnection,
             "depends on the order of the rows",
             2,
         ),
+        (
+            ("ALTER TABLE guarded.t ALTER v TYPE date USING NULL",),
+            pd.DataFrame({"k": [2, 3], "v": ["2026-01-01", "soon"]}),
+            {"on_invalid": "skip", "table": TEXTS},
+            "invalid input syntax",
+            1,
+        ),
     ],
-    ids=["to find refused rows", "to update unique values"],
+    ids=["to find refused rows", "to update unique values", "to find refused texts"],
 )
 async def test_the_right_to_add_rows_in_a_loop_is_named(
     connection: AsyncConnection,
     limits: Limits,
     made: tuple[str, ...],
     frame: pd.DataFrame,
-    options: dict[str, str],
+    options: dict[str, Any],
     said: str,
     inserted: int,
 ) -> None:
