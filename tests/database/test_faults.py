@@ -335,20 +335,23 @@ async def end_beside(engine: AsyncEngine) -> None:
     await connection.close()
 
 
-@pytest.mark.parametrize("helper", HELPERS)
 async def test_connections_that_the_server_ends_when_idle_are_replaced(
-    engine: AsyncEngine, beside: asyncpg.Connection, helper: str
+    engine: AsyncEngine, beside: asyncpg.Connection
 ) -> None:
     # Long enough for what a connection is asked when it is opened, also on a busy machine.
     url = engine.url.update_query_dict({"options": "-c idle_session_timeout=1s"})
-    other = await citykit.connect(url, pool_size=3, max_overflow=0, **NAMED)
+    others = {helper: await citykit.connect(url, pool_size=3, max_overflow=0, **NAMED) for helper in HELPERS}
     for _ in range(2):
-        await asyncio.gather(*(citykit.biggest_cities(other) for _ in range(3)))
+        for other in others.values():
+            await asyncio.gather(*(citykit.biggest_cities(other) for _ in range(3)))
         await until_gone(beside, await idle_sessions(beside))
-        await beside.execute("TRUNCATE cities")
-        await HELPERS[helper](other)
-    assert await beside.fetchval("SELECT array_agg(name ORDER BY name) FROM cities") == STORED.get(helper)
-    await other.dispose()
+        for helper, other in others.items():
+            await beside.execute("TRUNCATE cities")
+            await HELPERS[helper](other)
+            stored = await beside.fetchval("SELECT array_agg(name ORDER BY name) FROM cities")
+            assert stored == STORED.get(helper), helper
+    for other in others.values():
+        await other.dispose()
 
 
 async def test_questions_that_wait_for_the_pool_end_with_the_fault_and_not_with_its_timeout(
