@@ -108,7 +108,9 @@ async def test_a_value_of_every_type_is_stored_and_read_alone_and_in_arrays(
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("int4", "timestamptz", "text", "json") else pytest.mark.campaign)
+        pytest.param(
+            name, marks=() if name in ("int4", "timestamptz", "text", "json") else pytest.mark.campaign
+        )
         for name in SAMPLES
     ],
 )
