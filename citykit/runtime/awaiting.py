@@ -18,10 +18,15 @@ T = TypeVar("T")
 class NotAwaited(Coroutine[Any, Any, T]):
     """A coroutine for ``await`` and asyncio; every other operation names the forgotten ``await``."""
 
-    __slots__ = ("__weakref__", "_coroutine")
+    __slots__ = ("__weakref__", "_coroutine", "_has_said")
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._coroutine: Any = coroutine
+        self._has_said = False
+
+    def __del__(self) -> None:
+        if self._has_said:  # Python would say so once more, whenever it collects the garbage
+            self._coroutine.close()
 
     def send(self, value: Any) -> Any:
         """Go on with the coroutine."""
@@ -47,21 +52,22 @@ class NotAwaited(Coroutine[Any, Any, T]):
         with shown_outside:
             return (yield from self._coroutine.__await__())
 
-    def _said(self) -> str:
+    def _say(self) -> str:
+        self._has_said = True
         call = f"{self._coroutine.__name__}(…)"
         return f"{call} was not awaited: await it (await {call}), or wait with citykit.run({call})"
 
     def __repr__(self) -> str:
-        return f"<{self._said()}>"
+        return f"<{self._say()}>"
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("cr_", "__")):  # read by asyncio and inspect
             return getattr(self._coroutine, name)
-        raise AttributeError(f"no attribute {name!r}: {self._said()}")
+        raise AttributeError(f"no attribute {name!r}: {self._say()}")
 
     def _refuse(self, *_: object) -> NoReturn:
         with shown_outside:
-            raise TypeError(self._said())
+            raise TypeError(self._say())
 
     __getitem__ = __setitem__ = __delitem__ = __len__ = __iter__ = __reversed__ = __contains__ = _refuse
     __call__ = __int__ = __float__ = __complex__ = __index__ = __enter__ = __exit__ = _refuse

@@ -8,6 +8,7 @@ import gc
 import inspect
 import operator
 import pickle
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -119,6 +120,20 @@ def test_one_that_is_never_awaited_still_warns() -> None:
 
     with pytest.warns(RuntimeWarning, match="'answer' was never awaited"):
         forget()
+
+
+async def test_one_that_has_named_the_await_can_be_awaited_and_is_not_named_again() -> None:
+    def misuse() -> Any:
+        waiting = answer("life")
+        with pytest.raises(TypeError, match="await it"):
+            len(waiting)  # type: ignore[arg-type]
+        return waiting
+
+    assert await misuse() == 42
+    with warnings.catch_warnings(record=True) as said:
+        misuse()
+        gc.collect()
+    assert [str(warning.message) for warning in said] == []
 
 
 def test_an_engine_that_was_not_awaited_is_said_where_it_is_used() -> None:
