@@ -78,7 +78,7 @@ async def table(engine: AsyncEngine) -> AsyncIterator[sa.Table]:
         yield TABLE
 
 
-@settings(max_examples=15)
+@settings(max_examples=25)
 @given(data=st.data())
 @pytest.mark.parametrize("backend", get_args(DtypeBackend))
 async def test_every_value_of_every_type_goes_round(

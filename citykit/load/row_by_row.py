@@ -134,9 +134,9 @@ async def refused(merge: Merge, on_conflict: OnConflict, facts: Facts, *, retrie
 
 
 def may_not_loop(facts: Facts, said: str) -> CitykitError:
-    """Return the error for a role that may not run PL/pgSQL, where the rows have to be added one by one."""
+    """Return the error for a role that may not run PL/pgSQL, where the rows have to be taken one by one."""
     return CitykitError(
-        f"{said}; nothing was loaded. The rows have to be added one by one, in a function of PL/pgSQL. A "
+        f"{said}; nothing was loaded. The rows have to be taken one by one, in a function of PL/pgSQL. A "
         f"superuser gives the right with SQL: GRANT USAGE ON LANGUAGE plpgsql TO {facts.role}. If there is "
         "no such language: CREATE EXTENSION plpgsql"
     )

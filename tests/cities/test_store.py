@@ -78,7 +78,7 @@ def loads(draw: st.DrawFn) -> tuple[list[str], list[dict[str, Any]]]:
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(loads(), st.sampled_from(get_args(Policy))), min_size=1, max_size=4))
 async def test_loading_a_frame_equals_adding_its_rows_one_by_one(
     engine: AsyncEngine, steps: list[tuple[tuple[list[str], list[dict[str, Any]]], Policy]]

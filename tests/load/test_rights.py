@@ -212,7 +212,7 @@ async def test_a_row_that_a_policy_refuses_is_named(connection: AsyncConnection,
     ],
     ids=["to find refused rows", "to update unique values", "to find refused texts"],
 )
-async def test_the_right_to_add_rows_in_a_loop_is_named(
+async def test_the_right_to_use_a_function_of_plpgsql_is_named(
     connection: AsyncConnection,
     limits: Limits,
     made: tuple[str, ...],
