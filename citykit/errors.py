@@ -162,7 +162,15 @@ class DatabaseUnavailableError(CitykitError):
 
 
 class MissingTableError(CitykitError):
-    """A table does not exist; the message says how it is made."""
+    """A table does not exist; the message says how it is made.
+
+    Attributes
+    ----------
+    table : str or None
+        Its name in the statement, without its schema, if the server says where that is.
+    """
+
+    table: str | None = None
 
 
 class InvalidFrameError(CitykitError, ValueError):

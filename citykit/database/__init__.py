@@ -17,6 +17,7 @@ from citykit.database.server_errors import (
 )
 from citykit.database.settings import local_setting, set_local
 from citykit.database.sqlstates import OF_VALUES, Condition, ConditionClass
+from citykit.database.table_names import similar_tables
 from citykit.database.transactions import IN_AUTOCOMMIT, Work, cancelled, in_transaction
 from citykit.database.urls import shown_url
 
@@ -57,6 +58,7 @@ __all__ = [
     "set_local",
     "shortened",
     "shown_url",
+    "similar_tables",
     "sqlstate",
     "started",
     "transport_of",

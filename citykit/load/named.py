@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,18 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
+from citykit.database import similar_tables
 from citykit.encode import declared, flaw_of_identifier
 from citykit.errors import MissingTableError
 from citykit.load.catalogue import Column, Facts
 from citykit.pgtypes import PGTYPES
 
 _PART = re.compile(r'"((?:[^"]|"")*)"|([^".]+)')
-_TABLES = sa.text("""
-SELECT n.nspname AS schema, c.relname AS name, pg_table_is_visible(c.oid) AS visible
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'v', 'f') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-ORDER BY c.oid
-""")
 
 
 class ServerType(UserDefinedType[Any]):
@@ -120,13 +114,7 @@ def _type(column: Column) -> TypeEngine[Any]:
 async def missing(connection: AsyncConnection, table: sa.Table, undone: str) -> MissingTableError:
     """Return the error for a table that does not exist, with similar names."""
     wanted = written(table.name, table.schema)
-    found: dict[str, str] = {}
-    for row in await connection.execute(_TABLES):
-        shown = written(row.name, None if row.visible else row.schema)
-        for known in {written(row.name, None), written(row.name, row.schema)}:
-            found.setdefault(known.casefold(), shown)
-    near = difflib.get_close_matches(wanted.casefold(), found, n=3, cutoff=0.7)
-    meant = " or ".join(dict.fromkeys(repr(found[name]) for name in near))
+    meant = " or ".join([repr(written(*like)) for like in await similar_tables(connection, table.name)])
     hint = f"Did you mean {meant}? Or create" if meant else "Create"
     return MissingTableError(
         f"there is no table {wanted!r}; {undone}. {hint} it from the frame: {creating(table)})"

@@ -25,7 +25,7 @@ from citykit.database import (
 from citykit.decode import DtypeBackend
 from citykit.errors import CitykitError
 from citykit.read.forbidden import check_runs
-from citykit.read.prepared import prepared
+from citykit.read.prepared import prepared, similar_tables_named
 from citykit.read.reading import read
 from citykit.read.statement import Statement
 from citykit.read.tokens import parameter_names, statements
@@ -119,7 +119,8 @@ async def execute(bind: Bind, statement: Statement, params: Mapping[str, Any] | 
             sent = True
             return Executed(await asked.run())
 
-    return await in_transaction(bind, work, effect="one statement", repeatable=lambda: not sent)
+    async with similar_tables_named(bind):
+        return await in_transaction(bind, work, effect="one statement", repeatable=lambda: not sent)
 
 
 async def run_cell(
@@ -139,8 +140,9 @@ async def run_cell(
         async with _lock_bound(connection):
             return (await prepared(connection, sql, params)).returns_rows
 
-    if len(statements(sql)) > 1 or await in_transaction(bind, look, effect="any"):
-        return await _run_all(bind, sql, params, numeric, dtype_backend)
+    async with similar_tables_named(bind):
+        if len(statements(sql)) > 1 or await in_transaction(bind, look, effect="any"):
+            return await _run_all(bind, sql, params, numeric, dtype_backend)
     return await execute(bind, sql, params), ""
 
 

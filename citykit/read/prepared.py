@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
+from sqlalchemy import MetaData, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from citykit.database import (
     IN_AUTOCOMMIT,
     OF_VALUES,
     WITHOUT_TABLE,
+    Bind,
     Condition,
     ConditionClass,
     driver_of,
+    in_transaction,
     server_errors_named,
     shortened,
+    similar_tables,
     sqlstate,
 )
 from citykit.errors import CitykitError, MissingTableError
@@ -182,9 +186,37 @@ def named(query: Query, *, undone: str = "nothing was changed", reads: bool = Fa
         blamed = code.startswith(_BLAMED) and code not in (Condition.INSUFFICIENT_PRIVILEGE, *_OF_PREPARED)
         if not (blamed or is_callers_own):
             raise
-        raise (MissingTableError if code == Condition.UNDEFINED_TABLE else CitykitError)(
-            _said(exc, query, code, undone, reads)
-        ) from exc
+        said = _said(exc, query, code, undone, reads)
+        if code != Condition.UNDEFINED_TABLE:
+            raise CitykitError(said) from exc
+        missing = MissingTableError(said)
+        missing.table = query.table_at(int(exc.position)) if exc.position else None
+        raise missing from exc
+
+
+@asynccontextmanager
+async def similar_tables_named(bind: Bind) -> AsyncIterator[None]:
+    """Name in the error for a missing table those with a similar name; the block runs a statement."""
+    try:
+        yield
+    except MissingTableError as exc:
+        if exc.table and (similar := await _similar(bind, exc.table)):
+            said, _, how_to_create = str(exc).rpartition("\n")
+            exc.args = (f"{said}\nDid you mean {' or '.join(similar)}?\n{how_to_create}",)
+        raise
+
+
+async def _similar(bind: Bind, table: str) -> list[str]:
+    """Return the tables with a name like this one's, as SQL writes them."""
+
+    async def look(connection: AsyncConnection) -> list[str]:
+        preparer = connection.dialect.identifier_preparer
+        similar = await similar_tables(connection, table)
+        return [preparer.format_table(Table(name, MetaData(), schema=schema)) for name, schema in similar]
+
+    with suppress(CitykitError):  # what is raised then is the first error
+        return await in_transaction(bind, look, effect="reads")
+    return []
 
 
 def _said(exc: Any, query: Query, code: str, undone: str, reads: bool) -> str:
@@ -223,6 +255,8 @@ def _said(exc: Any, query: Query, code: str, undone: str, reads: bool) -> str:
             else "A parameter stands for a value where the server takes an expression: not for the name of a "
             "table or a column, and not in DDL. Write that into the statement."
         )
+    if code == Condition.SYNTAX_ERROR and query.lone_name:
+        said.append(f"The rows of a table: SELECT * FROM {query.lone_name}")  # noqa: S608  shown
     if code in _ALONE:
         said.append(f"Run it outside of a transaction: {_READ_ALONE if reads else _RUN_ALONE}")
     if code == Condition.UNDEFINED_TABLE:

@@ -15,7 +15,7 @@ from citykit.database import NUMERIC_OPTION, Bind, Numeric, cancelled, in_transa
 from citykit.decode import DtypeBackend, UnfitColumnError, Values, shown, to_frame
 from citykit.errors import check_choice, say_interrupted, shown_outside
 from citykit.read.forbidden import check_runs
-from citykit.read.prepared import Prepared, prepared
+from citykit.read.prepared import Prepared, prepared, similar_tables_named
 from citykit.read.result import Result, result_of, unfit
 from citykit.read.statement import Statement
 from citykit.runtime import Progress, reporting, says_await, warn_at_caller
@@ -90,7 +90,8 @@ async def read_frame(
         asked = await _prepared(bind, connection, statement, params)
         return await read(asked, dtype_backend, numeric, progress)
 
-    frame, warning = await in_transaction(bind, work, effect="any")
+    async with similar_tables_named(bind):
+        frame, warning = await in_transaction(bind, work, effect="any")
     if warning:
         warn_at_caller(warning)
     return frame
@@ -221,7 +222,8 @@ async def stream_frames(
                         yield frame
             finally:
                 taking.cancel()
-        await reading  # raises unless the transaction has committed
+        async with similar_tables_named(bind):
+            await reading  # raises unless the transaction has committed
     except asyncio.CancelledError as exc:
         await cancelled(reading)
         say_interrupted(exc, _how_it_ended(reading))

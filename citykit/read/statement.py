@@ -36,6 +36,9 @@ Statement: TypeAlias = str | Executable
 _DIALECT: Dialect = asyncpg.dialect(dbapi=asyncpg.dialect.import_dbapi())  # type: ignore[no-untyped-call]
 _COPIED = ("select", "values", "table", "with", "insert", "update", "delete", "merge")
 
+_PART = r'"(?:[^"]|"")+"|[^\W\d][\w$]*'
+_NAME = re.compile(rf"(?:(?:{_PART})\s*\.\s*)*({_PART})")  # of a table: name, schema.name, schema."a name"
+
 _AROUND = 100  # characters of a line that an error shows before and after its place
 
 
@@ -71,6 +74,17 @@ class Query:
             return None
         follows_in = re.search(r"\bin\s*$", self.written[:place], re.IGNORECASE)
         return found[1] or self.names[int(found[2]) - 1], bool(follows_in)
+
+    def table_at(self, position: int) -> str | None:
+        """Return the name at a position (from 1) in `sql`, without its schema."""
+        found = _NAME.match(self.written, self._place(position - 1))
+        return found[1].strip('"') if found else None
+
+    @property
+    def lone_name(self) -> str | None:
+        """The statement, if it is no more than a name (of a table, perhaps)."""
+        written = self.written.strip(" \n;")
+        return written if _NAME.fullmatch(written) else None
 
     @property
     def has_lists(self) -> bool:

@@ -240,8 +240,8 @@ async def test_a_table_of_the_callers_transaction_is_found(engine: AsyncEngine) 
     ("name", "meant"),
     [
         ("Readings", "'readings'"), ("reading", "'readings'"), ("stations", "'own.stations'"),
-        ("own.Stations", "'own.stations'"), ("citys", "'cities'"), ("nowhere.readings", ""), ("zzz", ""),
-        ('"a.c"', "'\"a.b\"'"),
+        ("own.Stations", "'own.stations'"), ("citys", "'cities'"), ("nowhere.readings", "'readings'"),
+        ("zzz", ""), ('"a.c"', "'\"a.b\"'"),
     ],
 )  # fmt: skip
 async def test_a_table_that_is_not_there_is_named_with_near_names_and_the_call_that_makes_it(

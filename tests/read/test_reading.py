@@ -10,6 +10,7 @@ from contextlib import aclosing
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
+from itertools import product
 from typing import Any, get_args
 
 import numpy as np
@@ -24,7 +25,9 @@ import citykit
 from citykit.cities.model import City
 from citykit.database import in_transaction
 from citykit.pgtypes import DtypeBackend
-from tests.support.database import scalar
+from citykit.read import read_frame, run_cell
+from tests.support.cancelling import bound
+from tests.support.database import execute, scalar
 
 SERIES = "SELECT i, 'text ' || i AS t FROM generate_series(1, {}) AS i"
 
@@ -49,6 +52,10 @@ async def failure(awaitable: Any) -> str:
 async def streamed(bind: Any, sql: str, **options: Any) -> None:
     async for _ in citykit.stream_frames(bind, sql, **options):
         pass
+
+
+async def cell(bind: Any, sql: str) -> None:
+    await run_cell(bind, sql, {}, None)
 
 
 # Types
@@ -414,6 +421,43 @@ async def test_a_missing_table_is_its_own_error(engine: AsyncEngine) -> None:
         citykit.MissingTableError, match=r"(?s)nowhere.*await citykit.create_table\(engine, name, frame\)"
     ):
         await citykit.read_frame(engine, "SELECT * FROM nowhere")
+
+
+@pytest.mark.parametrize(
+    ("table", "meant"),
+    [
+        ("qokkas", "quokkas"), ("public.qokkas", "quokkas"), ("nowhere.quokkas", "quokkas"),
+        ("wombats", "zoo.wombats"), ('"RED PANDA"', '"Red panda"'), ("zoo.red_panda", '"Red panda"'),
+        ("zzz", None),
+    ],
+)  # fmt: skip
+async def test_a_table_with_a_similar_name_is_named_as_sql_writes_it(
+    engine: AsyncEngine, table: str, meant: str | None
+) -> None:
+    drop = ('DROP TABLE IF EXISTS quokkas, "Red panda"', "DROP SCHEMA IF EXISTS zoo CASCADE")
+    create = ("TABLE quokkas (a int)", 'TABLE "Red panda" (a int)', "SCHEMA zoo", "TABLE zoo.wombats (a int)")
+    await execute(engine, *drop, *(f"CREATE {what}" for what in create))
+    runs = (read_frame, streamed, citykit.execute, cell)
+    for kind, run in product(("engine", "connection", "session"), runs):
+        async with bound(engine, kind) as bind:
+            with pytest.raises(citykit.MissingTableError) as caught:
+                await run(bind, f"TABLE {table}" if run is not citykit.execute else f"DELETE FROM {table}")  # noqa: S608
+            assert len(await citykit.read_frame(bind, "SELECT 1")) == 1
+        said = str(caught.value).splitlines()
+        assert said[3:-1] == ([f"Did you mean {meant}?"] if meant else [])
+        if meant:
+            assert list(await citykit.read_frame(engine, f"SELECT * FROM {meant}")) == ["a"]  # noqa: S608
+    await execute(engine, *drop)
+
+
+@pytest.mark.parametrize("run", [read_frame, streamed, citykit.execute, cell])
+@pytest.mark.parametrize("name", ["cities", " public.cities;\n", '"cities"'])
+async def test_the_bare_name_of_a_table_gets_the_statement_that_reads_it(
+    engine: AsyncEngine, run: Any, name: str
+) -> None:
+    said = await failure(run(engine, name))
+    statement = said.rpartition("The rows of a table: ")[2]
+    assert "population" in await citykit.read_frame(engine, statement)
 
 
 @pytest.mark.parametrize(
