@@ -18,7 +18,7 @@ from citykit.read.forbidden import check_runs
 from citykit.read.prepared import Prepared, prepared, similar_tables_named
 from citykit.read.result import Result, result_of, unfit
 from citykit.read.statement import Statement
-from citykit.runtime import Progress, reporting, says_await, warn_at_caller
+from citykit.runtime import ENDED_BY_RUN, Progress, reporting, says_await, warn_at_caller
 
 SILENCE_SECONDS = 0.2  # without new rows, after which a frame is yielded with those received so far
 THREAD_ROWS = 10_000  # from this size a frame is made in a thread, so that the event loop goes on
@@ -206,9 +206,10 @@ async def stream_frames(
                 await frames.put((frame, _warning(result, sorted(lost))))
 
     try:
-        reading = asyncio.ensure_future(
-            in_transaction(bind, work, effect="any", repeatable=lambda: not queued)
+        reading = asyncio.create_task(
+            in_transaction(bind, work, effect="any", repeatable=lambda: not queued), name=ENDED_BY_RUN
         )
+        reading.add_done_callback(lambda it: it.cancelled() or it.exception())  # else asyncio logs it
         while not reading.done() or not frames.empty():
             taking = asyncio.ensure_future(frames.get())
             try:

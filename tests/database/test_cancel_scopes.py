@@ -196,6 +196,46 @@ async def test_in_citykit_run_a_client_that_leaves_leaves_nothing_running(
     assert await watch.left_running() == []
 
 
+async def left_by_break(frames: AsyncIterator[Any]) -> None:
+    async for _ in frames:
+        break
+
+
+async def left_by_an_error(frames: AsyncIterator[Any]) -> None:
+    async for _ in frames:
+        raise ZeroDivisionError
+
+
+async def left_at_the_end_of_its_task(frames: AsyncIterator[Any]) -> None:
+    await asyncio.create_task(then_next(frames))
+
+
+@pytest.mark.parametrize("leave", [left_by_break, left_by_an_error, left_at_the_end_of_its_task])
+@pytest.mark.parametrize("kind", ["engine", "connection"])
+@pytest.mark.parametrize("statement", [ENDLESS, SLOW], ids=["endless", "slow"])
+async def test_citykit_run_returns_when_a_stream_that_was_left_has_ended(
+    engine: AsyncEngine, watch: Watch, leave: Any, kind: str, statement: str
+) -> None:
+    other = await citykit.connect(
+        engine.url, connect_args={"server_settings": {"application_name": APPLICATION}}
+    )
+
+    async def cell() -> None:
+        async with bound(other, kind) as bind:
+            await leave(citykit.stream_frames(bind, statement, chunk_rows=1000))
+
+    with suppress(ZeroDivisionError):
+        citykit.run(cell())
+    assert await watch.left_running() == []  # its loop stands still now
+    await other.dispose()
+
+
+def test_citykit_run_goes_on_with_a_stream_that_is_kept(engine: AsyncEngine) -> None:
+    frames = citykit.stream_frames(engine, "SELECT i FROM generate_series(1, 100) AS i", chunk_rows=10)
+    assert [len(citykit.run(then_next(frames))) for _ in range(10)] == [10] * 10
+    citykit.run(frames.aclose())
+
+
 async def test_a_stream_whose_transaction_was_ended_says_so(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         frames = citykit.stream_frames(connection, ENDLESS, chunk_rows=10)
