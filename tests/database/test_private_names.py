@@ -84,7 +84,8 @@ async def cancelled(bind: Any, sql: str, watching: Any) -> None:
     busy = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND state = 'active'"
     reading = asyncio.ensure_future(citykit.read_frame(bind, sql))
     async with asyncio.timeout(30):
-        while not await watching.fetchval(f"{busy} AND query LIKE '%pg_sleep%'", APPLICATION):  # noqa: ASYNC110
+        # It runs: between Bind and Execute, where it is 'active' too, the server ignores a CancelRequest.
+        while not await watching.fetchval(f"{busy} AND wait_event = 'PgSleep'", APPLICATION):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         reading.cancel()
         assert isinstance((await asyncio.gather(reading, return_exceptions=True))[0], asyncio.CancelledError)
