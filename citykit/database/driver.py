@@ -83,8 +83,9 @@ async def cancelled_on_server(raw: Any) -> None:
 
     The next statement of asyncpg waits for the ReadyForQuery of the cancelled one. No ReadyForQuery comes
     after a COPY that had failed just before it was cancelled; the connection is then closed. Meanwhile the
-    CancelRequest is sent again: PostgreSQL 15 loses one that comes while it compiles a statement for the
-    first time (JIT). If asyncpg no longer has `_cancel_current_command`, it is not sent again.
+    CancelRequest is sent again: the server ignores one that comes between Bind and Execute, and PostgreSQL 15
+    one that comes while it compiles a statement for the first time (JIT). If asyncpg no longer has
+    `_cancel_current_command`, it is not sent again.
     """
     send = getattr(raw, "_cancel_current_command", None)
     asking = asyncio.ensure_future(raw.execute("SELECT", timeout=CANCEL_SECONDS))
