@@ -35,7 +35,7 @@ from citykit.database.server_errors import (
 from citykit.database.sqlstates import Condition
 from citykit.database.urls import seconds_to_connect
 from citykit.errors import CitykitError, DatabaseUnavailableError, say_interrupted
-from citykit.runtime import CallersError
+from citykit.runtime import WORKING, CallersError
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[AsyncConnection], Awaitable[T]]
@@ -75,6 +75,7 @@ async def in_transaction(
     after_conflict: Callable[[], bool] | None = None,
     doing: str = "the statement",
     undone: str = "nothing was changed",
+    task_name: str | None = WORKING,
 ) -> T:
     """Do `work` in a transaction, by the one rule of this package.
 
@@ -86,7 +87,8 @@ async def in_transaction(
 
     A connection or a session: a savepoint in the caller's transaction, which this never ends.
 
-    A CancelledError says that `doing` was interrupted, and `undone` where that is certain.
+    A CancelledError says that `doing` was interrupted, and `undone` where that is certain. The work is a task
+    of its own, which `citykit.run` ends if it is left running under the name WORKING; None: no name.
     """
     repeatable = repeatable or (lambda: effect != "writes")
     attempt = _Attempt(effect, repeatable, after_conflict or repeatable)
@@ -94,9 +96,9 @@ async def in_transaction(
         raise _no_bind(bind)
     silence = option(bind, SILENCE_OPTION, SILENCE_SECONDS)
     if isinstance(bind, AsyncEngine):
-        task = asyncio.ensure_future(_on_engine(bind, work, attempt))
+        task = asyncio.create_task(_on_engine(bind, work, attempt), name=task_name)
     else:
-        task = asyncio.ensure_future(_in_savepoint(bind, work, attempt))
+        task = asyncio.create_task(_in_savepoint(bind, work, attempt), name=task_name)
     try:
         await _watched(task, attempt, silence)
     except asyncio.CancelledError as exc:

@@ -18,7 +18,7 @@ from citykit.read.forbidden import check_runs
 from citykit.read.prepared import Prepared, prepared, similar_tables_named
 from citykit.read.result import Result, result_of, unfit
 from citykit.read.statement import Statement
-from citykit.runtime import ENDED_BY_RUN, Progress, reporting, says_await, warn_at_caller
+from citykit.runtime import BETWEEN_FRAMES, WORKING, Progress, reporting, says_await, warn_at_caller
 
 SILENCE_SECONDS = 0.2  # without new rows, after which a frame is yielded with those received so far
 THREAD_ROWS = 10_000  # from this size a frame is made in a thread, so that the event loop goes on
@@ -207,7 +207,8 @@ async def stream_frames(
 
     try:
         reading = asyncio.create_task(
-            in_transaction(bind, work, effect="any", repeatable=lambda: not queued), name=ENDED_BY_RUN
+            in_transaction(bind, work, effect="any", repeatable=lambda: not queued, task_name=None),
+            name=WORKING,
         )
         reading.add_done_callback(lambda it: it.cancelled() or it.exception())  # else asyncio logs it
         while not reading.done() or not frames.empty():
@@ -218,9 +219,11 @@ async def stream_frames(
                     frame, warning = taking.result()
                     if warning:
                         warn_at_caller(warning)
+                    reading.set_name(BETWEEN_FRAMES)
                     # In a caller's transaction the rollback ends the read.
                     with _ending_with_this_task(reading) if isinstance(bind, AsyncEngine) else nullcontext():
                         yield frame
+                    reading.set_name(WORKING)
             finally:
                 taking.cancel()
         async with similar_tables_named(bind):

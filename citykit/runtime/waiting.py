@@ -27,8 +27,9 @@ PATIENCE_SECONDS = 2.0  # after an interrupt, until another one no longer waits
 LOOK_SECONDS = 0.2  # longest single wait of the main thread: a handler runs then if the signal did not end it
 
 _thread = threading.local()
-# The name of a task that `run` waits for if it was cancelled: else the loop stands still before it has ended.
-ENDED_BY_RUN = "citykit.stream_frames"
+# The names of tasks of helpers. `run` ends them before it returns, because its loop stands still afterwards.
+WORKING = "citykit: works"  # it is cancelled
+BETWEEN_FRAMES = "citykit: waits between two frames"  # of a stream, which can be read further: it stays
 
 
 class _LastingLoop:
@@ -75,8 +76,18 @@ def _end(loop: asyncio.AbstractEventLoop, selector: selectors.BaseSelector | Non
         _unshare(selector)
     else:
         with contextlib.suppress(RuntimeError):  # another loop runs here
-            loop.run_until_complete(loop.shutdown_asyncgens())  # as asyncio.run does; closes connections
+            loop.run_until_complete(_end_tasks(loop))  # as asyncio.run does
     loop.close()
+
+
+async def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what still runs, and end the asynchronous generators, of which one closes the connections."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for other in others:
+        other.cancel()
+    if others:
+        await asyncio.wait(others, timeout=GIVE_UP_SECONDS)
+    await loop.shutdown_asyncgens()
 
 
 def _unshare(selector: selectors.BaseSelector | None) -> None:
@@ -97,10 +108,13 @@ def run(awaitable: Awaitable[T]) -> T:
     engine from ``citykit.connect()`` works in both. The running loop stands still meanwhile, and asyncio
     is not patched.
 
-    It costs 0.1 to 0.2 ms over ``await``. A stream that the awaitable has left early has ended on the server
-    when it returns. An interrupt (Ctrl-C, the notebook's Interrupt) cancels the awaitable, and
-    KeyboardInterrupt is raised when that has ended. It is abandoned where it has not ended 10 s later, or at
-    another interrupt after 2 s.
+    The loop stands still between two calls. What the awaitable has left running of citykit's helpers (the
+    others of an ``asyncio.gather`` that failed, a task that was not awaited, a stream that was left early) is
+    cancelled, and has ended on the server when this returns. A stream that is kept can be read further.
+
+    It costs 0.1 to 0.2 ms over ``await``. An interrupt (Ctrl-C, the notebook's Interrupt) cancels the
+    awaitable, and KeyboardInterrupt is raised when that has ended. It is abandoned where it has not ended
+    10 s later, or at another interrupt after 2 s.
 
     Parameters
     ----------
@@ -156,15 +170,19 @@ def _wait(lasting: _LastingLoop, awaitable: Awaitable[T]) -> T:
         if not ended.done():
             ended.set_result(None)
 
-    def end_after_streams() -> None:
-        others = [other for other in asyncio.all_tasks(loop) if other.get_name() == ENDED_BY_RUN]
-        if ending := [other for other in others if other.cancelling()]:
+    def end_after_others() -> None:
+        others = asyncio.all_tasks(loop)
+        for other in others:
+            if other.get_name() == WORKING and not other.cancelling():
+                other.cancel()
+        ours = [other for other in others if other.get_name() in (WORKING, BETWEEN_FRAMES)]
+        if ending := [other for other in ours if other.cancelling()]:
             ending[0].add_done_callback(soon)
         else:
             end()
 
     def soon(_: object) -> None:  # in between, a generator that the task has left begins to end, or ends
-        loop.call_soon(end_after_streams)
+        loop.call_soon(end_after_others)
 
     cancelled: asyncio.CancelledError | None = None
     interrupts = _Interrupts(loop, lambda: task.cancel(), end)

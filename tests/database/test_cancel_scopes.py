@@ -230,6 +230,44 @@ async def test_citykit_run_returns_when_a_stream_that_was_left_has_ended(
     await other.dispose()
 
 
+async def gathered(work: Awaitable[Any], begun: Work) -> None:
+    async def fail() -> None:
+        await begun()
+        raise ZeroDivisionError
+
+    await asyncio.gather(work, fail())
+
+
+async def not_awaited(work: Awaitable[Any], begun: Work) -> None:
+    asyncio.ensure_future(work)  # noqa: RUF006
+    await begun()
+
+
+@pytest.mark.parametrize("leave", [gathered, not_awaited])
+@pytest.mark.parametrize("helper", WAITING)
+async def test_citykit_run_ends_the_helpers_that_were_left_running(
+    engine: AsyncEngine, watch: Watch, helper: str, leave: Any
+) -> None:
+    other = await citykit.connect(
+        engine.url, connect_args={"server_settings": {"application_name": APPLICATION}}
+    )
+
+    async def begun() -> None:
+        asked = "SELECT 1 FROM pg_stat_activity WHERE application_name = :name AND wait_event_type = 'Lock'"
+        while (await citykit.read_frame(engine, asked, {"name": APPLICATION})).empty:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    before = await watch.names()
+    async with engine.connect() as holder:
+        await holder.execute(text("LOCK TABLE cities IN ACCESS EXCLUSIVE MODE"))
+        with suppress(ZeroDivisionError):
+            citykit.run(leave(WAITING[helper](other), begun))
+        assert await watch.waiting() == []  # its loop stands still now
+    assert await watch.left_running() == []
+    assert await watch.names() == before
+    await other.dispose()
+
+
 def test_citykit_run_goes_on_with_a_stream_that_is_kept(engine: AsyncEngine) -> None:
     frames = citykit.stream_frames(engine, "SELECT i FROM generate_series(1, 100) AS i", chunk_rows=10)
     assert [len(citykit.run(then_next(frames))) for _ in range(10)] == [10] * 10

@@ -193,6 +193,21 @@ asyncio.run(main())
 
 
 @pytest.mark.server
+def test_a_script_with_work_left_on_the_loop_ends_without_a_word() -> None:
+    script = """
+import asyncio, citykit
+engine = citykit.run(citykit.connect())
+slow = "SELECT i FROM generate_series(1, 100000) AS i WHERE i < 50000 OR pg_sleep(600) IS NULL"
+frames = citykit.stream_frames(engine, slow, chunk_rows=10)
+async def begin():
+    asyncio.ensure_future(asyncio.sleep(600))
+    return len(await anext(frames))
+print(citykit.run(begin()))
+"""
+    assert output(script) == "10\n"
+
+
+@pytest.mark.server
 @pytest.mark.parametrize(
     "waiting",
     [
