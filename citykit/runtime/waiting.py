@@ -22,7 +22,7 @@ from citykit.runtime.kernel import in_kernel
 
 T = TypeVar("T")
 
-GIVE_UP_SECONDS = 10.0  # after an interrupt, for what is cancelled to end
+GIVE_UP_SECONDS = 10.0  # for what is cancelled to end
 PATIENCE_SECONDS = 2.0  # after an interrupt, until another one no longer waits
 LOOK_SECONDS = 0.2  # longest single wait of the main thread: a handler runs then if the signal did not end it
 
@@ -178,6 +178,7 @@ def _wait(lasting: _LastingLoop, awaitable: Awaitable[T]) -> T:
         ours = [other for other in others if other.get_name() in (WORKING, BETWEEN_FRAMES)]
         if ending := [other for other in ours if other.cancelling()]:
             ending[0].add_done_callback(soon)
+            loop.call_later(GIVE_UP_SECONDS, end)
         else:
             end()
 
