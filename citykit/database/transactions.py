@@ -88,7 +88,7 @@ async def in_transaction(
     A connection or a session: a savepoint in the caller's transaction, which this never ends.
 
     A CancelledError says that `doing` was interrupted, and `undone` where that is certain. The work is a task
-    of its own, which `citykit.run` ends if it is left running under the name WORKING; None: no name.
+    of its own, called `task_name`: `citykit.run` cancels those called WORKING that are left running.
     """
     repeatable = repeatable or (lambda: effect != "writes")
     attempt = _Attempt(effect, repeatable, after_conflict or repeatable)

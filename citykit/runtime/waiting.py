@@ -27,9 +27,10 @@ PATIENCE_SECONDS = 2.0  # after an interrupt, until another one no longer waits
 LOOK_SECONDS = 0.2  # longest single wait of the main thread: a handler runs then if the signal did not end it
 
 _thread = threading.local()
-# The names of tasks of helpers. `run` ends them before it returns, because its loop stands still afterwards.
-WORKING = "citykit: works"  # it is cancelled
-BETWEEN_FRAMES = "citykit: waits between two frames"  # of a stream, which can be read further: it stays
+# The names of the tasks in which helpers work. The loop of `run` stands still when it has returned, so that
+# it first cancels those that still work; a stream between two frames may be read further in the next `run`.
+WORKING = "citykit: works"
+BETWEEN_FRAMES = "citykit: waits between two frames"
 
 
 class _LastingLoop:
@@ -112,7 +113,7 @@ def run(awaitable: Awaitable[T]) -> T:
     others of an ``asyncio.gather`` that failed, a task that was not awaited, a stream that was left early) is
     cancelled, and has ended on the server when this returns. A stream that is kept can be read further.
 
-    It costs 0.1 to 0.2 ms over ``await``. An interrupt (Ctrl-C, the notebook's Interrupt) cancels the
+    It costs some 0.1 ms over ``await``. An interrupt (Ctrl-C, the notebook's Interrupt) cancels the
     awaitable, and KeyboardInterrupt is raised when that has ended. It is abandoned where it has not ended
     10 s later, or at another interrupt after 2 s.
 

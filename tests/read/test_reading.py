@@ -25,7 +25,7 @@ import citykit
 from citykit.cities.model import City
 from citykit.database import in_transaction
 from citykit.pgtypes import DtypeBackend
-from citykit.read import read_frame, run_cell
+from citykit.read import run_cell
 from tests.support.cancelling import bound
 from tests.support.database import execute, scalar
 
@@ -437,7 +437,7 @@ async def test_a_table_with_a_similar_name_is_named_as_sql_writes_it(
     drop = ('DROP TABLE IF EXISTS quokkas, "Red panda"', "DROP SCHEMA IF EXISTS zoo CASCADE")
     create = ("TABLE quokkas (a int)", 'TABLE "Red panda" (a int)', "SCHEMA zoo", "TABLE zoo.wombats (a int)")
     await execute(engine, *drop, *(f"CREATE {what}" for what in create))
-    runs = (read_frame, streamed, citykit.execute, cell)
+    runs = (citykit.read_frame, streamed, citykit.execute, cell)
     for kind, run in product(("engine", "connection", "session"), runs):
         async with bound(engine, kind) as bind:
             with pytest.raises(citykit.MissingTableError) as caught:
@@ -450,7 +450,7 @@ async def test_a_table_with_a_similar_name_is_named_as_sql_writes_it(
     await execute(engine, *drop)
 
 
-@pytest.mark.parametrize("run", [read_frame, streamed, citykit.execute, cell])
+@pytest.mark.parametrize("run", [citykit.read_frame, streamed, citykit.execute, cell])
 @pytest.mark.parametrize("name", ["cities", " public.cities;\n", '"cities"'])
 async def test_the_bare_name_of_a_table_gets_the_statement_that_reads_it(
     engine: AsyncEngine, run: Any, name: str
