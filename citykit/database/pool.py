@@ -31,7 +31,8 @@ class PoolPerLoop(AsyncAdaptedQueuePool):
         self._options = options
         self._pools: dict[asyncio.AbstractEventLoop, AsyncAdaptedQueuePool] = {}
         self._opened: set[_Opened] = set()
-        weakref.finalize(self, _give_up, self._opened)
+        # Not at exit: what still runs is first cancelled, for which its connections are needed.
+        weakref.finalize(self, _give_up, self._opened).atexit = False
 
     def _of_this_loop(self) -> AsyncAdaptedQueuePool:
         loop = asyncio.get_running_loop()

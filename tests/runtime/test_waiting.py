@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -78,7 +79,7 @@ if child:
 
 def output(script: str, *args: str) -> str:
     """Run a script that must not fail nor warn, and return what it prints."""
-    command = [sys.executable, *args, "-c", script]
+    command = [sys.executable, "-c", script, *args]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.stderr, done.returncode) == ("", 0)
     return done.stdout
@@ -192,19 +193,50 @@ asyncio.run(main())
     assert output(script) == "['a']\n['a']\n"
 
 
-@pytest.mark.server
-def test_a_script_with_work_left_on_the_loop_ends_without_a_word() -> None:
-    script = """
-import asyncio, citykit
-engine = citykit.run(citykit.connect())
+# A stream waits on the server after its first rows, and is kept.
+KEPT = """
+import asyncio, citykit, sys, threading
+named = {"server_settings": {"application_name": sys.argv[1]}}
+engine = citykit.run(citykit.connect(connect_args=named))
 slow = "SELECT i FROM generate_series(1, 100000) AS i WHERE i < 50000 OR pg_sleep(600) IS NULL"
-frames = citykit.stream_frames(engine, slow, chunk_rows=10)
-async def begin():
+kept = []
+async def begin(bind):
     asyncio.ensure_future(asyncio.sleep(600))
-    return len(await anext(frames))
-print(citykit.run(begin()))
+    kept.append(citykit.stream_frames(bind, slow, chunk_rows=10))
+    print(len(await anext(kept[0])))
+async def on_a_connection():
+    kept.append(await engine.connect())
+    kept.insert(0, citykit.stream_frames(kept[0], slow, chunk_rows=10))
+    print(len(await anext(kept[0])))
+async def beside():
+    citykit.run(begin(engine))
 """
-    assert output(script) == "10\n"
+ENDINGS = {
+    "on an engine": "citykit.run(begin(engine))",
+    "on a connection": "citykit.run(on_a_connection())",
+    "in a thread": "thread = threading.Thread(target=citykit.run, args=[begin(engine)])\n"
+    "thread.start()\nthread.join()",
+    "inside of a running loop": "asyncio.run(beside())",
+    "with asyncio.run": "asyncio.run(begin(engine))",
+    "with sys.exit": "citykit.run(begin(engine))\nsys.exit()",
+}
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_script_with_work_left_on_the_loop_ends_without_a_word_and_its_statement_with_it(
+    ending: str,
+) -> None:
+    name = f"kept {ending}"
+    assert output(KEPT + ENDINGS[ending], name) == "10\n"
+    left = f"SELECT 1 FROM pg_stat_activity WHERE application_name = '{name}' AND state <> 'idle'"  # noqa: S608
+    engine = citykit.run(citykit.connect())
+    for _ in range(40):
+        if citykit.run(citykit.read_frame(engine, left)).empty:
+            break
+        time.sleep(0.05)
+    assert citykit.run(citykit.read_frame(engine, left)).empty
+    citykit.run(engine.dispose())
 
 
 @pytest.mark.server
