@@ -254,6 +254,7 @@ async def test_citykit_run_ends_the_helpers_that_were_left_running(
 
     async def begun() -> None:
         asked = "SELECT 1 FROM pg_stat_activity WHERE application_name = :name AND wait_event_type = 'Lock'"
+        asked += " AND datname = current_database()"
         while (await citykit.read_frame(engine, asked, {"name": APPLICATION})).empty:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

@@ -185,7 +185,7 @@ async def over(way: str, engine: AsyncEngine) -> AsyncIterator[tuple[AsyncEngine
 )
 async def test_a_statement_is_cancelled_over(engine: AsyncEngine, way: str) -> None:
     busy = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(600)%'"
-    busy += " AND pid <> pg_backend_pid()"
+    busy += " AND pid <> pg_backend_pid() AND datname = current_database()"
     async with over(way, engine) as (other, watching), asyncio.timeout(60):
         reading = asyncio.ensure_future(citykit.read_frame(other, "SELECT pg_sleep(600)::text"))
         while not await scalar(watching, busy):  # noqa: ASYNC110

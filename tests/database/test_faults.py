@@ -283,7 +283,9 @@ async def test_a_read_that_loses_its_connection_at_any_answer_is_repeated(
 
 async def end_sessions(connection: asyncpg.Connection, application: str) -> None:
     await connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", application
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name = $1 AND datname = current_database()",
+        application,
     )
 
 
@@ -293,6 +295,7 @@ STORED = {"add_city": ["added"], "execute": ["executed"], "load_cities": sorted(
 
 async def idle_sessions(connection: asyncpg.Connection) -> set[int]:
     asked = "SELECT pid FROM pg_stat_activity WHERE application_name = 'citykit-idle'"
+    asked += " AND datname = current_database()"
     return {row["pid"] for row in await connection.fetch(asked)}
 
 

@@ -22,6 +22,7 @@ from citykit.database.pool import PoolPerLoop
 from tests.support.database import scalar
 
 NAME = "citykit-loops"
+SESSIONS = "FROM pg_stat_activity WHERE application_name = :name AND datname = current_database()"
 # Python warns of what a loop leaves open that is closed without shutdown_asyncgens().
 LEFT_OPEN = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
@@ -46,8 +47,7 @@ def open_connections() -> Iterator[Callable[[int], int]]:
         gc.collect()
         deadline = time.monotonic() + 5
         while True:
-            asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name"
-            found: int = citykit.run(scalar(watching, asked, name=NAME))
+            found: int = citykit.run(scalar(watching, f"SELECT count(*) {SESSIONS}", name=NAME))
             if found == wanted or time.monotonic() > deadline:
                 return found
 
@@ -178,7 +178,7 @@ def test_a_server_that_restarted_is_noticed_on_every_loop(open_connections: Call
     loop = asyncio.new_event_loop()
     loop.run_until_complete(use(engine))
     assert open_connections(4) == 4
-    cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = :name"
+    cut = f"SELECT count(pg_terminate_backend(pid)) {SESSIONS}"
 
     async def cut_all() -> None:
         other = await citykit.connect()

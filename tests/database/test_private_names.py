@@ -82,6 +82,7 @@ async def test_without_a_name_of_asyncpgs_everything_works(engine: AsyncEngine, 
 async def cancelled(bind: Any, sql: str, watching: Any) -> None:
     """Cancel a statement while it runs on the server, where it has ended soon after."""
     busy = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND state = 'active'"
+    busy += " AND datname = current_database()"
     reading = asyncio.ensure_future(citykit.read_frame(bind, sql))
     async with asyncio.timeout(30):
         # It runs: between Bind and Execute, where it is 'active' too, the server ignores a CancelRequest.

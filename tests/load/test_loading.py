@@ -520,7 +520,8 @@ async def test_a_row_that_another_session_inserts_meanwhile_counts_as_updated(en
         load = asyncio.ensure_future(
             citykit.load_frame(engine, frame, "parts", key=["k", "p"], on_conflict="update")
         )
-        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid'"
+        waits += " AND datname = current_database()"
         while not await scalar(engine, waits):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     report = await load

@@ -332,6 +332,7 @@ async def test_eight_large_updates_at_once_end_as_if_one_after_the_other(engine:
 async def is_waited_for(engine: AsyncEngine, table: str) -> None:
     """Return once a session waits for a lock on a table."""
     asked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = to_regclass(:table)::oid"
+    asked += " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     async with asyncio.timeout(20):
         while not await scalar(engine, asked, table=table):  # noqa: ASYNC110
             await asyncio.sleep(0.01)

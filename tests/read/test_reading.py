@@ -36,7 +36,8 @@ async def running(engine: AsyncEngine, like: str, wanted: bool) -> None:
     """Wait until such a statement runs on the server, or none does."""
     sql = (
         "SELECT count(*) > 0 FROM pg_stat_activity "
-        "WHERE state = 'active' AND query LIKE :like AND pid <> pg_backend_pid()"
+        "WHERE state = 'active' AND query LIKE :like AND pid <> pg_backend_pid() "
+        "AND datname = current_database()"
     )
     async with asyncio.timeout(5):
         while await scalar(engine, sql, like=like) is not wanted:

@@ -53,7 +53,9 @@ def readable(outputs: list[dict[str, Any]]) -> str:
 
 async def running(engine: AsyncEngine, words: str) -> int:
     asked = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE :like"
-    found: int = await scalar(engine, f"{asked} AND pid <> pg_backend_pid()", like=f"%{words}%")
+    found: int = await scalar(
+        engine, f"{asked} AND pid <> pg_backend_pid() AND datname = current_database()", like=f"%{words}%"
+    )
     return found
 
 

@@ -90,7 +90,7 @@ async def cancelled_at(helper: Callable[[], Awaitable[Any]], number: int, way: W
 
 
 class Watch:
-    """Looks at the sessions of one application over a connection of its own."""
+    """Looks at the sessions of one application on this database, over a connection of its own."""
 
     def __init__(self, connection: asyncpg.Connection, application: str) -> None:
         self._connection, self._application = connection, application
@@ -108,6 +108,7 @@ class Watch:
     async def waiting(self) -> list[Any]:
         """The sessions that wait for a lock."""
         asked = "SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'"
+        asked += " AND datname = current_database()"
         return list(await self._connection.fetch(asked, self._application))
 
     async def names(self) -> set[str]:
@@ -120,7 +121,8 @@ SELECT pid, state, query, ARRAY(
     SELECT format('%s on %s', mode, relation::regclass) FROM pg_locks l
     WHERE l.pid = a.pid AND locktype <> 'virtualxid'
 ) AS locks
-FROM pg_stat_activity a WHERE application_name = $1 AND state <> 'idle'
+FROM pg_stat_activity a
+WHERE application_name = $1 AND state <> 'idle' AND datname = current_database()
 """
 
 

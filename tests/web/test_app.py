@@ -429,6 +429,7 @@ async def statements(engine: AsyncEngine) -> list[str]:
     """What waits for a lock on the server."""
     async with engine.connect() as connection:
         waiting = "SELECT query FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        waiting += " AND datname = current_database()"
         return list((await connection.execute(text(waiting))).scalars())
 
 

@@ -244,7 +244,7 @@ async def test_after_searches_that_clients_abandoned_every_acknowledged_write_is
         async with asyncio.timeout(10):
             while await direct_connection.fetchval(
                 "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
-                "AND backend_type = 'client backend' AND state <> 'idle'"
+                "AND backend_type = 'client backend' AND state <> 'idle' AND datname = current_database()"
             ):
                 pass
         posts = [client.post("/cities/", json={"name": f"New {n}", "population": n}) for n in range(40)]
