@@ -510,9 +510,9 @@ def test_the_other_names_of_a_deleted_city_are_deleted_with_it() -> None:
 
 def test_a_role_without_rights_on_the_other_names_exports_and_deletes_cities() -> None:
     engine = citykit.run(citykit.connect())
-    url = engine.url.update_query_dict({"options": "-c role=citykit_guest"}).render_as_string(False)
+    url = engine.url.update_query_dict({"options": "-c role=citykit_reader"}).render_as_string(False)
     typed("add", "Oz", "5")
-    typed("query", "CREATE ROLE citykit_guest; GRANT SELECT, DELETE ON cities TO citykit_guest")
+    typed("query", "CREATE ROLE citykit_reader; GRANT SELECT, DELETE ON cities TO citykit_reader")
     try:
         code, out, err = called("export", "out.csv", "--url", url)
         assert (code, out) == (0, "Wrote 1 rows to out.csv\n")
@@ -520,7 +520,7 @@ def test_a_role_without_rights_on_the_other_names_exports_and_deletes_cities() -
         assert typed("delete", "Oz", "--yes", "--url", url) == "Deleted Oz\n"
     finally:
         os.environ["CITYKIT_URL"] = engine.url.render_as_string(False)
-        typed("query", "DROP OWNED BY citykit_guest; DROP ROLE citykit_guest")
+        typed("query", "DROP OWNED BY citykit_reader; DROP ROLE citykit_reader")
     citykit.run(engine.dispose())
 
 
