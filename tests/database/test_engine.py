@@ -4,7 +4,8 @@ import asyncio
 import os
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -41,9 +42,31 @@ def closed_port() -> int:
     return port
 
 
+@asynccontextmanager
+async def until_closed() -> AsyncIterator[None]:
+    """Wait until the connections that were opened meanwhile are closed.
+
+    asyncpg leaves that of a refused login to the loop to close; over TLS this waits for the server's answer,
+    and the loop of a test could end before.
+    """
+    loop = asyncio.get_running_loop()
+    create, opened = loop.create_connection, list[asyncio.Transport]()
+
+    async def noted(*args: Any, **options: Any) -> Any:
+        made = await create(*args, **options)
+        opened.append(made[0])
+        return made
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "create_connection", noted)
+        yield
+    while not all(transport.is_closing() for transport in opened):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
 async def refusal(url: Any, **options: Any) -> str:
     """The message, after having seen that no secret is anywhere in the traceback."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(60), until_closed():
         with pytest.raises(citykit.DatabaseUnavailableError) as caught:
             await citykit.connect(url, **options)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
