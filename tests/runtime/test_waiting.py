@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 import citykit
+from tests.support.cancelling import Watch, plain_connection
 
 
 @pytest.mark.server
@@ -203,11 +204,10 @@ kept = []
 async def begin(bind):
     asyncio.ensure_future(asyncio.sleep(600))
     kept.append(citykit.stream_frames(bind, slow, chunk_rows=10))
-    print(len(await anext(kept[0])))
+    print(len(await anext(kept[-1])))
 async def on_a_connection():
     kept.append(await engine.connect())
-    kept.insert(0, citykit.stream_frames(kept[0], slow, chunk_rows=10))
-    print(len(await anext(kept[0])))
+    await begin(kept[0])
 async def beside():
     citykit.run(begin(engine))
 """
@@ -224,19 +224,14 @@ ENDINGS = {
 
 @pytest.mark.server
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_script_with_work_left_on_the_loop_ends_without_a_word_and_its_statement_with_it(
-    ending: str,
+async def test_what_a_script_leaves_running_ends_with_it_without_a_word(
+    engine: AsyncEngine, ending: str
 ) -> None:
     name = f"kept {ending}"
     assert output(KEPT + ENDINGS[ending], name) == "10\n"
-    left = f"SELECT 1 FROM pg_stat_activity WHERE application_name = '{name}' AND state <> 'idle'"  # noqa: S608
-    engine = citykit.run(citykit.connect())
-    for _ in range(40):
-        if citykit.run(citykit.read_frame(engine, left)).empty:
-            break
-        time.sleep(0.05)
-    assert citykit.run(citykit.read_frame(engine, left)).empty
-    citykit.run(engine.dispose())
+    connection = await plain_connection(engine)
+    assert await Watch(connection, name).left_running() == []
+    await connection.close()
 
 
 @pytest.mark.server

@@ -1,4 +1,4 @@
-"""What runs on the thread of the event loop, which stands still meanwhile."""
+"""Which functions of citykit a thread calls: on that of the event loop, they keep the loop waiting."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ROOMS = f"{citykit.__path__[0]}/"
 @contextmanager
 def calls_on_this_thread(room: str) -> Iterator[Counter[str]]:
     """Count the calls of a room's functions on this thread, however fast or busy the machine is."""
-    calls: Counter[str] = Counter()
+    folder, calls = f"{_ROOMS}{room}/", Counter[str]()
     before = sys.getprofile()
 
     def count(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(f"{_ROOMS}{room}/"):
+        if event == "call" and code.co_filename.startswith(folder):
             calls[f"{code.co_filename.removeprefix(_ROOMS)} {code.co_name}"] += 1
 
     sys.setprofile(count)
