@@ -1,7 +1,7 @@
 """Measure citykit against its peers on this machine, in one run.
 
-``python -m tests.benchmarks`` needs the extra ``bench`` and two hours. It starts servers in a directory of
-its own and writes ``tests/benchmarks/RESULTS.md``.
+``python -m tests.benchmarks`` needs the extra ``bench`` and one or two hours. It starts servers in a
+directory of its own and writes ``tests/benchmarks/RESULTS.md``.
 """
 
 from __future__ import annotations
