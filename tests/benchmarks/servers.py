@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from citykit.database import account, embedded
+from tests.support.ports import held_port
 
 STOCK: Mapping[str, str] = {}
 EMBEDDED = {
@@ -42,21 +42,27 @@ def started(directory: Path, settings: Mapping[str, str]) -> Iterator[tuple[str,
     owner = account.for_server(directory, *embedded._installed())
     owner.take(directory)
     programs, data = embedded._programs(), directory / "data"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    with held_port() as port:
 
-    def run(*command: object) -> None:
-        subprocess.run(
-            [str(word) for word in command],
-            check=True, cwd=directory, stdout=subprocess.DEVNULL, **owner.popen_options(),
-        )  # fmt: skip
+        def run(*command: object) -> None:
+            subprocess.run(
+                [str(word) for word in command],
+                check=True, cwd=directory, stdout=subprocess.DEVNULL, **owner.popen_options(),
+            )  # fmt: skip
 
-    run(programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C")
-    given = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": directory, **settings}
-    options = " ".join(f"-c {name}={value}" for name, value in given.items())
-    run(programs / "pg_ctl", "-D", data, "-w", "-l", directory / "log", "-o", options, "start")
-    try:
-        postmaster = int((data / "postmaster.pid").read_text().split()[0])
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres", Processes(postmaster)
-    finally:
-        run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+        run(
+            programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"
+        )
+        given = {
+            "listen_addresses": "127.0.0.1",
+            "port": port,
+            "unix_socket_directories": directory,
+            **settings,
+        }
+        options = " ".join(f"-c {name}={value}" for name, value in given.items())
+        run(programs / "pg_ctl", "-D", data, "-w", "-l", directory / "log", "-o", options, "start")
+        try:
+            postmaster = int((data / "postmaster.pid").read_text().split()[0])
+            yield f"postgresql://postgres@127.0.0.1:{port}/postgres", Processes(postmaster)
+        finally:
+            run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")

@@ -20,6 +20,7 @@ from citykit.database.driver import KEEPALIVE
 from citykit.database.transactions import in_transaction
 from citykit.database.urls import asyncpg_url, shown_url, socket_options
 from tests.support.database import scalar, stored
+from tests.support.ports import held_port
 from tests.support.proxy import proxied
 
 SECRET = "s3cr3t-w0rd"  # noqa: S105
@@ -35,11 +36,9 @@ def silent_port() -> Iterator[int]:
 
 
 @pytest.fixture
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
+def closed_port() -> Iterator[int]:
+    with held_port() as port:
+        yield port
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from citykit.database.options import SILENCE_OPTION
 from citykit.read.result import _is_utf8
 from tests.support.cancelling import plain_connection
 from tests.support.database import copy_home, crash
+from tests.support.ports import held_port
 from tests.support.proxy import proxied
 
 CITIES = pd.DataFrame({"name": [f"n{number}" for number in range(50)], "population": range(50)})
@@ -598,15 +599,14 @@ async def test_a_server_that_is_gone_is_named(engine: AsyncEngine, helper: str, 
     ("host", "transient"), [("no-such-host.invalid", True), ("", True)], ids=["no such host", "nobody there"]
 )
 async def test_an_address_that_leads_nowhere_is_named(host: str, transient: bool) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    other = create_async_engine(f"postgresql+asyncpg://u:secret@{host or '127.0.0.1'}:{port}/d")
-    for helper in HELPERS.values():
-        with pytest.raises(citykit.DatabaseUnavailableError) as caught:
-            await helper(other)
-        assert caught.value.transient == transient
-        assert "secret" not in str(caught.value)
-    await other.dispose()
+    with held_port() as port:
+        other = create_async_engine(f"postgresql+asyncpg://u:secret@{host or '127.0.0.1'}:{port}/d")
+        for helper in HELPERS.values():
+            with pytest.raises(citykit.DatabaseUnavailableError) as caught:
+                await helper(other)
+            assert caught.value.transient == transient
+            assert "secret" not in str(caught.value)
+        await other.dispose()
 
 
 async def test_a_database_or_a_role_that_is_not_there_is_no_passing_fault(engine: AsyncEngine) -> None:

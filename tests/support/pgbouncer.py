@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ import pytest
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from tests.support.ports import held_port
 from tests.support.proxy import proxied
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -30,29 +30,33 @@ async def pooled(engine: AsyncEngine, **settings: object) -> AsyncIterator[URL]:
     assert PGBOUNCER is not None
     folder = tempfile.mkdtemp(prefix="citykit-pgbouncer-")
     os.chmod(folder, 0o755)  # noqa: S103
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    async with proxied(engine, lambda data: ([data], False)) as server:
-        target = f"host=127.0.0.1 port={server.port} user={server.username} dbname={server.database}"
-        password = f" password='{server.password}'" if server.password else ""
-        options = {"listen_addr": "127.0.0.1", "listen_port": port, "unix_socket_dir": "", "auth_type": "any"}
-        options |= {"pool_mode": "transaction", "default_pool_size": 2, **settings}
-        lines = ["[databases]", f"cities = {target}{password}", "[pgbouncer]"]
-        lines += [f"{name} = {value}" for name, value in options.items()]
-        with open(f"{folder}/pgbouncer.ini", "w", encoding="utf-8") as written:  # noqa: ASYNC230
-            written.write("\n".join(lines) + "\n")
-        account = ["-u", "nobody"] if os.geteuid() == 0 else []  # it does not run as root
-        running = await asyncio.create_subprocess_exec(
-            PGBOUNCER, "-q", *account, written.name, stderr=asyncio.subprocess.PIPE
-        )
-        try:
-            await _listens(port, running)
-            yield URL.create("postgresql", "ada", host="127.0.0.1", port=port, database="cities")
-        finally:
-            if running.returncode is None:
-                running.kill()
-            await running.communicate()
-            shutil.rmtree(folder)
+    with held_port() as port:
+        async with proxied(engine, lambda data: ([data], False)) as server:
+            target = f"host=127.0.0.1 port={server.port} user={server.username} dbname={server.database}"
+            password = f" password='{server.password}'" if server.password else ""
+            options = {
+                "listen_addr": "127.0.0.1",
+                "listen_port": port,
+                "unix_socket_dir": "",
+                "auth_type": "any",
+            }
+            options |= {"pool_mode": "transaction", "default_pool_size": 2, **settings}
+            lines = ["[databases]", f"cities = {target}{password}", "[pgbouncer]"]
+            lines += [f"{name} = {value}" for name, value in options.items()]
+            with open(f"{folder}/pgbouncer.ini", "w", encoding="utf-8") as written:  # noqa: ASYNC230
+                written.write("\n".join(lines) + "\n")
+            account = ["-u", "nobody"] if os.geteuid() == 0 else []  # it does not run as root
+            running = await asyncio.create_subprocess_exec(
+                PGBOUNCER, "-q", *account, written.name, stderr=asyncio.subprocess.PIPE
+            )
+            try:
+                await _listens(port, running)
+                yield URL.create("postgresql", "ada", host="127.0.0.1", port=port, database="cities")
+            finally:
+                if running.returncode is None:
+                    running.kill()
+                await running.communicate()
+                shutil.rmtree(folder)
 
 
 async def _listens(port: int, running: asyncio.subprocess.Process) -> None:

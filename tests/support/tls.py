@@ -6,7 +6,6 @@ import glob
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.ports import held_port
 
 # The embedded server is built without TLS.
 PROGRAMS = next(iter(sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)), "")
@@ -99,26 +100,27 @@ def tls_server() -> Iterator[TlsServer]:
     ]
     subprocess.run(initdb, check=True, **options)
     (data / "pg_hba.conf").write_text(HBA, encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    settings = {
-        "port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": folder, "ssl": "on",
-        "ssl_cert_file": folder / "server.crt", "ssl_key_file": folder / "server.key",
-        "ssl_ca_file": folder / "ca.crt",
-    }  # fmt: skip
-    words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    with open(folder / "log", "wb") as log:
-        running = subprocess.Popen([programs / "postgres", "-D", data, *words], **{**options, "stderr": log})
-    try:
-        create: list[Any] = [programs / "psql", "-h", folder, "-p", str(port), "-U", "postgres", "-qc"]
-        deadline = time.monotonic() + 60
-        sql = f"CREATE ROLE ada LOGIN SUPERUSER; CREATE ROLE babbage LOGIN PASSWORD '{PASSWORD}'"
-        while subprocess.run([*create, sql], check=False, **options).returncode:
-            assert running.poll() is None, (folder / "log").read_text(encoding="utf-8")
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield TlsServer(port, folder)
-    finally:
-        running.send_signal(signal.SIGQUIT)
-        running.wait(60)
-        shutil.rmtree(folder)
+    with held_port() as port:
+        settings = {
+            "port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": folder, "ssl": "on",
+            "ssl_cert_file": folder / "server.crt", "ssl_key_file": folder / "server.key",
+            "ssl_ca_file": folder / "ca.crt",
+        }  # fmt: skip
+        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with open(folder / "log", "wb") as log:
+            running = subprocess.Popen(
+                [programs / "postgres", "-D", data, *words], **{**options, "stderr": log}
+            )
+        try:
+            create: list[Any] = [programs / "psql", "-h", folder, "-p", str(port), "-U", "postgres", "-qc"]
+            deadline = time.monotonic() + 60
+            sql = f"CREATE ROLE ada LOGIN SUPERUSER; CREATE ROLE babbage LOGIN PASSWORD '{PASSWORD}'"
+            while subprocess.run([*create, sql], check=False, **options).returncode:
+                assert running.poll() is None, (folder / "log").read_text(encoding="utf-8")
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            yield TlsServer(port, folder)
+        finally:
+            running.send_signal(signal.SIGQUIT)
+            running.wait(60)
+            shutil.rmtree(folder)
