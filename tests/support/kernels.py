@@ -49,6 +49,16 @@ class Kernel:
         """Run a cell and return what it shows in plain text."""
         return plain(self.run(source))
 
+    def status(self, cell: str) -> str:
+        """Return the status of the kernel's reply to a cell that has ended: ok, error or aborted."""
+        try:
+            while True:
+                reply = self.client.get_shell_msg(timeout=5)
+                if reply["parent_header"].get("msg_id") == cell:
+                    return str(reply["content"]["status"])
+        except queue.Empty:
+            return "no reply"
+
     def completed(self, source: str) -> list[str]:
         """Return what Tab offers at the end of `source`."""
         asked = self.client.complete(source, len(source))

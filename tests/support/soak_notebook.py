@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from tests.support.kernels import Kernel, kernel
+from tests.support.kernels import Kernel, kernel, plain
 
 SETUP = """
 import asyncio, citykit, os
@@ -143,8 +143,10 @@ def interrupt_twice(jupyter: Kernel, seed: int, seconds: float) -> int:
         time.sleep(chance.uniform(0, 0.05))
         os.kill(pid, signal.SIGINT)
         jupyter.wait(cell)
-        shown = jupyter.shown("print(os.getpid(), citykit.run(asyncio.sleep(0, 'works')))")
-        assert shown == f"{pid} works\n", f"seed {seed}, round {rounds}, {source}: {shown}"
+        following = jupyter.send("print(os.getpid(), citykit.run(asyncio.sleep(0, 'works')))")
+        shown = plain(jupyter.wait(following))
+        said = f"seed {seed}, round {rounds}, {source}: {shown}"
+        assert shown == f"{pid} works\n", f"{said} ({jupyter.status(following)})"
         rounds += 1
     shown = jupyter.shown(SESSIONS)
     assert shown == f"{pid} 0\n", f"seed {seed}: {shown}"
