@@ -42,27 +42,20 @@ def started(directory: Path, settings: Mapping[str, str]) -> Iterator[tuple[str,
     owner = account.for_server(directory, *embedded._installed())
     owner.take(directory)
     programs, data = embedded._programs(), directory / "data"
+
+    def run(*command: object) -> None:
+        subprocess.run(
+            [str(word) for word in command],
+            check=True, cwd=directory, stdout=subprocess.DEVNULL, **owner.popen_options(),
+        )  # fmt: skip
+
+    run(programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C")
+    given = {"listen_addresses": "127.0.0.1", "unix_socket_directories": directory, **settings}
     with held_port() as port:
-
-        def run(*command: object) -> None:
-            subprocess.run(
-                [str(word) for word in command],
-                check=True, cwd=directory, stdout=subprocess.DEVNULL, **owner.popen_options(),
-            )  # fmt: skip
-
-        run(
-            programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"
-        )
-        given = {
-            "listen_addresses": "127.0.0.1",
-            "port": port,
-            "unix_socket_directories": directory,
-            **settings,
-        }
-        options = " ".join(f"-c {name}={value}" for name, value in given.items())
+        options = " ".join(f"-c {name}={value}" for name, value in {**given, "port": port}.items())
         run(programs / "pg_ctl", "-D", data, "-w", "-l", directory / "log", "-o", options, "start")
-        try:
-            postmaster = int((data / "postmaster.pid").read_text().split()[0])
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres", Processes(postmaster)
-        finally:
-            run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+    try:
+        postmaster = int((data / "postmaster.pid").read_text().split()[0])
+        yield f"postgresql://postgres@127.0.0.1:{port}/postgres", Processes(postmaster)
+    finally:
+        run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")

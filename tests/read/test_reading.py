@@ -609,7 +609,7 @@ async def test_a_connection_that_may_only_read_stays_so(engine: AsyncEngine) -> 
 async def test_a_large_result_arrives_whole_and_never_blocks_the_loop(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Little is unpacked on the loop: a chunk that the server was slow to fill, or the last.
+    # Otherwise a small chunk (the last, or one that comes slowly) is unpacked on the loop.
     monkeypatch.setattr("citykit.read.messages.THREAD_BYTES", 1)
     monkeypatch.setattr("citykit.read.reading.THREAD_ROWS", 1)
     await citykit.read_frame(engine, "SELECT 1")  # which imports what it needs

@@ -50,7 +50,7 @@ class Kernel:
         return plain(self.run(source))
 
     def status(self, cell: str) -> str:
-        """Return the status of the kernel's reply to a cell that has ended: ok, error or aborted."""
+        """Return the status of the kernel's reply to an ended cell: ok, error, aborted, no reply."""
         try:
             while True:
                 reply = self.client.get_shell_msg(timeout=5)
