@@ -24,9 +24,12 @@ class Kernel:
         self._outputs: dict[str, list[dict[str, Any]]] = {}
         self._ended: dict[str, str] = {}
 
-    def send(self, source: str) -> str:
-        """Send a cell without waiting for it, as Run All does for every cell; return its name."""
-        return str(self.client.execute(source))
+    def send(self, source: str, stop_on_error: bool = True) -> str:
+        """Send a cell without waiting for it, as Run All does for every cell; return its name.
+
+        When it fails, the kernel skips the cells that were sent after it, unless `stop_on_error` is False.
+        """
+        return str(self.client.execute(source, stop_on_error=stop_on_error))
 
     def wait(self, cell: str) -> list[dict[str, Any]]:
         """Wait until a cell has ended, and return its outputs (as in a notebook file)."""
