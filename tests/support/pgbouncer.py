@@ -46,23 +46,22 @@ async def pooled(engine: AsyncEngine, **settings: object) -> AsyncIterator[URL]:
             with open(f"{folder}/pgbouncer.ini", "w", encoding="utf-8") as written:  # noqa: ASYNC230
                 written.write("\n".join(lines) + "\n")
             account = ["-u", "nobody"] if os.geteuid() == 0 else []  # it does not run as root
-            running = await asyncio.create_subprocess_exec(
-                PGBOUNCER, "-q", *account, written.name, stderr=asyncio.subprocess.PIPE
-            )
+            running = await asyncio.create_subprocess_exec(PGBOUNCER, *account, written.name)
             try:
                 await _listens(port, running)
                 yield URL.create("postgresql", "ada", host="127.0.0.1", port=port, database="cities")
             finally:
-                if running.returncode is None:
+                if (ended := running.returncode) is None:
                     running.kill()
-                await running.communicate()
+                await running.wait()
                 shutil.rmtree(folder)
+                assert ended is None, f"pgbouncer has ended by itself: {ended}"
 
 
 async def _listens(port: int, running: asyncio.subprocess.Process) -> None:
     async with asyncio.timeout(30):
         while True:
-            assert running.returncode is None, (await running.communicate())[1].decode()
+            assert running.returncode is None, "pgbouncer has ended"
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except ConnectionRefusedError:
