@@ -128,7 +128,9 @@ async def test_connections_that_have_taken_each_session_of_a_pooler_are_named_wi
         modest = await citykit.connect(url, pool_size=2, max_overflow=0, silence_timeout=0.5)
         slow = (citykit.read_frame(modest, "SELECT 1 FROM pg_sleep(2)") for _ in range(2))
         await asyncio.gather(*slow)
-        monkeypatch.undo()  # a question given up sends a CancelRequest, which may end pgbouncer 1.18 (#801)
+        # Questions have their usual time again: each one that is given up sends a CancelRequest, by which
+        # pgbouncer 1.18 may end (its issue 801).
+        monkeypatch.undo()
         loads = (citykit.load_cities(modest, cities.assign(name=f"n{number}")) for number in range(12))
         assert [report.inserted for report in await asyncio.gather(*loads)] == [1] * 12
         await modest.dispose()

@@ -137,9 +137,8 @@ def interrupt_twice(jupyter: Kernel, seed: int, seconds: float) -> int:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         source = str(chance.choice(INTERRUPTED))
-        # stop_on_error=False: when a cell has failed, ipykernel 7 skips all cells until it has sent itself a
-        # message. If the second interrupt comes just before that is sent, it skips every later cell, whatever
-        # the interrupted one was.
+        # With stop_on_error, ipykernel 7 skips all cells after one that failed until it has sent itself a
+        # message; if the second interrupt comes just before that, it skips every later cell.
         cell = jupyter.send(source, stop_on_error=False)
         time.sleep(chance.uniform(0, 0.2))
         os.kill(pid, signal.SIGINT)
