@@ -67,7 +67,7 @@ async def create():
     await engine.dispose()
 citykit.run(create())
 child = os.fork()
-print(citykit.run(main()), flush=True)
+print(citykit.run(main()) + "\\n", end="", flush=True)  # at once: both processes write
 if child:
     assert os.waitpid(child, 0)[1] == 0
     citykit.run(asyncio.to_thread(time.sleep, 0.01))
@@ -478,9 +478,16 @@ waiting_module.PATIENCE_SECONDS = 0.1
 def interrupts():
     while not enough.wait(0.2):
         interrupt()
-enough = threading.Event()
+def end():
+    while sender.is_alive():
+        try:
+            enough.set()
+            sender.join()
+        except KeyboardInterrupt:  # sent before this thread said that it is enough
+            pass
+enough, sender = threading.Event(), threading.Thread(target=interrupts, daemon=True)
 async def waiting():
-    threading.Thread(target=interrupts).start()
+    sender.start()
     until = time.monotonic() + 60
     while not enough.is_set() and time.monotonic() < until:
         time.sleep(0.01)
@@ -489,11 +496,9 @@ async def cell():
     cells()
 def cells():
     try:
-        try:
-            citykit.run(waiting())
-        finally:
-            enough.set()
+        citykit.run(waiting())
     except KeyboardInterrupt:
+        end()
         print("interrupted")
     time.sleep(0.5)
     print(citykit.run(asyncio.sleep(0, "works")))
