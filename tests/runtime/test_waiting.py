@@ -67,7 +67,7 @@ async def create():
     await engine.dispose()
 citykit.run(create())
 child = os.fork()
-print(citykit.run(main()) + "\\n", end="", flush=True)  # at once: both processes write
+print(citykit.run(main()) + "\\n", end="", flush=True)  # in one write: the other process prints, too
 if child:
     assert os.waitpid(child, 0)[1] == 0
     citykit.run(asyncio.to_thread(time.sleep, 0.01))

@@ -61,7 +61,7 @@ async def pooled(engine: AsyncEngine, **settings: object) -> AsyncIterator[URL]:
 async def _listens(port: int, running: asyncio.subprocess.Process) -> None:
     async with asyncio.timeout(30):
         while True:
-            assert running.returncode is None, "pgbouncer has ended"
+            assert running.returncode is None, "pgbouncer does not start: its log says why"
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except ConnectionRefusedError:
